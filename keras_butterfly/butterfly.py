@@ -1,0 +1,243 @@
+"""The butterfly layer."""
+
+import random
+
+import keras
+import numpy as np
+from keras import ops
+
+from . import fusion, initializers, kernels
+from .execution import execute
+from .wiring import Wiring, check_nodes, positive_integer
+
+IMPLEMENTATIONS = ("auto", "gather", "fused")
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class Butterfly(keras.layers.Layer):
+    """A linear layer whose matrix is a product of log2 N sparse butterfly stages: `y = activation(B x + bias)`.
+
+    Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t, each edge with a weight of its own:
+    `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), n the size of
+    the last axis. With units < n it is the truncated butterfly: the outputs are `units` nodes, chosen once. With units > n it is the
+    transpose of that: the inputs enter at n chosen nodes and the stages run from the largest stride down.
+
+    Weights: only those on a path from an input to an output, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller
+    of n and units; exactly `effective_parameters`, and `units` for the bias. Multiply-adds per example stage by stage: as many.
+
+    Args:
+        units: size of the output's last axis. None (default): n.
+        truncation: which nodes the narrower side uses where N has more: "random" (default), a uniform random subset fixed at
+            creation and saved with the config; "first"; or a sequence of distinct node indices below N.
+        transposed: run the stages backwards, from the largest stride down. Always so where units > n.
+        kernel_initializer: "fjlt" (default), "orthogonal", "identity", "hadamard", an instance from
+            `keras_butterfly.initializers`, or any Keras initialiser, which then fills the flat weight vector.
+        stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
+        use_bias: add a bias vector. Default False.
+        activation: as in `keras.layers.Dense`. Default None.
+        implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
+            reference. "fused": consecutive stages are multiplied out, inside the graph, to block factors, or the whole to
+            one matrix where that costs less. "auto" (default): chooses; today always "fused", which is never slower.
+        seed: int or None; of the random subset and of the initial weights.
+        truncation_seed: int; of the random subset alone. Default: `seed`, else drawn now. Saved with the config.
+        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
+            in `keras.layers.Dense`; the kernel ones act on the flat weight vectors.
+        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). Dtype: the layer's compute dtype.
+
+    Raises:
+        ValueError: for an argument or input shape that no butterfly fits; the message names what was expected.
+
+    Reference: Ailon, Leibovich, Nair, *Sparse Linear Networks with a Fixed Butterfly Structure: Theory and Practice*, UAI 2021,
+        section 3.
+
+    Example:
+        >>> layer = Butterfly(10, seed=0)
+        >>> layer(keras.ops.ones((2, 1024))).shape
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        units=None,
+        *,
+        truncation="random",
+        transposed=False,
+        kernel_initializer="fjlt",
+        stacks=1,
+        use_bias=False,
+        activation=None,
+        implementation="auto",
+        seed=None,
+        truncation_seed=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = None if units is None else positive_integer(units, "units")
+        self.truncation = check_truncation(truncation)
+        self.transposed = transposed
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.stacks = positive_integer(stacks, "stacks")
+        self.use_bias = use_bias
+        self.activation = keras.activations.get(activation)
+        self.implementation = check_implementation(implementation)
+        self.seed = seed
+        self.truncation_seed = next((s for s in (truncation_seed, seed) if s is not None), random.randrange(2**31))
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.wiring = None
+        self.gadgets = None
+        self.bias = None
+
+    def build(self, input_shape):
+        features = last_axis(self, input_shape)
+        units = self.units or features
+        self.wiring = Wiring.butterfly(
+            features, units, truncation=self.truncation, transposed=self.transposed, seed=self.truncation_seed
+        )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        if self.wiring.effective_weights:  # a single node has no stages, and so no weights
+            self.gadgets = self.add_weight(
+                name="gadgets",
+                shape=(self.stacks, self.wiring.effective_weights),
+                initializer=self._initial_gadgets,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def call(self, inputs):
+        outputs = execute(self, self.linear, inputs)
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return self.activation(outputs)
+
+    def linear(self, x):
+        """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
+        return self._sum_stacks(lambda weights: self._apply(x, weights))
+
+    @property
+    def kernel(self):
+        """The equivalent dense matrix, (n, units): `layer.linear(x) == x @ layer.kernel`.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built("kernel")
+        return self._sum_stacks(lambda weights: kernels.fold(self.wiring, weights))
+
+    @property
+    def effective_parameters(self) -> int:
+        """Exact number of butterfly weights: those on a path from an input to an output, bias not counted.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built("effective_parameters")
+        return self.stacks * self.wiring.effective_weights
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "truncation": self.truncation,
+            "transposed": self.transposed,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "stacks": self.stacks,
+            "use_bias": self.use_bias,
+            "activation": keras.activations.serialize(self.activation),
+            "implementation": self.implementation,
+            "seed": self.seed,
+            "truncation_seed": self.truncation_seed,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+    def _initial_gadgets(self, shape, dtype):
+        initializer = self.kernel_initializer
+        if isinstance(initializer, initializers.ButterflyInitializer):
+            initial = initializer(self.wiring, stacks=self.stacks, seed=self.seed)
+            return ops.convert_to_tensor(initial, dtype=dtype)
+        return initializer(shape, dtype=dtype)
+
+    def _apply(self, x, weights):
+        if self.implementation == "gather":
+            return kernels.apply_stages(x, self.wiring, weights)
+        if fusion.folds(self.wiring):
+            return kernels.apply_folded(x, self.wiring, weights)
+        return kernels.apply_factors(x, self.wiring, weights, fusion.best_counts(self.wiring))
+
+    def _sum_stacks(self, apply):
+        """The sum over the stacks of `apply(weights of the stack)`."""
+        if self.gadgets is None:
+            return self.stacks * apply(np.zeros(0, "float32"))
+        gadgets = ops.cast(ops.convert_to_tensor(self.gadgets), self.compute_dtype)
+        return sum(apply(gadgets[stack]) for stack in range(self.stacks))
+
+    def _check_built(self, name):
+        if self.wiring is None:
+            raise ValueError(
+                f"`{name}` of layer '{self.name}' depends on the input's size, which is not known yet. "
+                "Call the layer on an input, or build(input_shape), first."
+            )
+
+
+def last_axis(layer, input_shape) -> int:
+    """The size of the last axis of an input `layer` can take, or a ValueError."""
+    if len(input_shape) < 2:
+        raise ValueError(
+            f"Layer '{layer.name}' expects an input of at least 2 dimensions, (batch, ..., features). "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    if input_shape[-1] is None:
+        raise ValueError(
+            f"Layer '{layer.name}' expects the size of the last axis to be known. "
+            f"Received: input_shape={tuple(input_shape)}. Fix it, for example with keras.Input(shape=(..., features))."
+        )
+    return positive_integer(input_shape[-1], "input_shape[-1]")
+
+
+def check_truncation(truncation):
+    """`truncation` in the form that configs save: a name or a list of distinct indices; or a ValueError."""
+    if isinstance(truncation, str):
+        if truncation not in ("random", "first"):
+            raise ValueError(
+                '`truncation` must be "random", "first" or a sequence of node indices. '
+                f"Received: truncation={truncation!r}"
+            )
+        return truncation
+    return list(check_nodes(truncation, None, "truncation"))
+
+
+def check_implementation(implementation: str) -> str:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}"
+        )
+    return implementation

@@ -1,0 +1,29 @@
+"""The seam between layers and whoever wants to run them another way, an exporter for instance.
+
+Layers compute their linear map through `execute`. Inside `executions(...)` a caller's function takes a layer's place, however
+deep in a model the layer sits; bias and activation stay the layer's own. Layers so know nothing of any export.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+Linear = Callable[[Any], Any]
+
+_replacements: ContextVar[Mapping[int, Linear]] = ContextVar("replacements", default={})
+
+
+def execute(layer, linear: Linear, x):
+    """`linear(x)`, or what the innermost `executions` block gives for `layer`."""
+    return _replacements.get().get(id(layer), linear)(x)
+
+
+@contextmanager
+def executions(replacements: Mapping[Any, Linear]) -> Iterator[None]:
+    """While active, each layer that is a key computes its linear map by the function that is its value."""
+    token = _replacements.set({**_replacements.get(), **{id(layer): linear for layer, linear in replacements.items()}})
+    try:
+        yield
+    finally:
+        _replacements.reset(token)

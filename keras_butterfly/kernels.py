@@ -1,0 +1,179 @@
+"""Stateless executions of a wiring on `keras.ops`: stage by stage, by block factors, folded into one matrix.
+
+All compute the same linear map and are differentiable in the input and in the weights. Arguments:
+    x        (..., inputs) float tensor
+    weights  (effective weights,) float tensor, in the order that `wiring` defines
+Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its input and
+its output, N nodes, m stages.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from . import fusion
+from .wiring import Wiring
+
+Tensor = Any
+
+
+def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
+    """Stage by stage, each a gather and elementwise multiplies on the effective nodes: the reference.
+
+    (..., inputs) -> (..., outputs), 2 multiply-adds per effective node and stage.
+    """
+    weights = _with_zero(wiring, weights)
+    for stage in wiring.stages:
+        straight = ops.take(x, stage.straight, axis=-1) * ops.take(weights, stage.straight_weight)
+        cross = ops.take(x, stage.cross, axis=-1) * ops.take(weights, stage.cross_weight)
+        x = straight + cross
+    return x
+
+
+def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> Tensor:
+    """By block factors of `counts` stages each: one batched matmul per factor. (..., inputs) -> (..., outputs)."""
+    leading = ops.shape(x)[:-1]
+    x = ops.reshape(x, (-1, len(wiring.inputs)))
+    x = _place_inputs(x, wiring)
+    # Between factors one transpose turns the layout one matmul leaves, (H, L, B, O), into what the next one reads.
+    batch_first = True
+    for factor, blocks in zip(
+        fusion.factors(wiring, tuple(counts)), block_factors(wiring, weights, counts), strict=True
+    ):
+        if batch_first:
+            x = ops.reshape(x, (-1, factor.high, factor.radix, factor.low))
+            x = ops.transpose(x, (1, 3, 0, 2))  # (H, L, B, I)
+            batch_first = False
+        else:
+            x = _regroup(x, factor)
+        x = ops.matmul(x, blocks)  # (H, L, B, O)
+    if not batch_first:
+        x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, wiring.size))  # (B, H O L)
+    return ops.reshape(_read_outputs(x, wiring), (*leading, len(wiring.outputs)))
+
+
+def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
+    """As one dense matrix, multiplied out inside the graph. (..., inputs) -> (..., outputs)."""
+    return ops.matmul(x, fold(wiring, weights))
+
+
+def block_factors(wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """The factors' blocks, each (H, L, I, O): block (h, l) maps the R inputs (h, :, l) to the R outputs (h, :, l).
+
+    Built by broadcast multiplies that double the mixed bits a stage at a time, about 2 N R multiplies a factor.
+    """
+    gadgets = stage_gadgets(wiring, weights)
+    if wiring.increasing:
+        return [_block_factor(gadgets, factor) for factor in fusion.factors(wiring, tuple(counts))]
+    # The stages of a transpose, read backwards with i and o swapped, are an increasing butterfly's.
+    gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
+    mirrored = fusion.factors(wiring.transpose(), tuple(counts)[::-1])
+    return [ops.transpose(_block_factor(gadgets, factor), (0, 1, 3, 2)) for factor in reversed(mirrored)]
+
+
+def fold(wiring: Wiring, weights: Tensor) -> Tensor:
+    """The equivalent dense matrix, (inputs, outputs), with y = x @ matrix.
+
+    Starts at the narrower end, where few rows are still distinct, and doubles their reach a stage at a time: about
+    2 ell N multiplies, ell the width of the narrower end.
+    """
+    gadgets = stage_gadgets(wiring, weights)
+    if not wiring.increasing:
+        gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
+        wiring = wiring.transpose()
+        return ops.transpose(_fold_increasing(wiring, gadgets))
+    return _fold_increasing(wiring, gadgets)
+
+
+def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
+    """Per stage the untruncated butterfly's gadgets, (N / 2s, 2, 2, s) in (h, i, o, l) order; pruned edges are zero."""
+    if not wiring.strides:
+        return []
+    if not wiring.full:
+        weights = ops.take(_with_zero(wiring, weights), wiring.edge_index.ravel())
+    stages = ops.reshape(weights, (len(wiring.strides), 2 * wiring.size))
+    return [
+        ops.reshape(stages[t], (wiring.size // (2 * stride), 2, 2, stride)) for t, stride in enumerate(wiring.strides)
+    ]
+
+
+def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
+    """The weights with the zero appended that missing edges point to."""
+    if wiring.full or not wiring.strides:
+        return weights
+    return ops.concatenate([weights, ops.zeros((1,), dtype=weights.dtype)])
+
+
+def _place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
+    """(B, inputs) -> (B, N): every input at its node, zeros elsewhere."""
+    count, size = len(wiring.inputs), wiring.size
+    if wiring.inputs == tuple(range(count)):
+        return x if count == size else ops.pad(x, ((0, 0), (0, size - count)))
+    position = np.full(size, count, np.int32)
+    position[list(wiring.inputs)] = np.arange(count)
+    return ops.take(ops.pad(x, ((0, 0), (0, 1))), position, axis=-1)
+
+
+def _read_outputs(x: Tensor, wiring: Wiring) -> Tensor:
+    """(B, N) -> (B, outputs)."""
+    count = len(wiring.outputs)
+    if wiring.outputs == tuple(range(count)):
+        return x if count == wiring.size else x[:, :count]
+    return ops.take(x, np.array(wiring.outputs, np.int32), axis=-1)
+
+
+def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
+    """(H, L, B, O) as the previous factor left it -> (H, L, B, I) of `factor`."""
+    high, low, _, out = x.shape
+    if factor.low > low:  # increasing strides: the new mixed bits are the low bits of H
+        x = ops.reshape(x, (factor.high, factor.radix, low, -1, out))
+        x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H', O, L, B, I')
+    else:  # decreasing strides: the new mixed bits are the high bits of L
+        x = ops.reshape(x, (high, factor.radix, factor.low, -1, out))
+        x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H, O, L', B, I')
+    return ops.reshape(x, (factor.high, factor.low, -1, factor.radix))
+
+
+def _block_factor(gadgets: list[Tensor], factor: fusion.Factor) -> Tensor:
+    """Multiplies out `factor` of an increasing butterfly. -> (H, L, I, O)"""
+    # product[(h a), i, o, l]: from the mixed bits so far (i) to the same bits (o), at the bits a still to be mixed.
+    product = ops.ones((1, 1, 1, 1), dtype=gadgets[0].dtype)
+    low = factor.low
+    for done in range(factor.count):
+        gadget, mixed = gadgets[factor.first + done], 1 << done
+        rows = gadget.shape[0]  # h and the bits above the one mixed now
+        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, low))
+        if done:
+            product = ops.reshape(product, (rows, 2, mixed, 1, mixed, low))
+        else:
+            product = ops.reshape(product, (1, 1, 1, 1, 1, 1))
+        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, low))
+    return ops.transpose(product, (0, 3, 1, 2))
+
+
+def _fold_increasing(wiring: Wiring, gadgets: list[Tensor]) -> Tensor:
+    inputs, outputs = np.array(wiring.inputs), np.array(wiring.outputs)
+    dtype = gadgets[0].dtype if gadgets else None
+    if len(outputs) <= len(inputs):
+        rows = ops.ones((len(outputs), 1), dtype=dtype)  # rows[k, j]: from node (j, low bits of output k)
+        for gadget, stride in reversed(list(zip(gadgets, wiring.strides, strict=True))):
+            table = ops.reshape(ops.transpose(gadget, (2, 3, 0, 1)), (2 * stride, -1))  # ((o, l), (h, i))
+            reach = ops.reshape(
+                ops.take(table, (outputs % (2 * stride)).astype("int32"), axis=0), (len(outputs), -1, 2)
+            )
+            rows = ops.reshape(rows[:, :, None] * reach, (len(outputs), -1))
+        return ops.transpose(_columns(rows, wiring.inputs, wiring.size))
+    rows = ops.ones((len(inputs), 1), dtype=dtype)  # rows[k, l]: to node (high bits of input k, l)
+    for gadget, stride in zip(gadgets, wiring.strides, strict=True):
+        table = ops.reshape(gadget, (-1, 2 * stride))  # ((h, i), (o, l))
+        reach = ops.reshape(ops.take(table, (inputs // stride).astype("int32"), axis=0), (len(inputs), 2, stride))
+        rows = ops.reshape(rows[:, None, :] * reach, (len(inputs), -1))
+    return _columns(rows, wiring.outputs, wiring.size)
+
+
+def _columns(rows: Tensor, nodes: tuple[int, ...], size: int) -> Tensor:
+    if nodes == tuple(range(len(nodes))):
+        return rows if len(nodes) == size else rows[:, : len(nodes)]
+    return ops.take(rows, np.array(nodes, np.int32), axis=1)
