@@ -19,8 +19,8 @@ class Butterfly(keras.layers.Layer):
 
     Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t, each edge with a weight of its own:
     `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), n the size of
-    the last axis. With units < n it is the truncated butterfly: the outputs are `units` nodes, chosen once. With units > n it is the
-    transpose of that: the inputs enter at n chosen nodes and the stages run from the largest stride down.
+    the last axis. With units < n it is the truncated butterfly: the outputs are `units` nodes, chosen once. With units > n it
+    is the transpose of that: the inputs enter at n chosen nodes and the stages run from the largest stride down.
 
     Weights: only those on a path from an input to an output, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller
     of n and units; exactly `effective_parameters`, and `units` for the bias. Multiply-adds per example stage by stage: as many.
@@ -37,7 +37,7 @@ class Butterfly(keras.layers.Layer):
         activation: as in `keras.layers.Dense`. Default None.
         implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
             reference. "fused": consecutive stages are multiplied out, inside the graph, to block factors, or the whole to
-            one matrix where that costs less. "auto" (default): chooses; today always "fused", which is never slower.
+            one matrix where that costs less. "auto" (default): leaves the choice to the layer, which takes "fused".
         seed: int or None; of the random subset and of the initial weights.
         truncation_seed: int; of the random subset alone. Default: `seed`, else drawn now. Saved with the config.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
@@ -228,8 +228,7 @@ def check_truncation(truncation):
     if isinstance(truncation, str):
         if truncation not in ("random", "first"):
             raise ValueError(
-                '`truncation` must be "random", "first" or a sequence of node indices. '
-                f"Received: truncation={truncation!r}"
+                f'`truncation` must be "random", "first" or a sequence of node indices. Received: truncation={truncation!r}'
             )
         return truncation
     return list(check_nodes(truncation, None, "truncation"))
@@ -237,7 +236,5 @@ def check_truncation(truncation):
 
 def check_implementation(implementation: str) -> str:
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}"
-        )
+        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}")
     return implementation

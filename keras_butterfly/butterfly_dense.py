@@ -89,21 +89,18 @@ class ButterflyDense(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.implementation = check_implementation(implementation)
         self.seed = seed
-        # J2^T has its size from the arguments alone; J1 waits for the input.
-        self._j1_seed, self._j2_seed = (None, None) if seed is None else (seed, seed + 1)
+        seed1, seed2 = (None, None) if seed is None else (seed, seed + 1)
         first, second = truncation_seeds or (None, None)
-        butterfly = dict(
-            truncation=truncation,
-            kernel_initializer=butterfly_initializer,
-            kernel_regularizer=butterfly_regularizer,
-            kernel_constraint=butterfly_constraint,
-            implementation=implementation,
-            dtype=self.dtype_policy,
-        )
-        self.j1 = Butterfly(self.k1, seed=self._j1_seed, truncation_seed=first, name="j1", **butterfly)
-        self.j2_t = Butterfly(
-            self.units, transposed=True, seed=self._j2_seed, truncation_seed=second, name="j2_t", **butterfly
-        )
+        butterfly = {
+            "truncation": truncation,
+            "kernel_initializer": butterfly_initializer,
+            "kernel_regularizer": butterfly_regularizer,
+            "kernel_constraint": butterfly_constraint,
+            "implementation": implementation,
+            "dtype": self.dtype_policy,
+        }
+        self.j1 = Butterfly(self.k1, seed=seed1, truncation_seed=first, name="j1", **butterfly)
+        self.j2_t = Butterfly(self.units, transposed=True, seed=seed2, truncation_seed=second, name="j2_t", **butterfly)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self._kernel = None

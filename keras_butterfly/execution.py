@@ -7,11 +7,12 @@ deep in a model the layer sits; bias and activation stay the layer's own. Layers
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 Linear = Callable[[Any], Any]
 
-_replacements: ContextVar[Mapping[int, Linear]] = ContextVar("replacements", default={})
+_replacements: ContextVar[Mapping[int, Linear]] = ContextVar("replacements", default=MappingProxyType({}))
 
 
 def execute(layer, linear: Linear, x):

@@ -39,9 +39,7 @@ def factors(wiring: Wiring, counts: tuple[int, ...]) -> tuple[Factor, ...]:
         ValueError: if the counts are not positive or do not add up to the number of stages.
     """
     if sum(counts) != len(wiring.strides) or any(count < 1 for count in counts):
-        raise ValueError(
-            f"`counts` must be positive and add up to the {len(wiring.strides)} stages. Received: counts={counts}"
-        )
+        raise ValueError(f"`counts` must be positive and add up to the {len(wiring.strides)} stages. Received: counts={counts}")
     grouped, first = [], 0
     for count in counts:
         low = min(wiring.strides[first : first + count])

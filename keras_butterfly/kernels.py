@@ -3,8 +3,8 @@
 All compute the same linear map and are differentiable in the input and in the weights. Arguments:
     x        (..., inputs) float tensor
     weights  (effective weights,) float tensor, in the order that `wiring` defines
-Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its input and
-its output, N nodes, m stages.
+Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its
+input and its output, N nodes, m stages.
 """
 
 from collections.abc import Sequence
@@ -39,9 +39,7 @@ def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[i
     x = _place_inputs(x, wiring)
     # Between factors one transpose turns the layout one matmul leaves, (H, L, B, O), into what the next one reads.
     batch_first = True
-    for factor, blocks in zip(
-        fusion.factors(wiring, tuple(counts)), block_factors(wiring, weights, counts), strict=True
-    ):
+    for factor, blocks in zip(fusion.factors(wiring, tuple(counts)), block_factors(wiring, weights, counts), strict=True):
         if batch_first:
             x = ops.reshape(x, (-1, factor.high, factor.radix, factor.low))
             x = ops.transpose(x, (1, 3, 0, 2))  # (H, L, B, I)
@@ -94,9 +92,7 @@ def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
     if not wiring.full:
         weights = ops.take(_with_zero(wiring, weights), wiring.edge_index.ravel())
     stages = ops.reshape(weights, (len(wiring.strides), 2 * wiring.size))
-    return [
-        ops.reshape(stages[t], (wiring.size // (2 * stride), 2, 2, stride)) for t, stride in enumerate(wiring.strides)
-    ]
+    return [ops.reshape(stages[t], (wiring.size // (2 * stride), 2, 2, stride)) for t, stride in enumerate(wiring.strides)]
 
 
 def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
@@ -160,9 +156,7 @@ def _fold_increasing(wiring: Wiring, gadgets: list[Tensor]) -> Tensor:
         rows = ops.ones((len(outputs), 1), dtype=dtype)  # rows[k, j]: from node (j, low bits of output k)
         for gadget, stride in reversed(list(zip(gadgets, wiring.strides, strict=True))):
             table = ops.reshape(ops.transpose(gadget, (2, 3, 0, 1)), (2 * stride, -1))  # ((o, l), (h, i))
-            reach = ops.reshape(
-                ops.take(table, (outputs % (2 * stride)).astype("int32"), axis=0), (len(outputs), -1, 2)
-            )
+            reach = ops.reshape(ops.take(table, (outputs % (2 * stride)).astype("int32"), axis=0), (len(outputs), -1, 2))
             rows = ops.reshape(rows[:, :, None] * reach, (len(outputs), -1))
         return ops.transpose(_columns(rows, wiring.inputs, wiring.size))
     rows = ops.ones((len(inputs), 1), dtype=dtype)  # rows[k, l]: to node (high bits of input k, l)

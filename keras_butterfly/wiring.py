@@ -263,7 +263,6 @@ def _kept_nodes(size: int, count: int, truncation, seed: int) -> tuple[int, ...]
     nodes = check_nodes(truncation, size, "truncation")
     if len(nodes) != count:
         raise ValueError(
-            f"`truncation` must name as many nodes as the narrower side has values, {count}. "
-            f"Received: {len(nodes)} indices"
+            f"`truncation` must name as many nodes as the narrower side has values, {count}. Received: {len(nodes)} indices"
         )
     return nodes
