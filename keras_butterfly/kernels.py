@@ -36,7 +36,7 @@ def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[i
     """By block factors of `counts` stages each: one batched matmul per factor. (..., inputs) -> (..., outputs)."""
     leading = ops.shape(x)[:-1]
     x = ops.reshape(x, (-1, len(wiring.inputs)))
-    x = _place_inputs(x, wiring)
+    x = place_inputs(x, wiring)
     # Between factors one transpose turns the layout one matmul leaves, (H, L, B, O), into what the next one reads.
     batch_first = True
     for factor, blocks in zip(fusion.factors(wiring, tuple(counts)), block_factors(wiring, weights, counts), strict=True):
@@ -49,7 +49,7 @@ def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[i
         x = ops.matmul(x, blocks)  # (H, L, B, O)
     if not batch_first:
         x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, wiring.size))  # (B, H O L)
-    return ops.reshape(_read_outputs(x, wiring), (*leading, len(wiring.outputs)))
+    return ops.reshape(read_outputs(x, wiring), (*leading, len(wiring.outputs)))
 
 
 def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
     return ops.concatenate([weights, ops.zeros((1,), dtype=weights.dtype)])
 
 
-def _place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
+def place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
     """(B, inputs) -> (B, N): every input at its node, zeros elsewhere."""
     count, size = len(wiring.inputs), wiring.size
     if wiring.inputs == tuple(range(count)):
@@ -112,7 +112,7 @@ def _place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
     return ops.take(ops.pad(x, ((0, 0), (0, 1))), position, axis=-1)
 
 
-def _read_outputs(x: Tensor, wiring: Wiring) -> Tensor:
+def read_outputs(x: Tensor, wiring: Wiring) -> Tensor:
     """(B, N) -> (B, outputs)."""
     count = len(wiring.outputs)
     if wiring.outputs == tuple(range(count)):
@@ -134,18 +134,14 @@ def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
 
 def _block_factor(gadgets: list[Tensor], factor: fusion.Factor) -> Tensor:
     """Multiplies out `factor` of an increasing butterfly. -> (H, L, I, O)"""
-    # product[(h a), i, o, l]: from the mixed bits so far (i) to the same bits (o), at the bits a still to be mixed.
-    product = ops.ones((1, 1, 1, 1), dtype=gadgets[0].dtype)
-    low = factor.low
-    for done in range(factor.count):
+    # product[(h a), i, o, l]: from the bits i mixed so far to the same bits o, at the bits a still to be mixed.
+    product = gadgets[factor.first]
+    for done in range(1, factor.count):
         gadget, mixed = gadgets[factor.first + done], 1 << done
-        rows = gadget.shape[0]  # h and the bits above the one mixed now
-        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, low))
-        if done:
-            product = ops.reshape(product, (rows, 2, mixed, 1, mixed, low))
-        else:
-            product = ops.reshape(product, (1, 1, 1, 1, 1, 1))
-        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, low))
+        rows = gadget.shape[0]
+        product = ops.reshape(product, (rows, 2, mixed, 1, mixed, factor.low))
+        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, factor.low))
+        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, factor.low))
     return ops.transpose(product, (0, 3, 1, 2))
 
 

@@ -1,0 +1,128 @@
+"""Models side by side: measured in one run, as a table, a plot, a JSON file."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from . import files
+from .measure import Latency, content_of, measure_all
+from .verify import counted, operators
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latencies of several models, measured in turn. The first model is the baseline of the speed-ups.
+
+    Attributes:
+        latencies: per name, in seconds.
+        sizes: per name, in bytes.
+        operators: per name, the operators in the order of execution.
+    """
+
+    latencies: Mapping[str, Latency]
+    sizes: Mapping[str, int]
+    operators: Mapping[str, tuple[str, ...]]
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.latencies))
+
+    def speedup(self, name: str) -> float:
+        """Median of the baseline over median of `name`."""
+        return self.latencies[self.baseline].median / self.latencies[name].median
+
+    def table(self) -> Table:
+        """A rich table; print it with `rich.print`."""
+        facts = self.latencies[self.baseline]
+        table = Table(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
+        table.add_column("model")
+        for column in ("median us", "p95 us", "IQR us", "speed-up", "size KiB"):
+            table.add_column(column, justify="right")
+        table.add_column("operators")
+        for name, latency in self.latencies.items():
+            times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
+            size = f"{self.sizes[name] / 1024:,.1f}"
+            table.add_row(name, *times, f"{self.speedup(name):.1f}x", size, counted(self.operators[name]))
+        return table
+
+    def to_dict(self) -> dict:
+        """Times in seconds, sizes in bytes."""
+        return {
+            "baseline": self.baseline,
+            "models": {
+                name: {
+                    "latency": latency.to_dict(),
+                    "speedup": self.speedup(name),
+                    "size_bytes": self.sizes[name],
+                    "operators": list(self.operators[name]),
+                }
+                for name, latency in self.latencies.items()
+            },
+        }
+
+    def to_json(self, path, overwrite: bool = False) -> Path:
+        """Writes `to_dict` as JSON.
+
+        Raises:
+            ValueError: if the file exists and `overwrite` is False.
+        """
+        return files.write(path, json.dumps(self.to_dict(), indent=2).encode(), overwrite)
+
+    def plot(self, path, overwrite: bool = False) -> Path:
+        """Writes a picture: median latency with the quartiles, and file size, of each model. Needs matplotlib.
+
+        Raises:
+            ValueError: if the file exists and `overwrite` is False.
+        """
+        files.check_writable(path, overwrite)
+        figure = self.figure()
+        return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
+
+    def figure(self):
+        """The picture that `plot` writes, as a matplotlib Figure."""
+        from matplotlib.figure import Figure
+
+        names = list(self.latencies)
+        figure = Figure(figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained")
+        time_axes, size_axes = figure.subplots(1, 2, sharey=True)
+        medians = [self.latencies[name].median * 1e6 for name in names]
+        bars = time_axes.barh(names, medians, xerr=[self.latencies[name].iqr / 2 * 1e6 for name in names], color="tab:blue")
+        time_axes.bar_label(
+            bars, [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
+        )
+        time_axes.set(xscale="log", xlabel="median latency, microseconds (log)", xlim=(min(medians) / 2, max(medians) * 12))
+        sizes = [self.sizes[name] / 1024 for name in names]
+        bars = size_axes.barh(names, sizes, color="tab:orange")
+        size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
+        size_axes.set(xscale="log", xlabel="file size, KiB (log)", xlim=(min(sizes) / 2, max(sizes) * 8))
+        time_axes.invert_yaxis()
+        return figure
+
+
+def compare(
+    models: Mapping[str, object],
+    *,
+    threads: int = 1,
+    warmup: int = 50,
+    runs: int = 100,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Comparison:
+    """Measures several TFLite models, interleaved in one run.
+
+    Args:
+        models: name -> `TFLiteModel`, bytes of a .tflite file, or a path to one. The first is the baseline.
+        threads, warmup, runs: as in `measure`.
+        progress: called with the number of rounds done after each.
+
+    Raises:
+        ValueError: for no models, or one that cannot be loaded.
+    """
+    if not models:
+        raise ValueError("Expected at least one model to measure. Received: none")
+    contents = {name: content_of(model) for name, model in models.items()}
+    latencies = measure_all(contents, threads=threads, warmup=warmup, runs=runs, progress=progress)
+    sizes = {name: len(content) for name, content in contents.items()}
+    return Comparison(latencies, sizes, {name: operators(content) for name, content in contents.items()})

@@ -1,0 +1,112 @@
+"""What is inside a .tflite file, and whether it computes what Keras computes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+_BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+class ParityError(ValueError):
+    """The exported model disagrees with the Keras model beyond the tolerance."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an export is from Keras on the same inputs.
+
+    Attributes:
+        max_error: the largest absolute difference of any output value.
+        relative_error: `max_error` divided by the largest absolute output value of Keras.
+        examples: number of examples compared.
+    """
+
+    max_error: float
+    relative_error: float
+    examples: int
+
+
+def operators(content: bytes) -> tuple[str, ...]:
+    """The operators of all subgraphs in the order of execution; custom ones as "CUSTOM <name>"."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    return tuple(
+        _operator_name(model.operatorCodes[op.opcodeIndex]) for graph in model.subgraphs for op in graph.operators or []
+    )
+
+
+def check_builtin(content: bytes) -> tuple[str, ...]:
+    """The operators of `content`, all built in.
+
+    Raises:
+        ValueError: naming the operators that are not.
+    """
+    names = operators(content)
+    foreign = sorted({name for name in names if name.startswith("CUSTOM")})
+    if foreign:
+        raise ValueError(
+            f"Expected TFLite's built-in operators only, so that the stock runtime loads the model. Received: {foreign}. "
+            "Replace the layers that need them."
+        )
+    return names
+
+
+def counted(names: Sequence[str]) -> str:
+    """For example "FULLY_CONNECTED 2, RESHAPE 1"."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common())
+
+
+def load(content: bytes, threads: int = 1) -> Interpreter:
+    """An interpreter with its tensors allocated.
+
+    Raises:
+        ValueError: if `content` is no TFLite model that the runtime can load.
+    """
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected a TFLite model that the stock runtime loads. The runtime says: {error}") from error
+    return interpreter
+
+
+def run(interpreter: Interpreter, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One invocation on `inputs`, in the order of the model's inputs; the outputs likewise."""
+    details = interpreter.get_input_details()
+    if len(inputs) != len(details):
+        raise ValueError(f"The model has {len(details)} inputs. Received: {len(inputs)}")
+    for detail, value in zip(details, inputs, strict=True):
+        if tuple(np.shape(value)) != tuple(detail["shape"]):
+            raise ValueError(
+                f"Input '{detail['name']}' has the fixed shape {tuple(detail['shape'])}. Received: {tuple(np.shape(value))}"
+            )
+        interpreter.set_tensor(detail["index"], np.asarray(value, detail["dtype"]))
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+
+def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Parity:
+    """Parity over pairs of outputs. Values that are not finite on one side only count as an infinite error."""
+    max_error = scale = 0.0
+    for reference, value in zip(expected, actual, strict=True):
+        reference, value = np.asarray(reference, np.float64), np.asarray(value, np.float64)
+        if reference.shape != value.shape:
+            raise ParityError(f"Keras gives an output of shape {reference.shape}, the exported model {value.shape}.")
+        same = (reference == value) | (np.isnan(reference) & np.isnan(value))
+        with np.errstate(invalid="ignore"):
+            error = np.where(same, 0.0, np.abs(reference - value))
+        max_error = max(max_error, float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0)))
+        scale = max(scale, float(np.max(np.abs(reference), initial=0.0, where=np.isfinite(reference))))
+    relative = max_error / scale if scale else max_error
+    return Parity(max_error, relative, len(expected[0]) if np.ndim(expected[0]) else 1)
+
+
+def _operator_name(code) -> str:
+    # Files before schema 3a keep small codes in the older field.
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return f"CUSTOM {code.customCode.decode()}"
+    return _BUILTIN_NAMES[builtin]
