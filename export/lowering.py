@@ -62,7 +62,7 @@ def candidates(layer: Layer) -> list[Lowering]:
         n1, n2 = len(layer.j1.wiring.inputs), layer.units
         thin, dense = (n1 + n2) * rank, n1 * n2
         return _affordable({Lowering("folded"): thin, Lowering("fused"): _fused_cost(layer), Lowering("dense"): dense})
-    costs = {}
+    costs: dict[Lowering, int] = {}
     for counts in _groupings(layer.wiring):
         cost = layer.stacks * sum(factor.multiply_adds for factor in fusion.factors(layer.wiring, counts))
         costs |= {Lowering("fused", counts, operator): cost for operator in ("conv", "matmul")}

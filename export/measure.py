@@ -100,8 +100,9 @@ def measure_all(
         for name, interpreter in interpreters.items():
             seconds[name].append(_block(interpreter, invocations[name]))
         progress(done + 1)
-    facts = {"warmup": warmup, "threads": threads, "runtime": runtime(), "machine": machine()}
-    return {name: Latency(tuple(seconds[name]), invocations[name], **facts) for name in interpreters}
+    return {
+        name: Latency(tuple(seconds[name]), invocations[name], warmup, threads, runtime(), machine()) for name in interpreters
+    }
 
 
 def content_of(model) -> bytes:

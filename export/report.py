@@ -85,21 +85,23 @@ class Comparison:
         """The picture that `plot` writes, as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
-        names = list(self.latencies)
-        figure = Figure(figsize=(9, 1.6 + 0.5 * len(names)), layout="constrained")
-        time_axes, size_axes = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=(9, 1.6 + 0.5 * len(self.latencies)), layout="constrained")
+        self.draw(*figure.subplots(1, 2, sharey=True))
+        return figure
+
+    def draw(self, time_axes, size_axes) -> None:
+        """Draws the bars of `figure` on two matplotlib axes."""
+        names = list(reversed(self.latencies))  # a bar chart's axis runs upwards
         medians = [self.latencies[name].median * 1e6 for name in names]
-        bars = time_axes.barh(names, medians, xerr=[self.latencies[name].iqr / 2 * 1e6 for name in names], color="tab:blue")
-        time_axes.bar_label(
-            bars, [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
-        )
-        time_axes.set(xscale="log", xlabel="median latency, microseconds (log)", xlim=(min(medians) / 2, max(medians) * 12))
+        spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
+        bars = time_axes.barh(names, medians, xerr=spreads, color="tab:blue")
+        labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
+        time_axes.bar_label(bars, labels)
+        time_axes.set(xscale="log", xlabel="median latency, microseconds (log)", xlim=(min(medians) / 2, max(medians) * 30))
         sizes = [self.sizes[name] / 1024 for name in names]
         bars = size_axes.barh(names, sizes, color="tab:orange")
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
-        size_axes.set(xscale="log", xlabel="file size, KiB (log)", xlim=(min(sizes) / 2, max(sizes) * 8))
-        time_axes.invert_yaxis()
-        return figure
+        size_axes.set(xscale="log", xlabel="file size, KiB (log)", xlim=(min(sizes) / 2, max(sizes) * 20))
 
 
 def compare(

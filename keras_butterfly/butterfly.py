@@ -97,14 +97,14 @@ class Butterfly(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.wiring = None
+        self._wiring = None
         self.gadgets = None
         self.bias = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
         units = self.units or features
-        self.wiring = Wiring.butterfly(
+        self._wiring = Wiring.butterfly(
             features, units, truncation=self.truncation, transposed=self.transposed, seed=self.truncation_seed
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
@@ -136,14 +136,28 @@ class Butterfly(keras.layers.Layer):
         return self._sum_stacks(lambda weights: self._apply(x, weights))
 
     @property
+    def wiring(self) -> Wiring:
+        """Which node feeds which.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        if self._wiring is None:
+            raise ValueError(
+                f"Layer '{self.name}' is not built: its butterfly depends on the input's size, which is not known yet. "
+                "Call the layer on an input, or build(input_shape), first."
+            )
+        return self._wiring
+
+    @property
     def kernel(self):
         """The equivalent dense matrix, (n, units): `layer.linear(x) == x @ layer.kernel`.
 
         Raises:
             ValueError: before the layer is built.
         """
-        self._check_built("kernel")
-        return self._sum_stacks(lambda weights: kernels.fold(self.wiring, weights))
+        wiring = self.wiring
+        return self._sum_stacks(lambda weights: kernels.fold(wiring, weights))
 
     @property
     def effective_parameters(self) -> int:
@@ -152,7 +166,6 @@ class Butterfly(keras.layers.Layer):
         Raises:
             ValueError: before the layer is built.
         """
-        self._check_built("effective_parameters")
         return self.stacks * self.wiring.effective_weights
 
     def compute_output_shape(self, input_shape):
@@ -199,13 +212,6 @@ class Butterfly(keras.layers.Layer):
             return self.stacks * apply(np.zeros(0, "float32"))
         gadgets = ops.cast(ops.convert_to_tensor(self.gadgets), self.compute_dtype)
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
-
-    def _check_built(self, name):
-        if self.wiring is None:
-            raise ValueError(
-                f"`{name}` of layer '{self.name}' depends on the input's size, which is not known yet. "
-                "Call the layer on an input, or build(input_shape), first."
-            )
 
 
 def last_axis(layer, input_shape) -> int:

@@ -157,7 +157,11 @@ class ButterflyDense(keras.layers.Layer):
         Raises:
             ValueError: before the layer is built.
         """
-        self.j1._check_built("kernel")
+        if self._kernel is None:
+            raise ValueError(
+                f"Layer '{self.name}' is not built: W' depends on the input's size, which is not known yet. "
+                "Call the layer on an input, or build(input_shape), first."
+            )
         return self._kernel
 
     @property
@@ -234,11 +238,12 @@ class ButterflyDense(keras.layers.Layer):
         if not isinstance(self.kernel_initializer, keras.initializers.VarianceScaling):
             return initial
         # J1 and J2^T keep the expected norm, so an output's variance is k2 / n2 times what W' gives its own outputs.
-        fan = {"fan_in": lambda a, b: a, "fan_out": lambda a, b: b, "fan_avg": lambda a, b: (a + b) / 2}
-        fan = fan[self.kernel_initializer.mode]
         k1, k2 = shape
-        gain = fan(k1, k2) / fan(len(self.j1.wiring.inputs), self.units) * self.units / k2
+        gain = self._fan(k1, k2) / self._fan(len(self.j1.wiring.inputs), self.units) * self.units / k2
         return initial * gain**0.5
+
+    def _fan(self, inputs, outputs):
+        return {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[self.kernel_initializer.mode]
 
 
 def default_width(n: int) -> int:
