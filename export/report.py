@@ -97,11 +97,11 @@ class Comparison:
         bars = time_axes.barh(names, medians, xerr=spreads, color="tab:blue")
         labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
         time_axes.bar_label(bars, labels)
-        time_axes.set(xscale="log", xlabel="median latency, microseconds (log)", xlim=(min(medians) / 2, max(medians) * 30))
+        time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.6))
         sizes = [self.sizes[name] / 1024 for name in names]
         bars = size_axes.barh(names, sizes, color="tab:orange")
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
-        size_axes.set(xscale="log", xlabel="file size, KiB (log)", xlim=(min(sizes) / 2, max(sizes) * 20))
+        size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
 
 
 def compare(
