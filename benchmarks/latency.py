@@ -6,10 +6,6 @@ For every width n it exports Dense(n), Butterfly(n) as "gather" and "auto", and 
 prints medians and speed-ups, and a model of one addition, whose time is what an invocation costs by itself.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import json
 
 import click

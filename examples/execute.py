@@ -22,7 +22,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps would make every run a change
         # What TensorFlow logs of its own build and devices is of no use to a reader.
-        cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
 

@@ -1,6 +1,9 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
-from collections.abc import Callable, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +32,15 @@ class TFLiteModel:
     Attributes:
         content: the bytes of the .tflite file.
         operators: names of its operators, in the order of execution; all built in.
+        input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
         parity: maximum and relative error against Keras, as measured on export.
         plan: per butterfly layer, what it was lowered to and what else was measured.
     """
 
     content: bytes
     operators: tuple[str, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
     parity: Parity
     plan: tuple[LayerPlan, ...]
 
@@ -46,31 +52,31 @@ class TFLiteModel:
         """Runs the model in the stock runtime.
 
         Args:
-            x: array, or a list of arrays for several inputs, of any number of examples; they are run in batches of
-                the exported batch size, the last one padded.
+            x: array, or for several inputs a list of arrays or a dict by input name, of any number of examples; they are run
+                in batches of the exported batch size, the last one padded.
 
         Returns:
-            The output array, or a list of them.
+            The output array, or a list of them in the order of `output_names`.
 
         Raises:
-            ValueError: for the wrong number of inputs, or examples of the wrong shape.
+            ValueError: for inputs whose number, names or shapes do not fit.
         """
-        inputs = [np.asarray(value) for value in (x if isinstance(x, list | tuple) else [x])]
+        inputs = self._named(x)
         interpreter = verify.load(self.content)
         batch = int(interpreter.get_input_details()[0]["shape"][0])
-        examples = len(inputs[0]) if inputs[0].ndim else 0
-        if not examples or any(value.ndim == 0 or len(value) != examples for value in inputs):
-            raise ValueError(
-                f"Expected at least one example, as many in every input. Received shapes: {[value.shape for value in inputs]}"
-            )
+        examples = {len(value) if value.ndim else 0 for value in inputs.values()}
+        if len(examples) != 1 or 0 in examples:
+            shapes = {name: value.shape for name, value in inputs.items()}
+            raise ValueError(f"Expected at least one example, as many in every input. Received shapes: {shapes}")
         results = []
-        for start in range(0, examples, batch):
-            part = [value[start : start + batch] for value in inputs]
-            missing = batch - len(part[0])
-            padded = [np.concatenate([value, np.repeat(value[:1], missing, axis=0)]) for value in part]
-            results.append([output[: batch - missing] for output in verify.run(interpreter, padded)])
-        outputs = [np.concatenate(column) for column in zip(*results, strict=True)]
-        return outputs[0] if len(outputs) == 1 else outputs
+        for start in range(0, examples.pop(), batch):
+            part = {name: value[start : start + batch] for name, value in inputs.items()}
+            count = len(next(iter(part.values())))
+            padded = {name: np.concatenate([v, np.repeat(v[:1], batch - count, axis=0)]) for name, v in part.items()}
+            outputs = verify.run(interpreter, padded)
+            results.append([outputs[name][:count] for name in self.output_names])
+        joined = [np.concatenate(column) for column in zip(*results, strict=True)]
+        return joined[0] if len(joined) == 1 else joined
 
     def save(self, path, overwrite: bool = False) -> Path:
         """Writes the .tflite file, whole or not at all.
@@ -79,6 +85,16 @@ class TFLiteModel:
             ValueError: if the file exists and `overwrite` is False, or its folder does not.
         """
         return files.write(path, self.content, overwrite)
+
+    def _named(self, x) -> dict[str, np.ndarray]:
+        if not isinstance(x, dict):
+            values = x if isinstance(x, list | tuple) else [x]
+            if len(values) != len(self.input_names):
+                raise ValueError(f"Expected {len(self.input_names)} inputs, {self.input_names}. Received: {len(values)}")
+            x = dict(zip(self.input_names, values, strict=True))
+        if set(x) != set(self.input_names):
+            raise ValueError(f"Expected the inputs {self.input_names}. Received: {tuple(x)}")
+        return {name: np.asarray(value) for name, value in x.items()}
 
 
 def to_tflite(
@@ -110,40 +126,62 @@ def to_tflite(
     tolerance = TOLERANCE if tolerance is None else _positive(tolerance, "tolerance")
     inputs = _inputs(model)
     specs = [_spec(tensor, batch_size) for tensor in inputs]
+    output_names = _output_names(model)
 
     def call(*values):
-        return keras.tree.flatten(model(_repack(model, values), training=False))
+        outputs = keras.tree.flatten(model(_repack(model, values), training=False))
+        return dict(zip(output_names, outputs, strict=True))
 
     layers = butterfly_layers(model, specs, call)
     plans = choose(layers, lowering, convert)
     with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
-        content = convert(call, specs)
+        content = convert(call, specs, [variable.value for variable in model.variables])
     operators = verify.check_builtin(content)
-    return TFLiteModel(content, operators, _parity(call, content, specs, tolerance), tuple(plans.values()))
+    parity = _parity(call, content, specs, tolerance)
+    names = tuple(spec.name for spec in specs)
+    return TFLiteModel(content, operators, names, output_names, parity, tuple(plans.values()))
 
 
-def convert(function: Callable, specs: Sequence[tf.TensorSpec]) -> bytes:
-    """A TensorFlow function to the bytes of a .tflite file of built-in operators.
+def convert(function: Callable, specs: Sequence[tf.TensorSpec], variables: Sequence[tf.Variable] = ()) -> bytes:
+    """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
 
     Raises:
         ValueError: naming the operators that TFLite has not built in.
     """
     concrete = tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+    owner = tf.Module()
+    owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
-        return converter.convert()
+        with _quiet():
+            return converter.convert()
     except Exception as error:
         # The converter raises several private types; whichever, the reader needs the operators it stopped at.
-        raise ValueError(f"The model holds what TFLite's built-in operators cannot express. {_complaint(error)}") from error
+        raise ValueError(
+            f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's notes on the temporary folders that its converter writes."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _complaint(error: Exception) -> str:
-    """The converter's own words, without its MLIR dump."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if "ops:" in line or line.startswith("error:") or "failed to legalize" in line]
-    return " ".join(dict.fromkeys(telling or lines[:1]))
+    """The operators that the converter names, or else its first words, without its MLIR dump."""
+    named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
+    if named:
+        return f"There is none for: {', '.join(named)}."
+    return f"The converter says: {str(error).splitlines()[0]}"
 
 
 def _inputs(model) -> list:
@@ -172,7 +210,8 @@ def _spec(tensor, batch_size: int) -> tf.TensorSpec:
             f"Expected input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
             "Build the model with a keras.Input of fixed shape."
         )
-    return tf.TensorSpec(shape, tensor.dtype, name=tensor.name)
+    # Names in a signature are Python identifiers.
+    return tf.TensorSpec(shape, tensor.dtype, name=re.sub(r"\W", "_", tensor.name))
 
 
 def _repack(model, values):
@@ -182,16 +221,28 @@ def _repack(model, values):
     return keras.tree.pack_sequence_as(model.input, list(values))
 
 
+def _output_names(model) -> tuple[str, ...]:
+    """The keys of a model that returns a dict, else output_0, output_1, ..."""
+    outputs = model.outputs
+    structure = None if isinstance(model, keras.Sequential) else model.output
+    if isinstance(structure, dict):
+        return tuple(sorted(structure))
+    return tuple(f"output_{index}" for index in range(len(outputs)))
+
+
 def _parity(call: Callable, content: bytes, specs: Sequence[tf.TensorSpec], tolerance: float) -> Parity:
     rng = np.random.default_rng(0)
     interpreter = verify.load(content)
-    expected, actual = [], []
-    for _ in range(PARITY_BATCHES):
-        values = [_random(spec, rng) for spec in specs]
-        expected.append([np.asarray(output) for output in call(*(tf.constant(value) for value in values))])
-        actual.append(verify.run(interpreter, values))
-    join = lambda batches: [np.concatenate([np.atleast_1d(v) for v in column]) for column in zip(*batches, strict=True)]  # noqa: E731
-    parity = verify.compare_outputs(join(expected), join(actual))
+    batches = [{spec.name: _random(spec, rng) for spec in specs} for _ in range(PARITY_BATCHES)]
+    expected = [call(*(tf.constant(value) for value in batch.values())) for batch in batches]
+    actual = [verify.run(interpreter, batch) for batch in batches]
+
+    def joined(results, name):
+        return np.concatenate([np.atleast_1d(result[name]) for result in results])
+
+    parity = verify.compare_outputs(
+        [joined(expected, name) for name in expected[0]], [joined(actual, name) for name in expected[0]]
+    )
     if not parity.relative_error <= tolerance:
         raise ParityError(
             f"The exported model disagrees with Keras: relative error {parity.relative_error:.3g}, maximum error "

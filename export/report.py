@@ -91,7 +91,7 @@ class Comparison:
 
     def draw(self, time_axes, size_axes) -> None:
         """Draws the bars of `figure` on two matplotlib axes."""
-        names = list(reversed(self.latencies))  # a bar chart's axis runs upwards
+        names = list(self.latencies)[::-1]  # a bar chart's axis runs upwards
         medians = [self.latencies[name].median * 1e6 for name in names]
         spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
         bars = time_axes.barh(names, medians, xerr=spreads, color="tab:blue")

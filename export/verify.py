@@ -1,7 +1,7 @@
 """What is inside a .tflite file, and whether it computes what Keras computes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,19 +73,20 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
     return interpreter
 
 
-def run(interpreter: Interpreter, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One invocation on `inputs`, in the order of the model's inputs; the outputs likewise."""
-    details = interpreter.get_input_details()
-    if len(inputs) != len(details):
-        raise ValueError(f"The model has {len(details)} inputs. Received: {len(inputs)}")
-    for detail, value in zip(details, inputs, strict=True):
-        if tuple(np.shape(value)) != tuple(detail["shape"]):
-            raise ValueError(
-                f"Input '{detail['name']}' has the fixed shape {tuple(detail['shape'])}. Received: {tuple(np.shape(value))}"
-            )
-        interpreter.set_tensor(detail["index"], np.asarray(value, detail["dtype"]))
-    interpreter.invoke()
-    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One invocation of the model's signature: input values by name to output values by name.
+
+    Raises:
+        ValueError: for an input of the wrong shape.
+    """
+    runner = interpreter.get_signature_runner()
+    typed = {}
+    for name, detail in runner.get_input_details().items():
+        value, shape = np.asarray(inputs[name]), tuple(detail["shape"].tolist())
+        if value.shape != shape:
+            raise ValueError(f"Input '{name}' has the fixed shape {shape}. Received: {value.shape}")
+        typed[name] = value.astype(detail["dtype"])
+    return runner(**typed)
 
 
 def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Parity:

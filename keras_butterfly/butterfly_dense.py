@@ -98,6 +98,7 @@ class ButterflyDense(keras.layers.Layer):
             "kernel_constraint": butterfly_constraint,
             "implementation": implementation,
             "dtype": self.dtype_policy,
+            "trainable": self.trainable,
         }
         self.j1 = Butterfly(self.k1, seed=seed1, truncation_seed=first, name="j1", **butterfly)
         self.j2_t = Butterfly(self.units, transposed=True, seed=seed2, truncation_seed=second, name="j2_t", **butterfly)

@@ -158,7 +158,7 @@ def get(identifier):
     """
     if isinstance(identifier, str) and identifier.lower() in _NAMES:
         return _NAMES[identifier.lower()]()
-    if isinstance(identifier, dict) and identifier.get("registered_name", "").startswith("keras_butterfly>"):
+    if isinstance(identifier, dict) and (identifier.get("registered_name") or "").startswith("keras_butterfly>"):
         return keras.saving.deserialize_keras_object(identifier)
     try:
         return keras.initializers.get(identifier)

@@ -1,4 +1,8 @@
-"""The command line: `keras-butterfly`."""
+"""The command line: `keras-butterfly`.
+
+Installed as a package of its own, so that nothing heavy is imported before a command asks for it: --help answers at once, bad
+arguments are one line on stderr, and TensorFlow can be told to be quiet before it starts.
+"""
 
 import os
 import sys
@@ -6,15 +10,16 @@ from pathlib import Path
 
 import click
 
-from keras_butterfly._version import __version__
-
 DEFAULT_OUTPUT = "butterfly-demo"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
-def cli():
+@click.version_option(package_name="keras-butterfly")
+@click.option("--verbose", is_flag=True, help="Show what TensorFlow and the TFLite runtime log.")
+def cli(verbose):
     """Butterfly layers for Keras: train, export to TFLite, verify, measure."""
+    if not verbose:
+        _silence_native_code()
 
 
 @cli.command()
@@ -38,14 +43,13 @@ def demo(dataset, epochs, seed, output, overwrite):
 
     Writes dense.tflite, butterfly.tflite, report.json and report.png to the output folder.
     """
-    from .demo import run  # TensorFlow takes seconds to import; --help should not
+    from keras_butterfly.export.demo import run
 
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
 
 def main(arguments=None) -> None:
     """Entry point. Bad input is one line on stderr and exit code 2; an interrupt is exit code 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes on its own build are not ours to show
     try:
         sys.exit(cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False))
     except click.ClickException as error:
@@ -55,6 +59,14 @@ def main(arguments=None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("keras-butterfly: interrupted", err=True)
         sys.exit(1)
+
+
+def _silence_native_code() -> None:
+    """Sends file descriptor 2 nowhere, where compiled libraries log; Python's own stderr stays as it is."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _fail(message: str) -> None:

@@ -1,0 +1,205 @@
+"""Whole models to TFLite: equal to Keras, built-in operators only, refused with a clear message otherwise."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_butterfly import Butterfly, ButterflyDense, export
+from keras_butterfly.export import verify
+
+
+def sequential(*parts, features=16):
+    return keras.Sequential([keras.Input((features,)), *parts])
+
+
+def sequence_model():
+    inputs = keras.Input((9,), dtype="int32")
+    x = layers.Embedding(5, 12)(inputs)
+    x = layers.Bidirectional(layers.LSTM(8))(Butterfly(16)(x))
+    return keras.Model(inputs, ButterflyDense(3)(x))
+
+
+def two_inputs_two_outputs():
+    left, right = keras.Input((16,), name="left"), keras.Input((24,), name="right")
+    total = layers.Add()([Butterfly(32)(left), Butterfly(32)(right)])
+    return keras.Model({"right": right, "left": left}, {"total": total, "alone": Butterfly(40)(right)})
+
+
+def nested_and_shared():
+    shared = Butterfly(activation="relu", use_bias=True, stacks=2)
+    block = sequential(Butterfly(), layers.BatchNormalization(), layers.Dropout(0.5))
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, block(shared(shared(inputs))))
+
+
+MODELS = {
+    "sequential": lambda: sequential(Butterfly(32, activation="relu"), ButterflyDense(4, activation="softmax")),
+    "sequence": sequence_model,
+    "two inputs, two outputs": two_inputs_two_outputs,
+    "nested and shared": nested_and_shared,
+    "no butterfly": lambda: sequential(layers.Dense(3)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("lowering", ["auto", "gather", "fused", "folded", "dense"])
+def test_export_agrees_with_keras_and_is_built_in(name, lowering):
+    exported = export.to_tflite(MODELS[name](), lowering=lowering)
+    assert exported.parity.relative_error <= 1e-5
+    assert not [operator for operator in exported.operators if operator.startswith(("CUSTOM", "Flex"))]
+    assert exported.size_bytes == len(exported.content)
+
+
+def test_predict_gives_what_keras_predicts_for_any_number_of_examples(rng):
+    model = sequential(Butterfly(32), ButterflyDense(4))
+    exported = export.to_tflite(model, batch_size=4)
+    x = rng.standard_normal((10, 16)).astype("float32")  # two full batches and a half one
+    np.testing.assert_allclose(exported.predict(x), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+def test_predict_takes_inputs_by_order_or_name_and_gives_outputs_in_order(rng):
+    model = two_inputs_two_outputs()
+    exported = export.to_tflite(model)
+    assert exported.input_names == ("left", "right")
+    assert exported.output_names == ("alone", "total")
+    x = {"left": rng.standard_normal((3, 16)).astype("float32"), "right": rng.standard_normal((3, 24)).astype("float32")}
+    expected = model.predict(x, verbose=0)
+    for given in (x, [x["left"], x["right"]]):
+        alone, total = exported.predict(given)
+        np.testing.assert_allclose(alone, expected["alone"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(total, expected["total"], rtol=1e-4, atol=1e-5)
+
+
+def test_predict_refuses_what_does_not_fit():
+    exported = export.to_tflite(sequential(Butterfly()))
+    with pytest.raises(ValueError, match="at least one example"):
+        exported.predict(np.zeros((0, 16)))
+    with pytest.raises(ValueError, match=r"fixed shape \(1, 16\). Received: \(1, 15\)"):
+        exported.predict(np.zeros((1, 15)))
+    with pytest.raises(ValueError, match="Expected 1 inputs"):
+        exported.predict([np.zeros((1, 16))] * 2)
+    with pytest.raises(ValueError, match="Expected the inputs"):
+        exported.predict({"other": np.zeros((1, 16))})
+
+
+def test_auto_keeps_the_fastest_of_what_it_measured():
+    (plan,) = export.to_tflite(sequential(Butterfly(), features=256)).plan
+    assert len(plan.candidates) > 2
+    assert plan.lowering == min(plan.candidates, key=lambda candidate: candidate.seconds).lowering
+    assert plan.input_shape == (1, 256)
+
+
+def test_auto_measures_equal_layers_once():
+    exported = export.to_tflite(sequential(Butterfly(), Butterfly(), features=32))
+    first, second = exported.plan
+    assert first.candidates is second.candidates
+
+
+def test_the_result_is_frozen():
+    exported = export.to_tflite(sequential(layers.Dense(2)))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        exported.content = b""
+
+
+def test_training_only_layers_are_off_and_weights_are_those_of_now(rng):
+    model = sequential(Butterfly(), layers.Dropout(0.9))
+    x = rng.standard_normal((2, 16)).astype("float32")
+    before = export.to_tflite(model).predict(x)
+    model.layers[0].gadgets.assign(model.layers[0].gadgets * 2.0)
+    after = export.to_tflite(model).predict(x)
+    np.testing.assert_allclose(after, before * 2**4, rtol=1e-5)
+
+
+def test_save_writes_the_bytes_and_never_overwrites_unasked(tmp_path):
+    exported = export.to_tflite(sequential(layers.Dense(2)))
+    path = exported.save(tmp_path / "model.tflite")
+    assert path.read_bytes() == exported.content
+    path.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="exists"):
+        exported.save(path)
+    assert path.read_bytes() == b"mine"
+    exported.save(path, overwrite=True)
+    assert path.read_bytes() == exported.content
+    with pytest.raises(ValueError, match="existing folder"):
+        exported.save(tmp_path / "missing" / "model.tflite")
+    with pytest.raises(ValueError, match="Received a folder"):
+        exported.save(tmp_path, overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_operators_that_tflite_has_not_built_in_are_named():
+    custom = sequential(layers.Lambda(keras.ops.erfinv))
+    with pytest.raises(ValueError, match="There is none for: Erfinv"):
+        export.to_tflite(custom)
+
+
+def test_a_model_with_a_custom_operator_is_refused_by_name():
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(sequential(layers.Lambda(keras.ops.erfinv)))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.allow_custom_ops = True
+    with pytest.raises(ValueError, match="CUSTOM Erfinv"):
+        verify.check_builtin(converter.convert())
+
+
+def test_disagreement_beyond_the_tolerance_is_an_error(monkeypatch):
+    model = sequential(Butterfly(), features=64)
+    with pytest.raises(export.ParityError, match="Expected at most tolerance=1e-12"):
+        export.to_tflite(model, lowering="folded", tolerance=1e-12)
+
+    def wrong(layer, lowering):
+        return lambda x: layer.linear(x) * 1.001
+
+    monkeypatch.setattr("keras_butterfly.export.convert.lower", wrong)
+    with pytest.raises(export.ParityError, match=r"relative error 0\.001"):
+        export.to_tflite(model, lowering="dense")
+
+
+def test_not_a_number_on_one_side_only_is_an_infinite_error():
+    parity = verify.compare_outputs([np.array([1.0, 2.0])], [np.array([1.0, np.nan])])
+    assert parity.max_error == np.inf
+    assert verify.compare_outputs([np.array([np.nan, np.inf])], [np.array([np.nan, np.inf])]).max_error == 0
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.butterfly = Butterfly(20)
+
+    def call(self, x):
+        return self.butterfly(x)
+
+
+def test_a_subclassed_model_is_exported_once_wrapped():
+    model = Subclassed()
+    model(np.zeros((1, 8), "float32"))
+    with pytest.raises(ValueError, match=r"Wrap it: keras\.Model\(inputs, model\(inputs\)\)"):
+        export.to_tflite(model)
+    inputs = keras.Input((8,))
+    assert export.to_tflite(keras.Model(inputs, model(inputs))).plan[0].layer == model.butterfly.name
+
+
+def unknown_length():
+    inputs = keras.Input((None, 8))
+    return keras.Model(inputs, Butterfly()(inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (lambda: "model.keras", {}, r"must be a keras\.Model. Received: str"),
+        (lambda: Butterfly(3), {}, r"must be a keras\.Model. Received: Butterfly"),
+        (lambda: keras.Sequential([Butterfly(3)]), {}, "is not built"),
+        (unknown_length, {}, r"known shape but for the batch. Received: \(None, None, 8\)"),
+        (lambda: sequential(Butterfly()), {"lowering": "fastest"}, "`lowering` must be one of"),
+        (lambda: sequential(Butterfly()), {"batch_size": 0}, "`batch_size` must be a positive integer"),
+        (lambda: sequential(Butterfly()), {"tolerance": -1}, "`tolerance` must be a positive number"),
+    ],
+)
+def test_bad_input_is_a_clear_error(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        export.to_tflite(model(), **settings)

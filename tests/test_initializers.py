@@ -1,0 +1,190 @@
+"""Initial weights: the norm they keep, the matrices they give, seeds, and configs."""
+
+from itertools import product
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import scipy.linalg
+
+from keras_butterfly import initializers
+from keras_butterfly.wiring import Wiring
+
+RANDOM = ["fjlt", "orthogonal"]
+DETERMINISTIC = ["identity", "hadamard"]
+WIRINGS = {
+    "full": Wiring.butterfly(16, 16),
+    "padded": Wiring.butterfly(11, 11, seed=1),
+    "truncated": Wiring.butterfly(16, 3, seed=1),
+    "truncated and padded": Wiring.butterfly(13, 5, seed=1),
+    "truncated transposed": Wiring.butterfly(16, 3, transposed=True, seed=1),
+    "expanded": Wiring.butterfly(5, 16, seed=1),
+    "expanded and padded": Wiring.butterfly(3, 11, seed=1),
+}
+
+
+@pytest.fixture(params=WIRINGS.values(), ids=WIRINGS.keys())
+def wiring(request):
+    return request.param
+
+
+def draw(name, wiring, **kwargs):
+    """Float64 weights, (effective weights,)."""
+    return initializers.get(name)(wiring, dtype="float64", **kwargs)[0]
+
+
+def kernel(name, wiring, **kwargs):
+    """(inputs, outputs) matrix of the sum of the stacks."""
+    stacks = initializers.get(name)(wiring, dtype="float64", **kwargs)
+    return sum(oracles.dense_matrix(wiring, weights) for weights in stacks)
+
+
+def assert_mean_is_one(ratios):
+    """Within five standard errors, and not because the errors are large."""
+    error = np.std(ratios) / np.sqrt(len(ratios))
+    assert error < 0.06
+    assert abs(np.mean(ratios) - 1) < 5 * error + 1e-9
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_expected_squared_norm_is_kept(name, wiring, rng):
+    x = rng.standard_normal(len(wiring.inputs))
+    assert_mean_is_one([np.sum((x @ kernel(name, wiring, seed=seed)) ** 2) / (x @ x) for seed in range(400)])
+
+
+def test_expected_squared_norm_is_kept_by_three_stacks(rng):
+    wiring = WIRINGS["truncated"]
+    x = rng.standard_normal(len(wiring.inputs))
+    ratios = [np.sum((x @ kernel("fjlt", wiring, stacks=3, seed=seed)) ** 2) / (x @ x) for seed in range(300)]
+    assert_mean_is_one(ratios)
+
+
+def test_stacks_are_drawn_apart():
+    first, second = initializers.get("fjlt")(WIRINGS["full"], stacks=2, seed=0)
+    assert not np.array_equal(first, second)
+
+
+def test_gain_is_spread_evenly_over_the_stages():
+    wiring = WIRINGS["truncated"]
+    expected = (16 / 3) ** (1 / 2 / 4) / np.sqrt(2)
+    np.testing.assert_allclose(np.abs(draw("fjlt", wiring, seed=0)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", RANDOM)
+def test_full_butterfly_is_an_isometry(name, transposed):
+    matrix = kernel(name, Wiring.butterfly(16, 16, transposed=transposed), seed=0)
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(16), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_expansion_to_a_power_of_two_is_an_isometry(name):
+    matrix = kernel(name, Wiring.butterfly(5, 16, seed=0), seed=0)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(5), atol=1e-12)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_fjlt_is_a_hadamard_matrix_with_signs_on_the_inputs(transposed):
+    wiring = Wiring.butterfly(16, 16, transposed=transposed)
+    weights = draw("fjlt", wiring, seed=0)
+    np.testing.assert_allclose(np.abs(weights), 1 / np.sqrt(2), rtol=1e-12)
+    flipped = weights * draw("hadamard", wiring) < 0
+    first = wiring.stages[0].weights
+    assert flipped[first].any()
+    assert not flipped[first.stop :].any()
+    signs = (kernel("fjlt", wiring, seed=0) * np.sqrt(16)) @ (scipy.linalg.hadamard(16) / 16)
+    np.testing.assert_allclose(signs, np.diag(np.sign(np.diag(signs))), atol=1e-12)
+
+
+def test_fjlt_signs_are_fair():
+    wiring = WIRINGS["full"]
+    signs = np.sign([np.diag(kernel("fjlt", wiring, seed=seed) @ scipy.linalg.hadamard(16)) for seed in range(200)])
+    assert np.all(np.abs(signs.sum(axis=0)) < 5 * np.sqrt(200))
+
+
+def test_hadamard_is_scipys():
+    np.testing.assert_allclose(kernel("hadamard", WIRINGS["full"]), scipy.linalg.hadamard(16) / 4, atol=1e-12)
+
+
+def test_truncated_hadamard_keeps_columns_and_scales():
+    wiring = WIRINGS["truncated"]
+    expected = np.sqrt(16 / 3) * scipy.linalg.hadamard(16)[:, wiring.outputs] / 4
+    np.testing.assert_allclose(kernel("hadamard", wiring), expected, atol=1e-12)
+
+
+def test_identity_copies_each_input_to_the_output_of_its_node(wiring):
+    expected = np.equal.outer(wiring.inputs, wiring.outputs)
+    np.testing.assert_array_equal(kernel("identity", wiring), expected)
+
+
+def test_orthogonal_draws_rotations_and_reflections_at_all_angles():
+    wiring = Wiring.butterfly(256, 256)
+    weights = draw("orthogonal", wiring, seed=0)
+    gadgets = [
+        weights[stage.weights].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2)
+        for stage in wiring.stages
+    ]
+    gadgets = np.concatenate(gadgets)  # 1024 of them
+    np.testing.assert_allclose(gadgets @ gadgets.transpose(0, 2, 1), np.broadcast_to(np.eye(2), gadgets.shape), atol=1e-12)
+    reflections = np.mean(np.linalg.det(gadgets) < 0)
+    assert abs(reflections - 0.5) < 5 * 0.5 / np.sqrt(len(gadgets))
+    quadrant = np.sign(gadgets[:, 0])
+    for signs in product([-1, 1], [-1, 1]):
+        share = np.mean(np.all(quadrant == signs, axis=1))
+        assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / len(gadgets))
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_seeded_draws_repeat(name):
+    wiring = WIRINGS["truncated"]
+    seeded = initializers.get({"fjlt": initializers.FJLT, "orthogonal": initializers.RandomOrthogonal}[name](seed=4))
+    np.testing.assert_array_equal(seeded(wiring), seeded(wiring))
+    np.testing.assert_array_equal(seeded(wiring), initializers.get(name)(wiring, seed=4))
+    np.testing.assert_array_equal(seeded(wiring), seeded(wiring, seed=5))  # its own seed counts
+    assert not np.array_equal(draw(name, wiring, seed=4), draw(name, wiring, seed=5))
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_unseeded_draws_differ_and_repeat_after_set_random_seed(name):
+    wiring = WIRINGS["truncated"]
+    keras.utils.set_random_seed(11)
+    first, second = draw(name, wiring), draw(name, wiring)
+    assert not np.array_equal(first, second)
+    keras.utils.set_random_seed(11)
+    np.testing.assert_array_equal(draw(name, wiring), first)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_equal_stacks_are_refused(name):
+    message = r"gives every stack the same weights.*Expected stacks=1 or a random initialiser.*Received: stacks=2"
+    with pytest.raises(ValueError, match=message):
+        initializers.get(name)(WIRINGS["full"], stacks=2)
+
+
+@pytest.mark.parametrize("name", RANDOM + DETERMINISTIC)
+def test_config_round_trip(name):
+    original = type(initializers.get(name))(seed=3)
+    config = keras.initializers.serialize(original)
+    for restored in (initializers.get(config), keras.initializers.deserialize(config)):
+        assert type(restored) is type(original)
+        np.testing.assert_array_equal(restored(WIRINGS["truncated"]), original(WIRINGS["truncated"]))
+
+
+def test_keras_initialisers_and_their_configs_are_accepted():
+    restored = initializers.get(keras.initializers.serialize(keras.initializers.RandomNormal(stddev=0.5, seed=1)))
+    assert isinstance(restored, keras.initializers.RandomNormal)
+    assert (restored.stddev, restored.seed) == (0.5, 1)
+    assert isinstance(initializers.get("zeros"), keras.initializers.Zeros)
+    assert isinstance(initializers.get("orthogonal"), initializers.RandomOrthogonal)  # not Keras's of that name
+
+
+def test_names_are_taken_in_any_case():
+    assert isinstance(initializers.get("FJLT"), initializers.FJLT)
+
+
+@pytest.mark.parametrize("identifier", ["fjtl", 3])
+def test_unknown_initialiser(identifier):
+    message = rf"Expected one of \('fjlt', 'orthogonal', 'identity', 'hadamard'\).*Received: {identifier!r}"
+    with pytest.raises(ValueError, match=message):
+        initializers.get(identifier)

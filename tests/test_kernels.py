@@ -1,0 +1,204 @@
+"""Every execution of a wiring against dense NumPy matrices: values, gradients, shapes."""
+
+import re
+
+import numpy as np
+import oracles
+import pytest
+import scipy.linalg
+import tensorflow as tf
+
+from keras_butterfly import fusion, initializers, kernels
+from keras_butterfly.wiring import Wiring
+
+WIRINGS = {
+    "one node": Wiring.butterfly(1, 1),
+    "two nodes": Wiring.butterfly(2, 2),
+    "one of two": Wiring.butterfly(2, 1, seed=1),
+    "one to two": Wiring.butterfly(1, 2, seed=1),
+    "padded to four": Wiring.butterfly(3, 3, seed=1),
+    "full": Wiring.butterfly(16, 16),
+    "full transposed": Wiring.butterfly(16, 16, transposed=True),
+    "padded": Wiring.butterfly(13, 11, seed=2),
+    "padded transposed": Wiring.butterfly(11, 11, transposed=True, seed=2),
+    "tall": Wiring.butterfly(16, 5, seed=3),
+    "tall transposed": Wiring.butterfly(13, 3, transposed=True, seed=3),
+    "tall to one": Wiring.butterfly(17, 1, seed=3),
+    "wide": Wiring.butterfly(5, 16, seed=4),
+    "wide padded": Wiring.butterfly(3, 13, seed=4),
+    "wide from one": Wiring.butterfly(1, 17, seed=4),
+    "first nodes": Wiring.butterfly(16, 3, truncation="first"),
+    "unsorted outputs": Wiring.butterfly(16, 3, truncation=[9, 0, 14]),
+    "unsorted inputs": Wiring.butterfly(3, 16, truncation=[9, 0, 14]),
+    "both ends chosen": Wiring(16, (1, 2, 4, 8), inputs=(7, 2, 12), outputs=(3, 15, 8, 1)),
+}
+
+
+def compositions(total):
+    """All ways to write `total` as a sum of positive integers, in order."""
+    if total == 0:
+        return [()]
+    return [(first, *rest) for first in range(1, total + 1) for rest in compositions(total - first)]
+
+
+def executions(wiring):
+    """Every way to compute `wiring`, by name."""
+    yield "stages", lambda x, weights: kernels.apply_stages(x, wiring, weights)
+    yield "folded", lambda x, weights: kernels.apply_folded(x, wiring, weights)
+    for counts in compositions(len(wiring.strides)):
+        yield f"factors {counts}", lambda x, weights, counts=counts: kernels.apply_factors(x, wiring, weights, counts)
+
+
+def draw(rng, wiring, leading=(6,)):
+    """Generic weights and inputs, float64."""
+    weights = rng.standard_normal(wiring.effective_weights)
+    return tf.constant(weights), tf.constant(rng.standard_normal((*leading, len(wiring.inputs))))
+
+
+@pytest.fixture(params=WIRINGS.values(), ids=WIRINGS.keys())
+def wiring(request):
+    return request.param
+
+
+def test_values_equal_the_dense_product(wiring, rng):
+    weights, x = draw(rng, wiring)
+    expected = x.numpy() @ oracles.dense_matrix(wiring, weights.numpy())
+    for name, apply in executions(wiring):
+        np.testing.assert_allclose(apply(x, weights), expected, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_gradients_equal_the_dense_chain_rule(wiring, rng):
+    weights, x = draw(rng, wiring)
+    upstream = rng.standard_normal((6, len(wiring.outputs)))
+    expected_x, expected_weights = oracles.gradients(wiring, weights.numpy(), x.numpy(), upstream)
+    for name, apply in executions(wiring):
+        with tf.GradientTape() as tape:
+            tape.watch([x, weights])
+            y = apply(x, weights)
+        of_x, of_weights = tape.gradient(
+            y, [x, weights], output_gradients=tf.constant(upstream), unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        np.testing.assert_allclose(of_x, expected_x, rtol=1e-11, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(of_weights, expected_weights, rtol=1e-11, atol=1e-11, err_msg=name)
+
+
+def test_gradients_equal_finite_differences(rng):
+    wiring, step = WIRINGS["unsorted outputs"], 1e-6
+    weights, x = draw(rng, wiring)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        loss = tf.reduce_sum(tf.sin(kernels.apply_stages(x, wiring, weights)))
+    gradient = tape.gradient(loss, weights).numpy()
+
+    def loss_at(values):
+        return np.sin(x.numpy() @ oracles.dense_matrix(wiring, values)).sum()
+
+    for k, shift in enumerate(step * np.eye(len(gradient))):
+        numeric = (loss_at(weights.numpy() + shift) - loss_at(weights.numpy() - shift)) / (2 * step)
+        np.testing.assert_allclose(gradient[k], numeric, rtol=1e-5, atol=1e-7)
+
+
+def test_every_weight_learns(wiring, rng):
+    weights, x = draw(rng, wiring)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        loss = tf.reduce_sum(kernels.apply_stages(x, wiring, weights) ** 2)
+    gradient = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    assert np.all(np.abs(gradient.numpy()) > 1e-9)
+
+
+@pytest.mark.parametrize("leading", [(4,), (2, 3), (2, 1, 3)], ids=["rank 2", "rank 3", "rank 4"])
+@pytest.mark.parametrize("name", ["full", "tall", "wide padded", "one node"])
+def test_leading_axes_are_kept(name, leading, rng):
+    wiring = WIRINGS[name]
+    weights, x = draw(rng, wiring, leading)
+    expected = x.numpy() @ oracles.dense_matrix(wiring, weights.numpy())
+    assert expected.shape == (*leading, len(wiring.outputs))
+    for execution, apply in executions(wiring):
+        np.testing.assert_allclose(apply(x, weights), expected, rtol=1e-12, atol=1e-12, err_msg=execution)
+
+
+def test_an_empty_batch_gives_an_empty_batch(wiring, rng):
+    weights, x = draw(rng, wiring, leading=(0,))
+    for name, apply in executions(wiring):
+        assert apply(x, weights).shape == (0, len(wiring.outputs)), name
+
+
+def test_fold_is_the_dense_product(wiring, rng):
+    weights, _ = draw(rng, wiring)
+    folded = kernels.fold(wiring, weights)
+    np.testing.assert_allclose(folded, oracles.dense_matrix(wiring, weights.numpy()), rtol=1e-12, atol=1e-12)
+
+
+def test_block_factors_are_the_products_of_their_stages(wiring, rng):
+    weights, _ = draw(rng, wiring)
+    stages = oracles.stage_matrices(wiring, weights.numpy())
+    for counts in compositions(len(wiring.strides)):
+        grouped = fusion.factors(wiring, counts)
+        for factor, blocks in zip(grouped, kernels.block_factors(wiring, weights, counts), strict=True):
+            expected = np.eye(wiring.size)
+            for matrix in stages[factor.first : factor.first + factor.count]:
+                expected = expected @ matrix
+            blocks, found = blocks.numpy(), np.zeros_like(expected)
+            for high, low, i, o in np.ndindex(*blocks.shape):
+                source, target = ((high * factor.radix + bits) * factor.low + low for bits in (i, o))
+                found[source, target] = blocks[high, low, i, o]
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12, err_msg=f"{factor} of {counts}")
+
+
+def test_float32_stays_float32(wiring, rng):
+    weights, x = (tf.cast(tensor, "float32") for tensor in draw(rng, wiring))
+    for name, apply in executions(wiring):
+        assert apply(x, weights).dtype == tf.float32, name
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_hadamard_weights_give_the_hadamard_matrix(transposed):
+    wiring = Wiring.butterfly(32, 32, transposed=transposed)
+    weights = tf.constant(initializers.Hadamard()(wiring, dtype="float64")[0])
+    expected = scipy.linalg.hadamard(32) / np.sqrt(32)
+    for name, apply in executions(wiring):
+        np.testing.assert_allclose(apply(tf.eye(32, dtype="float64"), weights), expected, atol=1e-12, err_msg=name)
+
+
+def test_twiddle_weights_give_the_fourier_transform(rng):
+    """The radix-2 decimation in time: inputs in bit-reversed order, then gadgets [[1, 1], [w, -w]] with w = exp(-2 pi i l / 2s)."""
+    size, bits = 16, 4
+    reversed_bits = tuple(int(f"{k:0{bits}b}"[::-1], 2) for k in range(size))
+    wiring = Wiring(size, tuple(1 << t for t in range(bits)), inputs=reversed_bits, outputs=tuple(range(size)))
+    stages = []
+    for stride in wiring.strides:
+        twiddle = np.exp(-2j * np.pi * np.arange(stride) / (2 * stride))
+        gadgets = np.ones((size // (2 * stride), 2, 2, stride), complex)
+        gadgets[:, 1, 0], gadgets[:, 1, 1] = twiddle, -twiddle
+        stages.append(gadgets.ravel())
+    x = rng.standard_normal((3, size)) + 1j * rng.standard_normal((3, size))
+    y = kernels.apply_stages(tf.constant(x), wiring, tf.constant(np.concatenate(stages)))
+    np.testing.assert_allclose(y, np.fft.fft(x), atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(3,), (2, 3), (4, 0), (5, -1), ()])
+def test_counts_must_be_positive_and_cover_all_stages(counts):
+    message = f"`counts` must be positive and add up to the 4 stages. Received: counts={counts}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fusion.factors(WIRINGS["full"], counts)
+
+
+def test_a_factors_cost_is_the_entries_of_its_blocks(wiring, rng):
+    weights, _ = draw(rng, wiring)
+    for counts in compositions(len(wiring.strides)):
+        blocks = kernels.block_factors(wiring, weights, counts)
+        assert [factor.multiply_adds for factor in fusion.factors(wiring, counts)] == [int(tf.size(block)) for block in blocks]
+
+
+@pytest.mark.parametrize("n", [1, 2, 64, 1024, 4096, 65536])
+def test_best_counts_are_the_cheapest_of_the_balanced(n):
+    wiring = Wiring.butterfly(n, n)
+    stages = len(wiring.strides)
+    best = fusion.best_counts(wiring)
+    assert sum(best) == stages
+    for groups in range(1, stages + 1):
+        counts = fusion.balanced_counts(stages, groups)
+        assert sum(counts) == stages
+        assert max(counts) - min(counts) <= 1
+        assert fusion.factors_cost(wiring, best) <= fusion.factors_cost(wiring, counts)

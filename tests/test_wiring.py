@@ -1,0 +1,220 @@
+"""Which node feeds which: exact counts against brute force and the paper, the random subset, and bad input."""
+
+from dataclasses import FrozenInstanceError
+from math import comb
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_butterfly import fusion
+from keras_butterfly.wiring import Wiring, padded_size
+
+# Sizes 1, 2, 3, primes, powers of two, next to powers of two; wide and tall.
+SIZES = [
+    *[(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (3, 3), (2, 3), (3, 2), (4, 4), (5, 5), (7, 7), (13, 13), (17, 17)],
+    *[(16, 16), (16, 1), (1, 16), (16, 5), (5, 16), (11, 2), (2, 11), (13, 7), (7, 13), (31, 4), (4, 33), (32, 31), (31, 32)],
+]
+
+
+def assert_matches_brute_force(wiring):
+    edges = oracles.effective_edges(wiring)
+    assert wiring.effective_weights == sum(map(len, edges))
+    # The flat vector's order, and that each effective edge and no other has a place in it.
+    position = 0
+    for row, stride, expected in zip(wiring.edge_index, wiring.strides, edges, strict=True):
+        places = row.reshape(-1, 2, 2, stride)  # (h, i, o, l)
+        found = {}
+        for h, i, o, low in np.ndindex(*places.shape):
+            source, target = (2 * h + i) * stride + low, (2 * h + o) * stride + low
+            if places[h, i, o, low] < wiring.effective_weights:
+                found[source, target] = places[h, i, o, low]
+        assert found == {edge: position + k for k, edge in enumerate(expected)}
+        position += len(expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("truncation", ["random", "first"])
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_effective_edges_are_those_on_a_path(inputs, outputs, truncation, transposed):
+    assert_matches_brute_force(Wiring.butterfly(inputs, outputs, truncation=truncation, transposed=transposed, seed=3))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_effective_edges_of_explicit_unsorted_nodes(transposed):
+    assert_matches_brute_force(Wiring.butterfly(16, 3, truncation=[9, 0, 14], transposed=transposed))
+    assert_matches_brute_force(Wiring.butterfly(3, 16, truncation=[9, 0, 14]))
+    assert_matches_brute_force(Wiring(8, (4, 2, 1) if transposed else (1, 2, 4), inputs=(6, 1), outputs=(3, 7, 0)))
+
+
+@given(st.integers(1, 6), st.data())
+@settings(deadline=None, max_examples=40)
+def test_count_is_the_papers_walk_back_from_the_kept_outputs(stages, data):
+    size = 2**stages
+    kept = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
+    wiring = Wiring.butterfly(size, len(kept), truncation=kept)
+    assert wiring.effective_weights == oracles.papers_count(size, kept)
+
+
+def test_untruncated_count_is_two_n_log_n():
+    wiring = Wiring.butterfly(1024, 1024)
+    assert wiring.effective_weights == wiring.weight_bound == 20_480
+
+
+def test_counts_of_the_papers_example():
+    draws = [Wiring.butterfly(1024, 10, seed=seed) for seed in range(100)]
+    counts = np.array([wiring.effective_weights for wiring in draws])
+    assert {wiring.weight_bound for wiring in draws} == {12_947}
+    assert counts.max() <= 12_947
+    assert 6_716 <= np.median(counts) <= 8_204  # over ten draws of the paper's walk the counts span this range
+    # The mean that a uniform draw of 10 out of 1024 gives: after j steps back, S holds whole groups of 2^j nodes.
+    expected = sum(2 * 1024 * (1 - comb(1024 - 2**j, 10) / comb(1024, 10)) for j in range(10))
+    assert abs(counts.mean() - expected) < 5 * counts.std() / np.sqrt(len(counts))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=80)
+def test_count_stays_below_the_bound(inputs, outputs, transposed, seed):
+    wiring = Wiring.butterfly(inputs, outputs, transposed=transposed, seed=seed)
+    size, ell = padded_size(max(inputs, outputs)), min(inputs, outputs)
+    assert wiring.size == size
+    assert wiring.weight_bound <= 2 * size * np.log2(size)
+    assert wiring.weight_bound <= 2 * size * np.log2(ell) + 6 * size
+    assert wiring.effective_weights <= wiring.weight_bound
+
+
+@pytest.mark.parametrize("n", range(1, 70))
+def test_padded_size_is_the_next_power_of_two(n):
+    size = padded_size(n)
+    assert bin(size).count("1") == 1
+    assert n <= size < 2 * n
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_transposition_swaps_the_ends_and_keeps_the_count(inputs, outputs):
+    wiring = Wiring.butterfly(inputs, outputs, seed=1)
+    back = wiring.transpose()
+    assert (back.inputs, back.outputs, back.strides) == (wiring.outputs, wiring.inputs, wiring.strides[::-1])
+    assert back.transpose() == wiring
+    assert back.effective_weights == wiring.effective_weights
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 5), (11, 4), (9, 9)])
+def test_transposed_expansion_is_the_transpose_of_the_truncation(inputs, outputs):
+    truncated = Wiring.butterfly(inputs, outputs, seed=5)
+    assert Wiring.butterfly(outputs, inputs, seed=5, transposed=True) == truncated.transpose()
+
+
+def test_stages_run_from_small_strides_and_backwards_where_transposed():
+    assert Wiring.butterfly(8, 3).strides == (1, 2, 4)
+    assert Wiring.butterfly(8, 3, transposed=True).strides == (4, 2, 1)
+    assert Wiring.butterfly(3, 8).strides == (4, 2, 1)
+    assert not Wiring.butterfly(3, 8).increasing
+
+
+def test_wider_side_uses_the_first_nodes():
+    assert Wiring.butterfly(11, 4).inputs == tuple(range(11))
+    assert Wiring.butterfly(4, 11).outputs == tuple(range(11))
+    assert Wiring.butterfly(11, 11).inputs == tuple(range(11))
+    assert Wiring.butterfly(11, 11, transposed=True).outputs == tuple(range(11))
+
+
+def test_random_subset_never_changes():
+    assert Wiring.butterfly(16, 5, seed=0).outputs == (1, 6, 8, 9, 13)
+    assert Wiring.butterfly(5, 16, seed=7).inputs == (2, 5, 8, 10, 12)
+    assert Wiring.butterfly(1024, 10, seed=0).outputs == (1, 27, 77, 230, 320, 609, 751, 772, 924, 927)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_random_subset_is_sorted_distinct_and_fixed_by_the_seed(inputs, outputs, seed):
+    wiring = Wiring.butterfly(inputs, outputs, seed=seed)
+    kept = wiring.outputs if inputs >= outputs else wiring.inputs
+    assert len(kept) == min(inputs, outputs)
+    assert list(kept) == sorted(set(kept))
+    assert set(kept) <= set(range(wiring.size))
+    assert wiring == Wiring.butterfly(inputs, outputs, seed=seed)
+
+
+def test_every_node_is_equally_likely_to_be_kept():
+    draws, size, ell = 2000, 16, 5
+    counts = np.zeros(size)
+    for seed in range(draws):
+        counts[list(Wiring.butterfly(size, ell, seed=seed).outputs)] += 1
+    share = ell / size
+    assert np.all(np.abs(counts - draws * share) < 5 * np.sqrt(draws * share * (1 - share)))
+
+
+def test_first_keeps_the_first_nodes_and_explicit_nodes_keep_their_order():
+    assert Wiring.butterfly(16, 5, truncation="first").outputs == (0, 1, 2, 3, 4)
+    assert Wiring.butterfly(5, 16, truncation="first").inputs == (0, 1, 2, 3, 4)
+    assert Wiring.butterfly(16, 3, truncation=np.array([9, 0, 14])).outputs == (9, 0, 14)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "field"),
+    [
+        (Wiring.butterfly(8, 3), "size"),
+        (Wiring.butterfly(8, 3).stages[0], "offset"),
+        (fusion.factors(Wiring.butterfly(8, 3), (2, 1))[0], "count"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_structure_is_frozen(frozen, field):
+    with pytest.raises(FrozenInstanceError):
+        setattr(frozen, field, 0)
+
+
+def test_equal_wirings_are_equal_keys():
+    plans = {Wiring.butterfly(16, 5, seed=0): "plan"}
+    assert plans[Wiring.butterfly(16, 5, seed=0)] == "plan"
+    assert Wiring.butterfly(16, 5, seed=1) not in plans
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 4.0, "a", None, True])
+@pytest.mark.parametrize("name", ["inputs", "outputs"])
+def test_counts_must_be_positive_integers(name, value):
+    counts = {"inputs": 8, "outputs": 8, name: value}
+    with pytest.raises(ValueError, match=rf"`{name}` must be a positive integer\. Received: {name}={value!r}"):
+        Wiring.butterfly(**counts)
+
+
+@pytest.mark.parametrize(
+    ("truncation", "message"),
+    [
+        ("last", r'must be "random", "first" or a sequence of node indices. Received: truncation=\'last\''),
+        ([0, 1, 8], r"must be within 0 \.\. 7\. Received indices out of range: \[8\]"),
+        ([0, -1, 2], r"must be within 0 \.\. 7\. Received indices out of range: \[-1\]"),
+        ([2, 5, 2], r"must name each node once\. Received repeated indices: \[2\]"),
+        ([0, 1], r"must name as many nodes as the narrower side has values, 3\. Received: 2 indices"),
+        ([0, 1, 2, 3], r"must name as many nodes as the narrower side has values, 3\. Received: 4 indices"),
+        ([], r"must name at least one node"),
+        ([0, 1.5, 2], r"must be a sequence of integer node indices\. Received: truncation=\[0, 1\.5, 2\]"),
+        (3, r"must be a sequence of integer node indices\. Received: truncation=3"),
+        (None, r"must be a sequence of integer node indices\. Received: truncation=None"),
+    ],
+)
+def test_bad_truncation(truncation, message):
+    with pytest.raises(ValueError, match=f"`truncation` {message}"):
+        Wiring.butterfly(8, 3, truncation=truncation)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 3}, r"`size` must be a power of two\. Received: size=3"),
+        ({"size": 0}, r"`size` must be a power of two\. Received: size=0"),
+        ({"strides": (1, 4, 2)}, r"`strides` must be \(1, 2, 4\) or its reverse\. Received: strides=\(1, 4, 2\)"),
+        ({"strides": (1, 2)}, r"`strides` must be \(1, 2, 4\) or its reverse"),
+        ({"inputs": ()}, r"`inputs` must name at least one node"),
+        ({"inputs": (0, 8)}, r"`inputs` must be within 0 \.\. 7\. Received indices out of range: \[8\]"),
+        ({"outputs": (4, 4)}, r"`outputs` must name each node once\. Received repeated indices: \[4\]"),
+        ({"outputs": 4}, r"`outputs` must be a sequence of integer node indices\. Received: outputs=4"),
+    ],
+)
+def test_bad_graph(change, message):
+    graph = {"size": 8, "strides": (1, 2, 4), "inputs": (0, 1), "outputs": (4,)}
+    with pytest.raises(ValueError, match=message):
+        Wiring(**{**graph, **change})
