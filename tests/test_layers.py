@@ -1,0 +1,559 @@
+"""The layers in Keras: a catalogue of them crossed with properties, then what only one of them does, then bad input."""
+
+import math
+import re
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from keras_butterfly import Butterfly, ButterflyDense
+
+# name -> (size of the input's last axis, layer, its arguments). Seeds are fixed so that rebuilt layers are equal.
+CATALOGUE = {
+    "one node": (1, Butterfly, {}),
+    "square": (8, Butterfly, {"seed": 1}),
+    "square in block factors": (64, Butterfly, {"seed": 1}),
+    "padded in block factors": (61, Butterfly, {"units": 59, "seed": 1, "transposed": True}),
+    "prime": (13, Butterfly, {"seed": 2, "kernel_initializer": "orthogonal"}),
+    "truncated": (16, Butterfly, {"units": 5, "seed": 3, "use_bias": True, "bias_initializer": "ones"}),
+    "truncated transposed": (16, Butterfly, {"units": 5, "seed": 3, "transposed": True, "activation": "tanh"}),
+    "truncated to given nodes": (16, Butterfly, {"truncation": [9, 0, 14], "units": 3, "seed": 4}),
+    "truncated to one": (9, Butterfly, {"units": 1, "seed": 4, "truncation": "first"}),
+    "expanded": (5, Butterfly, {"units": 12, "seed": 5, "use_bias": True}),
+    "stacked": (12, Butterfly, {"units": 7, "seed": 6, "stacks": 3}),
+    "keras initialiser": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
+    "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),
+    "dense, widening": (3, ButterflyDense, {"units": 20, "k1": 2, "seed": 7, "bias_initializer": "ones"}),
+    "dense, full width": (8, ButterflyDense, {"units": 8, "k1": 8, "k2": 8, "seed": 8, "use_bias": False}),
+    "dense, one unit": (7, ButterflyDense, {"units": 1, "truncation": "first", "seed": 8}),
+    "dense from one feature": (1, ButterflyDense, {"units": 4, "seed": 8}),
+    "dense, orthogonal": (6, ButterflyDense, {"units": 5, "seed": 9, "butterfly_initializer": "orthogonal"}),
+}
+# Where tracing or compiling makes a test slow.
+FEW = ["one node", "padded in block factors", "truncated", "expanded", "stacked", "dense, narrowing"]
+
+
+def make(name, **changes):
+    """An unbuilt layer of the catalogue."""
+    _, cls, arguments = CATALOGUE[name]
+    if cls is ButterflyDense:
+        arguments = {"kernel_initializer": keras.initializers.GlorotUniform(seed=1), **arguments}
+    return cls(**{**arguments, **changes})
+
+
+def build(name, **changes):
+    layer = make(name, **changes)
+    layer.build((None, CATALOGUE[name][0]))
+    return layer
+
+
+def draw(rng, name, leading=(5,)):
+    return rng.standard_normal((*leading, CATALOGUE[name][0])).astype("float32")
+
+
+def linear_and_gradients(layer, x, upstream):
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer.linear(x)
+    sources = [x, *(weight.value for weight in layer.weights if weight is not layer.bias)]
+    return [y, *tape.gradient(y, sources, output_gradients=tf.constant(upstream))]
+
+
+def close(found, expected):
+    """Equal to float32 round-off."""
+    expected = keras.ops.convert_to_numpy(expected)
+    scale = max(1.0, np.abs(expected).max()) if expected.size else 1.0
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.fixture(params=CATALOGUE)
+def name(request):
+    return request.param
+
+
+few = pytest.mark.parametrize("name", FEW)
+
+
+def test_implementations_agree_in_values_and_gradients(name, rng):
+    x = draw(rng, name)
+    reference = build(name, implementation="gather")
+    upstream = rng.standard_normal(reference(x).shape).astype("float32")
+    expected = linear_and_gradients(reference, x, upstream)
+    for implementation in ("fused", "auto"):
+        layer = build(name, implementation=implementation)
+        layer.set_weights(reference.get_weights())
+        for found, value in zip(linear_and_gradients(layer, x, upstream), expected, strict=True):
+            close(found, value)
+
+
+def test_butterflies_equal_the_dense_oracle(name, rng):
+    layer = build(name)
+    butterflies = [layer] if isinstance(layer, Butterfly) else [layer.j1, layer.j2_t]
+    for butterfly in butterflies:
+        stacks = np.zeros((butterfly.stacks, 0)) if butterfly.gadgets is None else butterfly.gadgets.numpy().astype("float64")
+        close(butterfly.kernel, sum(oracles.dense_matrix(butterfly.wiring, weights) for weights in stacks))
+
+
+def test_kernel_is_the_matrix_of_the_linear_map(name, rng):
+    layer, x = build(name), draw(rng, name)
+    assert layer.kernel.shape == (CATALOGUE[name][0], layer(x).shape[-1])
+    close(layer.linear(x), x @ layer.kernel)
+
+
+def test_call_adds_bias_and_activation(name, rng):
+    layer, x = build(name), draw(rng, name)
+    expected = layer.linear(x) if layer.bias is None else layer.linear(x) + layer.bias
+    close(layer(x), layer.activation(expected))
+
+
+@pytest.mark.parametrize("leading", [(2, 3), (2, 1, 3)], ids=["rank 3", "rank 4"])
+def test_leading_axes_are_batch_axes(name, leading, rng):
+    layer, x = build(name), draw(rng, name, leading)
+    y = layer(x)
+    assert y.shape == layer.compute_output_shape(x.shape) == (*leading, y.shape[-1])
+    close(tf.reshape(y, (6, -1)), layer(x.reshape(6, -1)))
+
+
+def test_unknown_batch_in_a_functional_model(name, rng):
+    layer = make(name)
+    inputs = keras.Input((None, CATALOGUE[name][0]))
+    outputs = layer(inputs)
+    assert outputs.shape == (None, None, layer.kernel.shape[-1])
+    model = keras.Model(inputs, outputs)
+    for leading in ((2, 3), (1, 5)):
+        x = draw(rng, name, leading)
+        close(model(x), layer(x))
+
+
+@pytest.mark.parametrize("name", ["square", "expanded", "dense, narrowing"])
+def test_output_shape_of_an_unbuilt_layer(name):
+    features, _, arguments = CATALOGUE[name]
+    units = arguments.get("units", features)
+    assert make(name).compute_output_shape((None, 4, features)) == (None, 4, units)
+
+
+@few
+def test_fit_takes_a_step_in_a_graph(name, rng):
+    layer = make(name)
+    model = keras.Sequential([keras.Input(CATALOGUE[name][:1]), layer, keras.layers.Dense(1)])
+    before = layer.get_weights()
+    model.compile("sgd", "mse", jit_compile=False, run_eagerly=False)
+    history = model.fit(draw(rng, name), rng.standard_normal((5, 1)), batch_size=5, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        assert not np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("implementation", ["gather", "fused"])
+@pytest.mark.parametrize("name", ["padded in block factors", "truncated", "dense, narrowing"])
+def test_xla_agrees(name, implementation, rng):
+    layer, x = build(name, implementation=implementation), draw(rng, name)
+    close(tf.function(layer, jit_compile=True)(x), layer(x))
+
+
+@few
+@pytest.mark.parametrize("implementation", ["gather", "fused"])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(name, implementation, rng):
+    layer, x = build(name, dtype="mixed_bfloat16", implementation=implementation), draw(rng, name)
+    y = layer(x)
+    assert y.dtype == layer.linear(tf.cast(x, "bfloat16")).dtype == tf.bfloat16
+    assert {weight.dtype for weight in layer.weights} <= {"float32"}
+    reference = build(name, implementation=implementation)
+    expected = reference(x).numpy()
+    # bfloat16 keeps 8 bits; errors of some ten roundings add up.
+    np.testing.assert_allclose(tf.cast(y, "float32"), expected, atol=0.06 * max(1.0, np.abs(expected).max()))
+
+
+@few
+def test_mask_passes_through(name):
+    seen = []
+
+    class Probe(keras.layers.Layer):
+        def call(self, inputs, mask=None):
+            seen.append(mask)
+            return inputs
+
+    features = CATALOGUE[name][0]
+    embedded = keras.layers.Embedding(4, features, mask_zero=True)(np.array([[1, 2, 0], [3, 0, 0]]))
+    Probe()(make(name)(embedded))
+    np.testing.assert_array_equal(seen[0], [[True, True, False], [True, False, False]])
+
+
+def test_config_round_trip_restores_the_layer(name, rng):
+    layer, x = build(name), draw(rng, name)
+    restored = type(layer).from_config(layer.get_config())
+    assert restored.get_config() == layer.get_config()
+    # Seeded, so that the restored layer starts from the same weights and not only from the same wiring.
+    np.testing.assert_array_equal(restored(x), layer(x))
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_config_round_trip_keeps_an_unseeded_random_subset(cls):
+    def wirings(layer):
+        layer.build((None, 64))
+        return [part.wiring for part in ([layer] if cls is Butterfly else [layer.j1, layer.j2_t])]
+
+    layer, other = cls(20), cls(20)
+    assert wirings(layer) != wirings(other)
+    assert wirings(cls.from_config(layer.get_config())) == wirings(layer)
+
+
+def test_truncation_seed_alone_fixes_the_subset():
+    first, second = (Butterfly(5, truncation_seed=1) for _ in range(2))
+    first.build((None, 16))
+    second.build((None, 16))
+    assert first.wiring == second.wiring
+    assert not np.array_equal(first.gadgets, second.gadgets)
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_config_round_trip_keeps_every_argument(cls):
+    arguments = {
+        "name": "hidden",
+        "dtype": "mixed_bfloat16",
+        "trainable": False,
+        "activation": "relu",
+        "use_bias": True,
+        "implementation": "gather",
+        "bias_initializer": "ones",
+        "kernel_regularizer": keras.regularizers.L2(0.25),
+        "bias_regularizer": keras.regularizers.L1(0.5),
+        "activity_regularizer": keras.regularizers.L2(0.125),
+        "kernel_constraint": keras.constraints.NonNeg(),
+        "bias_constraint": keras.constraints.MaxNorm(3),
+    }
+    if cls is ButterflyDense:
+        arguments |= {
+            "k1": 3,
+            "k2": 2,
+            "kernel_initializer": "he_normal",
+            "butterfly_initializer": "orthogonal",
+            "butterfly_regularizer": keras.regularizers.L1(0.75),
+            "butterfly_constraint": keras.constraints.UnitNorm(),
+            "truncation_seeds": [5, 6],
+        }
+    else:
+        arguments |= {"stacks": 2, "transposed": True, "truncation_seed": 5, "truncation": [3, 0, 2, 1]}
+    layer = cls(4, **arguments)
+    config = layer.get_config()
+    restored = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert restored.get_config() == config
+    assert restored.name == "hidden"
+    assert restored.dtype_policy.name == "mixed_bfloat16"
+    assert restored.trainable is False
+    assert restored.kernel_regularizer.l2 == 0.25
+    assert restored.bias_regularizer.l1 == 0.5
+    assert restored.activity_regularizer.l2 == 0.125
+    assert isinstance(restored.kernel_constraint, keras.constraints.NonNeg)
+    assert restored.bias_constraint.max_value == 3
+    assert restored.activation is keras.activations.relu
+    if cls is ButterflyDense:
+        for butterfly, seed in ((restored.j1, 5), (restored.j2_t, 6)):
+            assert butterfly.truncation_seed == seed
+            assert butterfly.kernel_regularizer.l1 == 0.75
+            assert isinstance(butterfly.kernel_constraint, keras.constraints.UnitNorm)
+            assert butterfly.implementation == "gather"
+            assert butterfly.dtype_policy.name == "mixed_bfloat16"
+    else:
+        assert (restored.stacks, restored.transposed, list(restored.truncation)) == (2, True, [3, 0, 2, 1])
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_frozen_from_the_start_leaves_a_model_nothing_to_train(cls):
+    model = keras.Sequential([keras.Input((8,)), cls(4, use_bias=True, trainable=False)])
+    assert model.weights
+    assert model.trainable_variables == []
+
+
+def test_weights_are_the_effective_parameters_and_the_bias(name):
+    layer = build(name)
+    bias = layer.bias.shape[0] if layer.use_bias else 0
+    assert layer.count_params() == layer.effective_parameters + bias
+
+
+def test_effective_parameters_are_exact():
+    truncated = build("truncated")
+    assert truncated.effective_parameters == oracles.papers_count(16, truncated.wiring.outputs)
+    stacked = build("stacked")
+    assert stacked.effective_parameters == 3 * oracles.effective_count(stacked.wiring)
+    dense = build("dense, narrowing")
+    ends = oracles.effective_count(dense.j1.wiring) + oracles.effective_count(dense.j2_t.wiring)
+    assert dense.effective_parameters == ends + 5 * 2  # ceil(log2 20), ceil(log2 3)
+
+
+def test_units_default_to_the_size_of_the_input():
+    layer = Butterfly()
+    assert layer(np.zeros((2, 11), "float32")).shape == (2, 11)
+
+
+def test_stacks_are_summed(rng):
+    x = draw(rng, "stacked")
+    layer = build("stacked")
+    single = build("stacked", stacks=1)
+    total = 0
+    for weights in layer.gadgets.numpy():
+        single.gadgets.assign(weights[None])
+        total += single(x)
+    close(layer(x), total)
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    for name in ("square in block factors", "truncated", "dense, narrowing"):
+        layer = build(name)
+        assert layer(np.zeros((0, CATALOGUE[name][0]), "float32")).shape == (0, layer.kernel.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (1000, 10), (1024, 10), (1025, 11)]
+)
+def test_default_k_is_log2_rounded_up_and_at_least_one(n, expected):
+    layer = ButterflyDense(n)
+    layer.build((None, n))
+    assert layer.middle_kernel.shape == (expected, expected)
+    assert expected == max(1, math.ceil(math.log2(n)))
+
+
+def test_dense_is_the_product_of_its_three_parts():
+    layer = build("dense, narrowing")
+    close(layer.kernel, layer.j1.kernel @ layer.middle_kernel @ layer.j2_t.kernel)
+    assert layer.j1.wiring.increasing
+    assert not layer.j2_t.wiring.increasing
+
+
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", keras.initializers.VarianceScaling(mode="fan_out")])
+@pytest.mark.parametrize(("features", "units"), [(64, 32), (20, 45)])
+def test_fresh_outputs_have_the_variance_of_dense(initializer, features, units, rng):
+    x = rng.standard_normal((1, features)).astype("float32")
+    initializer = keras.initializers.get(initializer)
+    fan = {"fan_in": features, "fan_out": units, "fan_avg": (features + units) / 2}[initializer.mode]
+    expected = initializer.scale / fan * np.sum(x**2)  # of one output of a Dense layer, over its draws
+    powers = []
+    for seed in range(60):
+        layer = ButterflyDense(units, seed=seed, kernel_initializer=type(initializer).from_config(initializer.get_config()))
+        powers.append(np.mean(layer.linear_of(x) ** 2) if hasattr(layer, "linear_of") else np.mean(layer(x).numpy() ** 2))
+    error = np.std(powers) / np.sqrt(len(powers))
+    assert error < 0.2 * expected
+    assert abs(np.mean(powers) - expected) < 5 * error
+
+
+def dense_layer(features, units, **kwargs):
+    layer = keras.layers.Dense(units, bias_initializer="random_normal", **kwargs)
+    layer.build((None, features))
+    return layer
+
+
+def test_from_dense_is_the_least_squares_optimum():
+    dense = dense_layer(20, 12)
+    layer = ButterflyDense.from_dense(dense, k1=6, k2=4, seed=0)
+    kernel, j1, j2_t = (keras.ops.convert_to_numpy(m).astype("float64") for m in (dense.kernel, layer.j1.kernel, layer.j2_t.kernel))
+    # vec(J1 W' J2^T) = (J1 kron J2) vec(W'), row by row.
+    design = np.kron(j1, j2_t.T)
+    best, *_ = np.linalg.lstsq(design, kernel.ravel(), rcond=None)
+
+    def error(middle):
+        return np.linalg.norm(design @ middle.ravel() - kernel.ravel())
+
+    middle = layer.middle_kernel.numpy().astype("float64")
+    np.testing.assert_allclose(error(middle), error(best), rtol=1e-6)
+    np.testing.assert_allclose(middle.ravel(), best, atol=1e-5)
+    assert error(middle) < np.linalg.norm(kernel)
+    for index in np.ndindex(*middle.shape):
+        for step in (-0.01, 0.01):
+            changed = middle.copy()
+            changed[index] += step
+            assert error(changed) > error(middle)
+
+
+def test_from_dense_at_full_width_reproduces_the_layer(rng):
+    dense = dense_layer(8, 4, activation="relu")
+    layer = ButterflyDense.from_dense(dense, k1=8, k2=4)
+    close(layer.kernel, dense.kernel)
+    x = rng.standard_normal((5, 8)).astype("float32")
+    close(layer(x), dense(x))
+
+
+def test_from_dense_keeps_the_settings_unless_told_otherwise():
+    dense = dense_layer(8, 4, activation="relu", name="head", dtype="mixed_bfloat16")
+    layer = ButterflyDense.from_dense(dense)
+    assert (layer.units, layer.activation, layer.name) == (4, keras.activations.relu, "head")
+    assert layer.dtype_policy.name == "mixed_bfloat16"
+    np.testing.assert_array_equal(layer.bias, dense.bias)
+    assert ButterflyDense.from_dense(dense, use_bias=False, name="other").bias is None
+    without = ButterflyDense.from_dense(dense_layer(8, 4, use_bias=False))
+    assert without.use_bias is False
+
+
+def test_from_dense_refuses_other_layers():
+    with pytest.raises(ValueError, match=r"`dense` must be a keras\.layers\.Dense\. Received: EinsumDense"):
+        ButterflyDense.from_dense(keras.layers.EinsumDense("ab,bc->ac", 4))
+
+
+def test_from_dense_refuses_an_unbuilt_layer():
+    with pytest.raises(ValueError, match=r"Layer 'head' has no kernel yet\. Build it"):
+        ButterflyDense.from_dense(keras.layers.Dense(4, name="head"))
+
+
+def squares(weights):
+    return float(np.sum(np.square(weights)))
+
+
+def test_butterfly_regularisers_add_losses(rng):
+    layer = Butterfly(
+        5,
+        use_bias=True,
+        bias_initializer="ones",
+        kernel_regularizer=keras.regularizers.L2(0.5),
+        bias_regularizer=keras.regularizers.L2(0.25),
+        activity_regularizer=keras.regularizers.L2(0.125),
+    )
+    y = layer(rng.standard_normal((3, 16)))
+    expected = 0.5 * squares(layer.gadgets) + 0.25 * 5 + 0.125 * squares(y) / 3  # Keras averages the last over the batch
+    np.testing.assert_allclose(float(sum(layer.losses)), expected, rtol=1e-5)
+
+
+def test_dense_regularisers_add_losses():
+    layer = ButterflyDense(
+        5,
+        bias_initializer="ones",
+        kernel_regularizer=keras.regularizers.L2(0.5),
+        bias_regularizer=keras.regularizers.L2(0.25),
+        butterfly_regularizer=keras.regularizers.L2(0.125),
+    )
+    layer.build((None, 16))
+    butterflies = squares(layer.j1.gadgets) + squares(layer.j2_t.gadgets)
+    expected = 0.5 * squares(layer.middle_kernel) + 0.25 * 5 + 0.125 * butterflies
+    np.testing.assert_allclose(float(sum(layer.losses)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_constraints_hold_after_a_step(cls):
+    constraints = {"kernel_constraint": "non_neg", "bias_constraint": "non_neg"}
+    if cls is ButterflyDense:
+        constraints["butterfly_constraint"] = "non_neg"
+    layer = cls(5, use_bias=True, **constraints)
+    layer.build((None, 16))
+    assert min(weights.min() for weights in layer.get_weights()) < 0
+    gradients = [keras.ops.ones_like(weight) for weight in layer.trainable_weights]
+    keras.optimizers.SGD(0.01).apply(gradients, layer.trainable_weights)
+    for weights in layer.get_weights():
+        assert weights.min() >= 0
+    assert any(weights.max() > 0 for weights in layer.get_weights())
+
+
+def raises(message):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
+both = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+
+
+@both
+@pytest.mark.parametrize("units", [0, -1, 1.5, "a", True])
+def test_units_must_be_a_positive_integer(cls, units):
+    with raises(f"`units` must be a positive integer. Received: units={units!r}"):
+        cls(units)
+
+
+@pytest.mark.parametrize("stacks", [0, -1, 1.5, None])
+def test_stacks_must_be_a_positive_integer(stacks):
+    with raises(f"`stacks` must be a positive integer. Received: stacks={stacks!r}"):
+        Butterfly(4, stacks=stacks)
+
+
+@pytest.mark.parametrize(
+    ("truncation", "message"),
+    [
+        ("last", "must be \"random\", \"first\" or a sequence of node indices. Received: truncation='last'"),
+        ([0, 1, 0, 2], "must name each node once. Received repeated indices: [0]"),
+        ([0, -1, 2, 3], "must be not negative. Received indices out of range: [-1]"),
+        ([0, 0.5, 2, 3], "must be a sequence of integer node indices. Received: truncation=[0, 0.5, 2, 3]"),
+        (4, "must be a sequence of integer node indices. Received: truncation=4"),
+        ([], "must name at least one node"),
+    ],
+)
+def test_bad_truncation_is_refused_at_once(truncation, message):
+    with raises(f"`truncation` {message}"):
+        Butterfly(4, truncation=truncation)
+
+
+@pytest.mark.parametrize(
+    ("truncation", "message"),
+    [
+        ([0, 1, 2, 16], "must be within 0 .. 15. Received indices out of range: [16]"),
+        ([0, 1, 2], "must name as many nodes as the narrower side has values, 4. Received: 3 indices"),
+    ],
+)
+def test_truncation_must_fit_the_input(truncation, message):
+    with raises(f"`truncation` {message}"):
+        Butterfly(4, truncation=truncation)(np.zeros((2, 16), "float32"))
+
+
+@pytest.mark.parametrize("truncation", ["last", [0, 1], None])
+def test_dense_truncation_must_be_a_name(truncation):
+    with raises(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}'):
+        ButterflyDense(4, truncation=truncation)
+
+
+@both
+@pytest.mark.parametrize("implementation", ["dense", None])
+def test_unknown_implementation(cls, implementation):
+    with raises(f"`implementation` must be one of ('auto', 'gather', 'fused'). Received: implementation={implementation!r}"):
+        cls(4, implementation=implementation)
+
+
+@both
+def test_unknown_initialiser(cls):
+    argument = "kernel_initializer" if cls is Butterfly else "butterfly_initializer"
+    with raises("Expected one of ('fjlt', 'orthogonal', 'identity', 'hadamard')"):
+        cls(4, **{argument: "fjtl"})
+
+
+def test_k1_must_not_exceed_the_input():
+    with raises("`k1` must be at most the input's last axis, 8. Received: k1=9"):
+        ButterflyDense(4, k1=9)(np.zeros((2, 8), "float32"))
+
+
+def test_k2_must_not_exceed_units():
+    with raises("`k2` must be at most units, 4. Received: k2=5"):
+        ButterflyDense(4, k2=5)
+
+
+@pytest.mark.parametrize("k", ["k1", "k2"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "a", True])
+def test_k_must_be_a_positive_integer(k, value):
+    with raises(f"`{k}` must be a positive integer. Received: {k}={value!r}"):
+        ButterflyDense(4, **{k: value})
+
+
+@both
+@pytest.mark.parametrize("shape", [(), (8,)], ids=["scalar", "rank 1"])
+def test_inputs_need_a_batch_axis(cls, shape):
+    with raises(f"expected min_ndim=2, found ndim={len(shape)}"):
+        cls(4)(np.zeros(shape, "float32"))
+    with raises(f"expects an input of at least 2 dimensions, (batch, ..., features). Received: input_shape={shape}"):
+        cls(4).build(shape)
+
+
+@both
+def test_the_last_axis_must_be_known(cls):
+    with raises("expects the size of the last axis to be known. Received: input_shape=(None, 3, None). Fix it"):
+        cls(4)(keras.Input((3, None)))
+
+
+@both
+def test_the_last_axis_must_not_change(cls):
+    layer = cls(4)
+    layer.build((None, 8))
+    with raises("expected axis -1 of input shape to have value 8"):
+        layer(np.zeros((2, 7), "float32"))
+
+
+@both
+@pytest.mark.parametrize("attribute", ["kernel", "effective_parameters"])
+def test_unbuilt_layers_say_so(cls, attribute):
+    with pytest.raises(ValueError, match=r"is not built: .* the input's size, which is not known yet\. Call the layer"):
+        getattr(cls(4), attribute)
