@@ -157,7 +157,7 @@ class Butterfly(keras.layers.Layer):
             ValueError: before the layer is built.
         """
         wiring = self.wiring
-        return self._sum_stacks(lambda weights: kernels.fold(wiring, weights))
+        return self._sum_stacks(lambda weights: kernels.kernel(wiring, weights))
 
     @property
     def effective_parameters(self) -> int:

@@ -74,15 +74,27 @@ def block_factors(wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> lis
 def fold(wiring: Wiring, weights: Tensor) -> Tensor:
     """The equivalent dense matrix, (inputs, outputs), with y = x @ matrix.
 
-    Starts at the narrower end, where few rows are still distinct, and doubles their reach a stage at a time: about
-    2 ell N multiplies, ell the width of the narrower end.
+    Starts at the narrower end, where few nodes are known, and doubles their reach stage by stage: one gather of about 2 ell N
+    weights, ell the width of the narrower end, and as many multiplies.
     """
-    gadgets = stage_gadgets(wiring, weights)
-    if not wiring.increasing:
-        gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
-        wiring = wiring.transpose()
-        return ops.transpose(_fold_increasing(wiring, gadgets))
-    return _fold_increasing(wiring, gadgets)
+    walk = wiring.fold_walk
+    matrix = ops.ones((walk.width, 1), dtype=weights.dtype)
+    if walk.steps:
+        gathered = ops.take(_with_zero(wiring, weights), walk.index)
+        parts = ops.split(gathered, walk.splits) if walk.splits else [gathered]
+        for part, step in zip(parts, walk.steps, strict=True):
+            matrix = ops.expand_dims(matrix, 2 if step.append else 1) * ops.reshape(part, step.shape)
+            matrix = ops.reshape(matrix, (walk.width, -1))
+    if walk.from_outputs:
+        return ops.transpose(_columns(matrix, wiring.inputs, wiring.size))
+    return _columns(matrix, wiring.outputs, wiring.size)
+
+
+def kernel(wiring: Wiring, weights: Tensor) -> Tensor:
+    """The equivalent dense matrix, (inputs, outputs), by whichever of folding and block factors costs less."""
+    if fusion.folds(wiring):
+        return fold(wiring, weights)
+    return apply_factors(ops.eye(len(wiring.inputs), dtype=weights.dtype), wiring, weights, fusion.best_counts(wiring))
 
 
 def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
@@ -143,24 +155,6 @@ def _block_factor(gadgets: list[Tensor], factor: fusion.Factor) -> Tensor:
         gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, factor.low))
         product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, factor.low))
     return ops.transpose(product, (0, 3, 1, 2))
-
-
-def _fold_increasing(wiring: Wiring, gadgets: list[Tensor]) -> Tensor:
-    inputs, outputs = np.array(wiring.inputs), np.array(wiring.outputs)
-    dtype = gadgets[0].dtype if gadgets else None
-    if len(outputs) <= len(inputs):
-        rows = ops.ones((len(outputs), 1), dtype=dtype)  # rows[k, j]: from node (j, low bits of output k)
-        for gadget, stride in reversed(list(zip(gadgets, wiring.strides, strict=True))):
-            table = ops.reshape(ops.transpose(gadget, (2, 3, 0, 1)), (2 * stride, -1))  # ((o, l), (h, i))
-            reach = ops.reshape(ops.take(table, (outputs % (2 * stride)).astype("int32"), axis=0), (len(outputs), -1, 2))
-            rows = ops.reshape(rows[:, :, None] * reach, (len(outputs), -1))
-        return ops.transpose(_columns(rows, wiring.inputs, wiring.size))
-    rows = ops.ones((len(inputs), 1), dtype=dtype)  # rows[k, l]: to node (high bits of input k, l)
-    for gadget, stride in zip(gadgets, wiring.strides, strict=True):
-        table = ops.reshape(gadget, (-1, 2 * stride))  # ((h, i), (o, l))
-        reach = ops.reshape(ops.take(table, (inputs // stride).astype("int32"), axis=0), (len(inputs), 2, stride))
-        rows = ops.reshape(rows[:, None, :] * reach, (len(inputs), -1))
-    return _columns(rows, wiring.outputs, wiring.size)
 
 
 def _columns(rows: Tensor, nodes: tuple[int, ...], size: int) -> Tensor:

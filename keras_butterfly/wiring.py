@@ -49,6 +49,36 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class FoldStep:
+    """One stage of a fold: the weights that extend each row's reach, of `shape` (width, reach, 2) or (width, 2, reach).
+
+    With `append` the new bit is below the bits reached so far, otherwise above.
+    """
+
+    shape: tuple[int, int, int]
+    append: bool
+
+
+@dataclass(frozen=True, eq=False)
+class FoldWalk:
+    """How to multiply a butterfly out to a matrix, one row for each node of its narrower end.
+
+    Attributes:
+        from_outputs: whether the rows are the outputs, reached backwards; else the inputs, reached forwards.
+        width: number of rows.
+        steps: the stages in the order of the walk.
+        index: int32, for all steps in turn the positions of the weights in the flat vector.
+        splits: where in `index` the second and later steps begin.
+    """
+
+    from_outputs: bool
+    width: int
+    steps: tuple[FoldStep, ...]
+    index: np.ndarray
+    splits: list[int]
+
+
+@dataclass(frozen=True)
 class Wiring:
     """A butterfly of `size` = 2^m nodes between `inputs` and `outputs`, with its stages in the order of `strides`.
 
@@ -187,6 +217,26 @@ class Wiring:
         for row, stage in zip(index, self.stages, strict=True):
             row[stage.edges] = stage.offset + np.arange(len(stage.edges))
         return index
+
+    @cached_property
+    def fold_walk(self) -> FoldWalk:
+        """The walk from the narrower end; its index has about 2 ell N entries, ell the width of that end."""
+        from_outputs = len(self.outputs) <= len(self.inputs)
+        stages = list(enumerate(self.strides))
+        nodes = np.array(self.outputs if from_outputs else self.inputs)[:, None]
+        # The nodes reached stay in natural order: each new bit goes below the others if the walk's strides shrink.
+        append = self.increasing == from_outputs
+        steps, index = [], []
+        for t, stride in reversed(stages) if from_outputs else stages:
+            known = nodes[:, :, None] if append else nodes[:, None, :]
+            bits = np.array([0, stride])[None, :] if append else np.array([0, stride])[:, None]
+            reached = (known & ~stride) | bits
+            source, target = (reached, known) if from_outputs else (known, reached)
+            steps.append(FoldStep(reached.shape, append))
+            index.append(self.edge_index[t][_edge(source, target, stride)].ravel())
+            nodes = reached.reshape(len(nodes), -1)
+        splits = np.cumsum([len(part) for part in index])[:-1].tolist()
+        return FoldWalk(from_outputs, len(nodes), tuple(steps), np.concatenate(index or [[]]).astype(np.int32), splits)
 
     def _partner(self, stride: int) -> np.ndarray:
         return np.arange(self.size) ^ stride
