@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.execution import executions
-from keras_butterfly.wiring import positive_integer
+from keras_butterfly.wiring import positive_integer, positive_number
 
 from . import files, verify
 from .lowering import lower
@@ -123,7 +123,7 @@ def to_tflite(
     """
     check_lowering(lowering)
     batch_size = positive_integer(batch_size, "batch_size")
-    tolerance = TOLERANCE if tolerance is None else _positive(tolerance, "tolerance")
+    tolerance = TOLERANCE if tolerance is None else positive_number(tolerance, "tolerance")
     inputs = _inputs(model)
     specs = [_spec(tensor, batch_size) for tensor in inputs]
     output_names = _output_names(model)
@@ -257,9 +257,3 @@ def _random(spec: tf.TensorSpec, rng: np.random.Generator) -> np.ndarray:
     if spec.dtype.is_floating:
         return rng.standard_normal(spec.shape).astype(dtype)
     return rng.integers(0, 2, spec.shape).astype(dtype)
-
-
-def _positive(value, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
-    return float(value)

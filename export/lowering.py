@@ -101,7 +101,7 @@ def _lower_butterfly(layer: Butterfly, lowering: Lowering) -> Linear:
     wiring = layer.wiring
     if lowering.kind == "folded" or not wiring.strides:
         return _matmuls(ops.convert_to_numpy(layer.kernel))
-    gadgets = ops.convert_to_numpy(layer.gadgets).astype(layer.compute_dtype)
+    gadgets = ops.convert_to_numpy(layer.gadget_weights)
     if lowering.kind == "gather":
         stacks = [_stages(wiring, weights) for weights in gadgets]
     else:

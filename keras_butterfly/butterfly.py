@@ -8,9 +8,10 @@ from keras import ops
 
 from . import fusion, initializers, kernels
 from .execution import execute
-from .wiring import Wiring, check_nodes, positive_integer
+from .wiring import Wiring, check_nodes, positive_integer, positive_number
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
+DEFAULT_GAIN = 1.0
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -66,6 +67,7 @@ class Butterfly(keras.layers.Layer):
         transposed=False,
         kernel_initializer="fjlt",
         stacks=1,
+        gain=None,
         use_bias=False,
         activation=None,
         implementation="auto",
@@ -85,6 +87,7 @@ class Butterfly(keras.layers.Layer):
         self.transposed = transposed
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = positive_integer(stacks, "stacks")
+        self.gain = DEFAULT_GAIN if gain is None else positive_number(gain, "gain")
         self.use_bias = use_bias
         self.activation = keras.activations.get(activation)
         self.implementation = check_implementation(implementation)
@@ -160,6 +163,15 @@ class Butterfly(keras.layers.Layer):
         return self._sum_stacks(lambda weights: kernels.kernel(wiring, weights))
 
     @property
+    def gadget_weights(self):
+        """The weights of the butterflies, `gain` times the stored ones, in the compute dtype: (stacks, effective weights).
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        return ops.cast(ops.convert_to_tensor(self.gadgets), self.compute_dtype) * self.gain
+
+    @property
     def effective_parameters(self) -> int:
         """Exact number of butterfly weights: those on a path from an input to an output, bias not counted.
 
@@ -179,6 +191,7 @@ class Butterfly(keras.layers.Layer):
             "transposed": self.transposed,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "stacks": self.stacks,
+            "gain": self.gain,
             "use_bias": self.use_bias,
             "activation": keras.activations.serialize(self.activation),
             "implementation": self.implementation,
@@ -196,7 +209,7 @@ class Butterfly(keras.layers.Layer):
         initializer = self.kernel_initializer
         if isinstance(initializer, initializers.ButterflyInitializer):
             initial = initializer(self.wiring, stacks=self.stacks, seed=self.seed)
-            return ops.convert_to_tensor(initial, dtype=dtype)
+            return ops.convert_to_tensor(initial / self.gain, dtype=dtype)
         return initializer(shape, dtype=dtype)
 
     def _apply(self, x, weights):
@@ -210,7 +223,7 @@ class Butterfly(keras.layers.Layer):
         """The sum over the stacks of `apply(weights of the stack)`."""
         if self.gadgets is None:
             return self.stacks * apply(np.zeros(0, "float32"))
-        gadgets = ops.cast(ops.convert_to_tensor(self.gadgets), self.compute_dtype)
+        gadgets = self.gadget_weights
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
 
 

@@ -279,6 +279,14 @@ def positive_integer(value, name: str) -> int:
     return number
 
 
+def positive_number(value, name: str) -> float:
+    """`value` as a float, or a ValueError that names what came."""
+    number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+    return number
+
+
 def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int, ...]:
     """`nodes` as a tuple of distinct ints, all within 0 .. size - 1 where the size is known, or a ValueError."""
     try:

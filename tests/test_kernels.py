@@ -26,7 +26,7 @@ WIRINGS = {
     "tall to one": Wiring.butterfly(17, 1, seed=3),
     "wide": Wiring.butterfly(5, 16, seed=4),
     "wide padded": Wiring.butterfly(3, 13, seed=4),
-    "wide from one": Wiring.butterfly(1, 17, seed=4),
+    "wide from one": Wiring.butterfly(1, 9, seed=4),
     "first nodes": Wiring.butterfly(16, 3, truncation="first"),
     "unsorted outputs": Wiring.butterfly(16, 3, truncation=[9, 0, 14]),
     "unsorted inputs": Wiring.butterfly(3, 16, truncation=[9, 0, 14]),
@@ -162,7 +162,7 @@ def test_hadamard_weights_give_the_hadamard_matrix(transposed):
 
 
 def test_twiddle_weights_give_the_fourier_transform(rng):
-    """The radix-2 decimation in time: inputs in bit-reversed order, then gadgets [[1, 1], [w, -w]] with w = exp(-2 pi i l / 2s)."""
+    """Radix-2 decimation in time: inputs in bit-reversed order, gadgets [[1, 1], [w, -w]] with w = exp(-2 pi i l / 2s)."""
     size, bits = 16, 4
     reversed_bits = tuple(int(f"{k:0{bits}b}"[::-1], 2) for k in range(size))
     wiring = Wiring(size, tuple(1 << t for t in range(bits)), inputs=reversed_bits, outputs=tuple(range(size)))
