@@ -19,8 +19,8 @@ from .verify import compare_outputs
 
 WIDTH = 1024
 FILES = ("dense.tflite", "butterfly.tflite", "report.json", "report.png")
-# Butterfly weights want a higher rate than dense ones: few weights, each on many paths.
-LEARNING_RATES = {"dense": 1e-3, "butterfly": 5e-3}
+KINDS = ("dense", "butterfly")
+LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def train(model: keras.Model, data: Data, epochs: int, advance=lambda: None) -> 
     """Adam with cosine decay, batches of 64. Calls `advance` after each epoch; returns the losses."""
     batch = 64
     steps = epochs * -(-len(data.x_train) // batch)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATES[model.name], steps)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     each_epoch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: advance())
     history = model.fit(data.x_train, data.y_train, batch, epochs, verbose=0, callbacks=[each_epoch])
@@ -121,7 +121,7 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
     outcomes: dict[str, Outcome] = {}
     bars = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     with Progress(*bars, console=console, disable=not console.is_terminal) as progress:
-        for kind in LEARNING_RATES:
+        for kind in KINDS:
             task = progress.add_task(f"train {kind}", total=epochs)
             model = build(kind, data.x_train.shape[1], seed)
             losses = train(model, data, epochs, lambda task=task: progress.advance(task))

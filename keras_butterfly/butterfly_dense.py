@@ -7,7 +7,7 @@ from keras import ops
 from .butterfly import Butterfly, check_implementation, last_axis
 from .execution import execute
 from .projection import middle_kernel
-from .wiring import positive_integer
+from .wiring import check_seed, positive_integer
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -88,9 +88,9 @@ class ButterflyDense(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.implementation = check_implementation(implementation)
-        self.seed = seed
-        seed1, seed2 = (None, None) if seed is None else (seed, seed + 1)
-        first, second = truncation_seeds or (None, None)
+        self.seed = check_seed(seed)
+        seed1, seed2 = (None, None) if self.seed is None else (self.seed, (self.seed + 1) % 2**32)
+        first, second = check_truncation_seeds(truncation_seeds)
         butterfly = {
             "truncation": truncation,
             "kernel_initializer": butterfly_initializer,
@@ -182,7 +182,7 @@ class ButterflyDense(keras.layers.Layer):
         The projection sees the kernel through random subspaces (see `projection.middle_kernel`): expect to train after.
 
         Args:
-            dense: a built `keras.layers.Dense`; its units, activation, use_bias, dtype and name are kept.
+            dense: a built `keras.layers.Dense`; its units, activation, use_bias, dtype, name and trainable are kept.
             k1, k2, **kwargs: of `ButterflyDense`.
 
         Raises:
@@ -197,6 +197,7 @@ class ButterflyDense(keras.layers.Layer):
             "use_bias": dense.use_bias,
             "dtype": dense.dtype_policy,
             "name": dense.name,
+            "trainable": dense.trainable,
         }
         layer = cls(dense.units, k1, k2, **{**settings, **kwargs})
         kernel = ops.convert_to_numpy(dense.kernel)
@@ -250,6 +251,14 @@ class ButterflyDense(keras.layers.Layer):
 def default_width(n: int) -> int:
     """The paper's k = log2 n, rounded up, at least 1."""
     return max(1, (n - 1).bit_length())
+
+
+def check_truncation_seeds(seeds) -> tuple[int | None, int | None]:
+    if seeds is None:
+        return None, None
+    if not isinstance(seeds, list | tuple) or len(seeds) != 2:
+        raise ValueError(f"`truncation_seeds` must be a pair of integers. Received: truncation_seeds={seeds!r}")
+    return check_seed(seeds[0], "truncation_seeds[0]"), check_seed(seeds[1], "truncation_seeds[1]")
 
 
 def _at_most(value, limit: int, name: str, limit_name: str) -> int:

@@ -279,6 +279,17 @@ def positive_integer(value, name: str) -> int:
     return number
 
 
+def check_seed(seed, name: str = "seed") -> int | None:
+    """`seed`, an int that NumPy's generators take, or None; or a ValueError that names what came."""
+    try:
+        number = None if seed is None else operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or (number is not None and not 0 <= number < 2**32):
+        raise ValueError(f"`{name}` must be None or an integer within 0 .. 2**32 - 1. Received: {name}={seed!r}")
+    return number
+
+
 def positive_number(value, name: str) -> float:
     """`value` as a float, or a ValueError that names what came."""
     number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0

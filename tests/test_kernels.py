@@ -124,10 +124,18 @@ def test_an_empty_batch_gives_an_empty_batch(wiring, rng):
         assert apply(x, weights).shape == (0, len(wiring.outputs)), name
 
 
-def test_fold_is_the_dense_product(wiring, rng):
+@pytest.mark.parametrize("materialise", [kernels.fold, kernels.kernel])
+def test_equivalent_matrix_is_the_dense_product(materialise, wiring, rng):
     weights, _ = draw(rng, wiring)
-    folded = kernels.fold(wiring, weights)
-    np.testing.assert_allclose(folded, oracles.dense_matrix(wiring, weights.numpy()), rtol=1e-12, atol=1e-12)
+    expected = oracles.dense_matrix(wiring, weights.numpy())
+    np.testing.assert_allclose(materialise(wiring, weights), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_equivalent_matrix_is_the_same_by_folding_and_by_block_factors(rng):
+    wiring = Wiring.butterfly(61, 59, seed=1)
+    assert not fusion.folds(wiring)  # so that `kernel` takes block factors
+    weights, _ = draw(rng, wiring)
+    np.testing.assert_allclose(kernels.kernel(wiring, weights), kernels.fold(wiring, weights), rtol=1e-12, atol=1e-12)
 
 
 def test_block_factors_are_the_products_of_their_stages(wiring, rng):

@@ -24,6 +24,7 @@ CATALOGUE = {
     "truncated to one": (9, Butterfly, {"units": 1, "seed": 4, "truncation": "first"}),
     "expanded": (5, Butterfly, {"units": 12, "seed": 5, "use_bias": True}),
     "stacked": (12, Butterfly, {"units": 7, "seed": 6, "stacks": 3}),
+    "stored with a gain": (16, Butterfly, {"units": 6, "seed": 6, "gain": 0.25}),
     "keras initialiser": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
     "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),
     "dense, widening": (3, ButterflyDense, {"units": 20, "k1": 2, "seed": 7, "bias_initializer": "ones"}),
@@ -70,6 +71,10 @@ def close(found, expected):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
+def raises(message):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
 def squares(weights):
     return float(np.sum(np.square(weights)))
 
@@ -98,7 +103,8 @@ def test_butterflies_equal_the_dense_oracle(name, rng):
     layer = build(name)
     butterflies = [layer] if isinstance(layer, Butterfly) else [layer.j1, layer.j2_t]
     for butterfly in butterflies:
-        stacks = np.zeros((butterfly.stacks, 0)) if butterfly.gadgets is None else butterfly.gadgets.numpy().astype("float64")
+        stored = np.zeros((butterfly.stacks, 0)) if butterfly.gadgets is None else butterfly.gadgets.numpy().astype("float64")
+        stacks = butterfly.gain * stored
         close(butterfly.kernel, sum(oracles.dense_matrix(butterfly.wiring, weights) for weights in stacks))
 
 
@@ -245,7 +251,7 @@ def test_config_round_trip_keeps_every_argument(cls):
             "truncation_seeds": [5, 6],
         }
     else:
-        arguments |= {"stacks": 2, "transposed": True, "truncation_seed": 5, "truncation": [3, 0, 2, 1]}
+        arguments |= {"stacks": 2, "transposed": True, "gain": 0.5, "truncation_seed": 5, "truncation": [3, 0, 2, 1]}
     layer = cls(4, **arguments)
     config = layer.get_config()
     restored = keras.layers.deserialize(keras.layers.serialize(layer))
@@ -267,7 +273,8 @@ def test_config_round_trip_keeps_every_argument(cls):
             assert butterfly.implementation == "gather"
             assert butterfly.dtype_policy.name == "mixed_bfloat16"
     else:
-        assert (restored.stacks, restored.transposed, list(restored.truncation)) == (2, True, [3, 0, 2, 1])
+        assert (restored.stacks, restored.gain, restored.transposed) == (2, 0.5, True)
+        assert list(restored.truncation) == [3, 0, 2, 1]
 
 
 @pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
@@ -309,6 +316,19 @@ def test_stacks_are_summed(rng):
     close(layer(x), total)
 
 
+def test_gain_scales_the_stored_weights_and_leaves_the_map():
+    layer, plain = build("truncated", gain=0.25), build("truncated", gain=1)
+    close(layer.gadgets, 4 * plain.gadgets)
+    close(layer.gadget_weights, plain.gadgets)
+    close(layer.kernel, plain.kernel)
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, float("inf"), float("nan"), "a", True])
+def test_gain_must_be_a_positive_number(gain):
+    with raises(f"`gain` must be a positive number. Received: gain={gain!r}"):
+        Butterfly(4, gain=gain)
+
+
 def test_an_empty_batch_gives_an_empty_batch():
     for name in ("square in block factors", "truncated", "dense, narrowing"):
         layer = build(name)
@@ -328,6 +348,11 @@ def test_default_k_is_log2_rounded_up_and_at_least_one(n, expected):
 def test_dense_is_the_product_of_its_three_parts():
     layer = build("dense, narrowing")
     close(layer.kernel, layer.j1.kernel @ layer.middle_kernel @ layer.j2_t.kernel)
+
+
+@pytest.mark.parametrize("name", ["dense, narrowing", "dense, full width"])
+def test_the_second_butterfly_of_dense_runs_backwards(name):
+    layer = build(name)
     assert layer.j1.wiring.increasing
     assert not layer.j2_t.wiring.increasing
 
@@ -457,10 +482,6 @@ def test_constraints_hold_after_a_step(cls):
     assert any(weights.max() > 0 for weights in layer.get_weights())
 
 
-def raises(message):
-    return pytest.raises(ValueError, match=re.escape(message))
-
-
 both = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
 
 
@@ -570,3 +591,48 @@ def test_the_last_axis_must_not_change(cls):
 def test_unbuilt_layers_say_so(cls, attribute):
     with pytest.raises(ValueError, match=r"is not built: .* the input's size, which is not known yet\. Call the layer"):
         getattr(cls(4), attribute)
+
+
+def test_a_keras_initialiser_fills_the_weights_themselves_whatever_the_gain():
+    layer = Butterfly(kernel_initializer="ones", gain=4)
+    layer.build((None, 8))
+    close(layer.gadget_weights, np.ones((1, 48)))
+    close(layer.gadgets, np.full((1, 48), 0.25))
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, -1, 2**32, True])
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_seed_must_be_an_integer_that_numpy_takes(cls, seed):
+    with raises(f"`seed` must be None or an integer within 0 .. 2**32 - 1. Received: seed={seed!r}"):
+        cls(4, seed=seed)
+
+
+def test_the_largest_seed_is_taken():
+    layer = ButterflyDense(8, seed=2**32 - 1)
+    layer.build((None, 8))
+    assert layer.j2_t.seed == 0
+
+
+@pytest.mark.parametrize("seeds", [[1, 2, 3], 7, "ab"])
+def test_truncation_seeds_must_be_a_pair(seeds):
+    with raises("`truncation_seeds"):
+        ButterflyDense(8, truncation_seeds=seeds)
+
+
+def test_weights_of_an_unbuilt_layer_are_a_clear_error():
+    with raises("is not built"):
+        Butterfly(4).gadget_weights  # noqa: B018
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
+def test_kernel_of_a_single_node_has_the_compute_dtype(policy):
+    layer = Butterfly(dtype=policy)
+    layer.build((None, 1))
+    assert keras.backend.standardize_dtype(layer.kernel.dtype) == layer.compute_dtype
+    assert layer.gadget_weights.shape == (1, 0)
+
+
+def test_from_dense_keeps_a_frozen_layer_frozen():
+    dense = dense_layer(6, 4)
+    dense.trainable = False
+    assert ButterflyDense.from_dense(dense).trainable_weights == []

@@ -86,6 +86,11 @@ def test_kernels_of_the_random_subsets_are_equal_in_a_new_process(here_and_there
     np.testing.assert_allclose(there["kernels"], np.concatenate(kernels), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_names_in_saved_files_never_change(cls):
+    assert keras.saving.get_registered_name(cls) == f"keras_butterfly>{cls.__name__}"
+
+
 def test_a_frozen_layer_stays_frozen(tmp_path):
     model = keras.Sequential([keras.Input((6,)), Butterfly(4), ButterflyDense(3)])
     for layer in model.layers:
