@@ -1,10 +1,11 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
+import keyword
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -37,7 +38,7 @@ class TFLiteModel:
         plan: per butterfly layer, what it was lowered to and what else was measured.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     operators: tuple[str, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
@@ -125,7 +126,8 @@ def to_tflite(
     batch_size = positive_integer(batch_size, "batch_size")
     tolerance = TOLERANCE if tolerance is None else positive_number(tolerance, "tolerance")
     inputs = _inputs(model)
-    specs = [_spec(tensor, batch_size) for tensor in inputs]
+    names = _input_names(inputs)
+    specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, names, strict=True)]
     output_names = _output_names(model)
 
     def call(*values):
@@ -138,7 +140,6 @@ def to_tflite(
         content = convert(call, specs, [variable.value for variable in model.variables])
     operators = verify.check_builtin(content)
     parity = _parity(call, content, specs, tolerance)
-    names = tuple(spec.name for spec in specs)
     return TFLiteModel(content, operators, names, output_names, parity, tuple(plans.values()))
 
 
@@ -194,6 +195,12 @@ def _inputs(model) -> list:
         )
     if not model.built:
         raise ValueError(f"Model '{model.name}' is not built. Give it a keras.Input, or call it on an input, first.")
+    other = [layer.name for layer in model._flatten_layers() if layer.compute_dtype not in ("float32", None)]
+    if other:
+        raise ValueError(
+            f"Export is in float32. Received layers that compute in another precision: {other}. Rebuild the model with the "
+            'dtype policy "float32" and give it these weights: new.set_weights(model.get_weights()).'
+        )
     inputs = getattr(model, "inputs", None)
     if not inputs:
         raise ValueError(
@@ -203,15 +210,25 @@ def _inputs(model) -> list:
     return inputs
 
 
-def _spec(tensor, batch_size: int) -> tf.TensorSpec:
+def _input_names(tensors) -> tuple[str, ...]:
+    """The names of the Keras inputs, made into distinct Python identifiers, as a signature needs them."""
+    names: list[str] = []
+    for tensor in tensors:
+        name = re.sub(r"\W", "_", tensor.name)
+        while not name.isidentifier() or keyword.iskeyword(name) or name in ("self", *names):
+            name = f"{name}_" if name[:1].isidentifier() else f"input_{name}"
+        names.append(name)
+    return tuple(names)
+
+
+def _spec(tensor, name: str, batch_size: int) -> tf.TensorSpec:
     shape = (batch_size, *tensor.shape[1:])
     if None in shape:
         raise ValueError(
             f"Expected input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
             "Build the model with a keras.Input of fixed shape."
         )
-    # Names in a signature are Python identifiers.
-    return tf.TensorSpec(shape, tensor.dtype, name=re.sub(r"\W", "_", tensor.name))
+    return tf.TensorSpec(shape, tensor.dtype, name=name)
 
 
 def _repack(model, values):
@@ -223,11 +240,11 @@ def _repack(model, values):
 
 def _output_names(model) -> tuple[str, ...]:
     """The keys of a model that returns a dict, else output_0, output_1, ..."""
-    outputs = model.outputs
-    structure = None if isinstance(model, keras.Sequential) else model.output
-    if isinstance(structure, dict):
+    structure = model.outputs if isinstance(model, keras.Sequential) else model.output
+    count = len(keras.tree.flatten(structure))
+    if isinstance(structure, dict) and len(structure) == count:
         return tuple(sorted(structure))
-    return tuple(f"output_{index}" for index in range(len(outputs)))
+    return tuple(f"output_{index}" for index in range(count))
 
 
 def _parity(call: Callable, content: bytes, specs: Sequence[tf.TensorSpec], tolerance: float) -> Parity:
@@ -240,6 +257,12 @@ def _parity(call: Callable, content: bytes, specs: Sequence[tf.TensorSpec], tole
     def joined(results, name):
         return np.concatenate([np.atleast_1d(result[name]) for result in results])
 
+    broken = [name for name in expected[0] if not np.all(np.isfinite(joined(expected, name)))]
+    if broken:
+        raise ParityError(
+            f"Keras itself gives values that are not finite in {broken}, against which nothing can be proven. "
+            "Check the model's weights."
+        )
     parity = verify.compare_outputs(
         [joined(expected, name) for name in expected[0]], [joined(actual, name) for name in expected[0]]
     )

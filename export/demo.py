@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -61,7 +62,10 @@ def load(dataset: str) -> Data:
         x, y = load_digits(return_X_y=True)
         x_train, x_test, y_train, y_test = train_test_split(x / 16, y, test_size=0.25, stratify=y, random_state=0)
     else:
-        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, dataset).load_data()
+        try:
+            (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, dataset).load_data()
+        except Exception as error:  # Keras raises a plain Exception when a download fails
+            raise ValueError(f"{dataset} could not be loaded: {error}. Go online, or use --dataset digits.") from error
         x_train, x_test = x_train / 255, x_test / 255
     flat = [x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)]
     return Data(flat[0], y_train, flat[1], y_test)
@@ -112,6 +116,7 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
         ValueError: before any work, if `output` is a file, or holds one of `FILES` and `overwrite` is False.
     """
     console = Console()
+    _check_plots()
     _check_output(output, overwrite)
     keras.utils.set_random_seed(seed)
     data = load(dataset)
@@ -173,14 +178,24 @@ def figure(outcomes: dict[str, Outcome], comparison: Comparison):
     return picture
 
 
+def _check_plots() -> None:
+    if find_spec("matplotlib") is None:
+        raise ValueError("The report's picture needs matplotlib: pip install 'keras-butterfly[examples]'")
+
+
 def _check_output(output: Path, overwrite: bool) -> None:
+    """Makes the folder, so that one that cannot be made or written to is found before the work, not after."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"Expected an output folder. Received a file: '{output}'. Choose another --output.")
     existing = [name for name in FILES if (output / name).exists()]
     if existing and not overwrite:
         raise ValueError(f"'{output}' already holds {', '.join(existing)}. Choose another --output, or pass --overwrite.")
-    if not next(folder for folder in (output, *output.absolute().parents) if folder.exists()).is_dir():
-        raise ValueError(f"Expected a folder that can be made. Received: '{output}', which lies below a file.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"Expected an output folder that can be made. Received: '{output}': {error.strerror}.") from error
+    for name in FILES:
+        files.check_writable(output / name, overwrite=True)
 
 
 def _write(output: Path, dataset: str, exported, outcomes, comparison: Comparison, overwrite: bool) -> list[Path]:
@@ -193,7 +208,6 @@ def _write(output: Path, dataset: str, exported, outcomes, comparison: Compariso
         },
         "comparison": comparison.to_dict(),
     }
-    output.mkdir(parents=True, exist_ok=True)
     models = [exported[kind].save(output / f"{kind}.tflite", overwrite) for kind in exported]
     picture = figure(outcomes, comparison)
     return [

@@ -12,6 +12,8 @@ def check_writable(path, overwrite: bool = False) -> Path:
     Raises:
         ValueError: if its folder does not exist, it is a folder, or it is a file and `overwrite` is False.
     """
+    if not isinstance(path, str | Path) or not str(path):
+        raise ValueError(f"Expected a path. Received: {path!r}")
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"Expected an existing folder to write to. Received: '{path.parent}'. Create it first.")

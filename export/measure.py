@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Latency:
         machine: processor, as the operating system names it.
     """
 
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...] = field(repr=False)
     invocations: int
     warmup: int
     threads: int

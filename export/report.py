@@ -32,6 +32,8 @@ class Comparison:
 
     def speedup(self, name: str) -> float:
         """Median of the baseline over median of `name`."""
+        if name not in self.latencies:
+            raise ValueError(f"Expected one of {list(self.latencies)}. Received: {name!r}")
         return self.latencies[self.baseline].median / self.latencies[name].median
 
     def table(self) -> Table:
@@ -77,7 +79,8 @@ class Comparison:
         Raises:
             ValueError: if the file exists and `overwrite` is False.
         """
-        files.check_writable(path, overwrite)
+        if not files.check_writable(path, overwrite).suffix:
+            raise ValueError(f"Expected a path that ends in a picture format, such as .png. Received: '{path}'")
         figure = self.figure()
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 
@@ -122,6 +125,8 @@ def compare(
     Raises:
         ValueError: for no models, or one that cannot be loaded.
     """
+    if not isinstance(models, Mapping):
+        raise ValueError(f"Expected a mapping from names to models. Received: {type(models).__name__}")
     if not models:
         raise ValueError("Expected at least one model to measure. Received: none")
     contents = {name: content_of(model) for name, model in models.items()}

@@ -3,6 +3,7 @@
 import random
 
 import keras
+import numpy as np
 from keras import ops
 
 from . import fusion, initializers, kernels
@@ -12,6 +13,7 @@ from .wiring import Wiring, check_nodes, check_seed, positive_integer, positive_
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 # With it the rates usual for Dense, Adam at 1e-3 and SGD at 1e-2, do for a butterfly what tuned ones do.
 DEFAULT_GAIN = 10.0
+_INPUT_NODES, _OUTPUT_NODES = "input_nodes", "output_nodes"
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -29,7 +31,9 @@ class Butterfly(keras.layers.Layer):
     Args:
         units: size of the output's last axis. None (default): n.
         truncation: which nodes the narrower side uses where N has more: "random" (default), a uniform random subset fixed at
-            creation and saved with the config; "first"; or a sequence of distinct node indices below N.
+            creation and saved with the config and the weights; "first"; or a sequence of distinct node indices below N.
+            Weights fit only the subset they were trained on: loading others from a file is an error, but `set_weights`
+            cannot tell. Give a `seed` where a model is rebuilt by code rather than from its config.
         transposed: run the stages backwards, from the largest stride down. Always so where units > n.
         kernel_initializer: "fjlt" (default), "orthogonal", "identity", "hadamard", an instance from
             `keras_butterfly.initializers`, or any Keras initialiser, which then fills the flat weight vector.
@@ -58,7 +62,7 @@ class Butterfly(keras.layers.Layer):
 
     Example:
         >>> layer = Butterfly(10, seed=0)
-        >>> layer(keras.ops.ones((2, 1024))).shape
+        >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
         (2, 10)
     """
 
@@ -87,6 +91,8 @@ class Butterfly(keras.layers.Layer):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.units = None if units is None else positive_integer(units, "units")
         self.truncation = check_truncation(truncation)
+        if not isinstance(transposed, bool):
+            raise ValueError(f"`transposed` must be True or False. Received: transposed={transposed!r}")
         self.transposed = transposed
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = positive_integer(stacks, "stacks")
@@ -189,6 +195,27 @@ class Butterfly(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units or input_shape[-1])
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.gadgets is not None:
+            store[_INPUT_NODES], store[_OUTPUT_NODES] = np.array(self.wiring.inputs), np.array(self.wiring.outputs)
+
+    def load_own_variables(self, store):
+        """Loads the weights, which fit only the nodes they were trained on.
+
+        Raises:
+            ValueError: if the stored weights belong to a butterfly that keeps other nodes.
+        """
+        stored = {name: store[name] for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
+        nodes = [tuple(np.asarray(stored.pop(name)).tolist()) for name in (_INPUT_NODES, _OUTPUT_NODES) if name in stored]
+        if nodes and nodes != [self.wiring.inputs, self.wiring.outputs]:
+            raise ValueError(
+                f"The stored weights of layer '{self.name}' belong to a butterfly that keeps other nodes than this one, whose "
+                f"random subset was drawn from truncation_seed={self.truncation_seed}. Build the model from the saved config, "
+                "or give the layer the same `seed` or `truncation` as when the weights were saved."
+            )
+        super().load_own_variables(stored)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -234,10 +261,10 @@ class Butterfly(keras.layers.Layer):
 
 def last_axis(layer, input_shape) -> int:
     """The size of the last axis of an input `layer` can take, or a ValueError."""
-    if len(input_shape) < 2:
+    if not isinstance(input_shape, list | tuple) or len(input_shape) < 2:
         raise ValueError(
             f"Layer '{layer.name}' expects an input of at least 2 dimensions, (batch, ..., features). "
-            f"Received: input_shape={tuple(input_shape)}"
+            f"Received: input_shape={input_shape}"
         )
     if input_shape[-1] is None:
         raise ValueError(

@@ -15,8 +15,8 @@ class ButterflyDense(keras.layers.Layer):
     """Drop-in for `keras.layers.Dense`: `y = activation(J2^T W' J1 x + bias)`.
 
     J1 is a truncated butterfly n1 -> k1, W' a dense k1 x k2 kernel, J2^T a transposed truncated butterfly k2 -> n2 = units; all
-    three are learned. The rank is at most min(k1, k2): meant for final layers and for very unequal sizes. In a hidden
-    layer k = log2 n is a bottleneck; prefer `Butterfly`, or a larger k.
+    three are learned. The rank is at most min(k1, k2), by default log2 of the smaller size: meant for final layers and for very
+    unequal sizes. In a hidden layer that is a bottleneck; prefer `Butterfly`, or larger k1 and k2.
 
     Weights: at most 2 n1 log2 k1 + 6 n1 + k1 k2 + 2 n2 log2 k2 + 6 n2 (n1, n2 rounded up to powers of two), against n1 n2;
     `effective_parameters` is exact. Multiply-adds per example: as many stage by stage, (n1 + n2) min(k1, k2) folded.
@@ -28,7 +28,8 @@ class ButterflyDense(keras.layers.Layer):
             kernel_constraint, bias_constraint: as in `keras.layers.Dense`. The kernel ones act on W'.
         kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
             layer's outputs start with the variance a `Dense` layer's would.
-        butterfly_initializer, butterfly_regularizer, butterfly_constraint: of J1's and J2's weights. Default "fjlt".
+        butterfly_initializer, butterfly_regularizer, butterfly_constraint, gain: of J1's and J2's weights, as the kernel ones
+            and `gain` of `Butterfly`. Default "fjlt", none, none, 10.
         truncation: "random" (default) or "first": which nodes J1 and J2 keep.
         implementation: as in `Butterfly`.
         seed: int or None; of the subsets and of the butterflies' initial weights.
@@ -44,7 +45,7 @@ class ButterflyDense(keras.layers.Layer):
 
     Example:
         >>> layer = ButterflyDense(10, activation="softmax", seed=0)
-        >>> layer(keras.ops.ones((2, 1024))).shape
+        >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
         (2, 10)
     """
 
@@ -66,6 +67,7 @@ class ButterflyDense(keras.layers.Layer):
         butterfly_initializer="fjlt",
         butterfly_regularizer=None,
         butterfly_constraint=None,
+        gain=None,
         truncation="random",
         implementation="auto",
         seed=None,
@@ -81,6 +83,8 @@ class ButterflyDense(keras.layers.Layer):
         self.truncation = truncation
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
+        if kernel_initializer is None:
+            raise ValueError('`kernel_initializer` must be an initialiser, such as "glorot_uniform". Received: None')
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -96,6 +100,7 @@ class ButterflyDense(keras.layers.Layer):
             "kernel_initializer": butterfly_initializer,
             "kernel_regularizer": butterfly_regularizer,
             "kernel_constraint": butterfly_constraint,
+            "gain": gain,
             "implementation": implementation,
             "dtype": self.dtype_policy,
             "trainable": self.trainable,
@@ -192,6 +197,8 @@ class ButterflyDense(keras.layers.Layer):
             raise ValueError(f"`dense` must be a keras.layers.Dense. Received: {type(dense).__name__}")
         if not dense.built:
             raise ValueError(f"Layer '{dense.name}' has no kernel yet. Build it, or call it on an input, first.")
+        if getattr(dense, "quantization_mode", None):
+            raise ValueError(f"Expected a float kernel. Received: '{dense.name}', quantized to {dense.quantization_mode}.")
         settings = {
             "activation": dense.activation,
             "use_bias": dense.use_bias,
@@ -229,6 +236,7 @@ class ButterflyDense(keras.layers.Layer):
             "butterfly_initializer": keras.initializers.serialize(self.j1.kernel_initializer),
             "butterfly_regularizer": keras.regularizers.serialize(self.j1.kernel_regularizer),
             "butterfly_constraint": keras.constraints.serialize(self.j1.kernel_constraint),
+            "gain": self.j1.gain,
             "truncation": self.truncation,
             "implementation": self.implementation,
             "seed": self.seed,

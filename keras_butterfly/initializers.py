@@ -84,6 +84,8 @@ def _broadcast(gadget: list, blocks: int, stride: int) -> np.ndarray:
 class Hadamard(ButterflyInitializer):
     """Every gadget [[1, 1], [1, -1]] / sqrt(2): together the normalised Walsh-Hadamard matrix, symmetric and orthogonal.
 
+    Where outputs are dropped, its rows times sqrt(N / outputs).
+
     Deterministic; `seed` has no effect.
     """
 
@@ -161,7 +163,10 @@ def get(identifier):
     if isinstance(identifier, dict) and (identifier.get("registered_name") or "").startswith("keras_butterfly>"):
         return keras.saving.deserialize_keras_object(identifier)
     try:
-        return keras.initializers.get(identifier)
+        found = keras.initializers.get(identifier)
+        if found is None:
+            raise ValueError("None is no initialiser")
+        return found
     except ValueError as error:
         raise ValueError(
             f"Expected one of {tuple(_NAMES)}, a ButterflyInitializer, or what keras.initializers.get accepts. "

@@ -41,11 +41,13 @@ def test_demo_trains_exports_compares_and_writes_four_files(tmp_path):
     ("arguments", "message"),
     [
         (("demo", "--output", "taken"), "Expected an output folder. Received a file: 'taken'"),
-        (("demo", "--output", "taken/below"), "lies below a file"),
+        (("demo", "--output", "taken/below"), "Expected an output folder that can be made. Received: 'taken/below'"),
         (("demo", "--output", "earlier"), "'earlier' already holds report.json"),
         (("demo", "--dataset", "letters"), "'letters' is not one of 'digits', 'mnist', 'fashion_mnist'"),
         (("demo", "--epochs", "0"), "0 is not in the range"),
+        (("demo", "--seed", "-1"), "'--seed': -1 is not in the range"),
         (("fly",), "No such command 'fly'"),
+        ((), "Expected a command"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, message, tmp_path):

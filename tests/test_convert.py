@@ -194,6 +194,7 @@ def unknown_length():
         (lambda: "model.keras", {}, r"must be a keras\.Model. Received: str"),
         (lambda: Butterfly(3), {}, r"must be a keras\.Model. Received: Butterfly"),
         (lambda: keras.Sequential([Butterfly(3)]), {}, "is not built"),
+        (lambda: sequential(Butterfly(dtype="mixed_float16", name="half")), {}, r"compute in another precision: \['half'\]"),
         (unknown_length, {}, r"known shape but for the batch. Received: \(None, None, 8\)"),
         (lambda: sequential(Butterfly()), {"lowering": "fastest"}, "`lowering` must be one of"),
         (lambda: sequential(Butterfly()), {"batch_size": 0}, "`batch_size` must be a positive integer"),
@@ -203,3 +204,39 @@ def unknown_length():
 def test_bad_input_is_a_clear_error(model, settings, message):
     with pytest.raises(ValueError, match=message):
         export.to_tflite(model(), **settings)
+
+
+@pytest.mark.parametrize("names", [("in", "self"), ("a-b", "a_b"), ("class", "class_"), ("1st", "2nd")])
+def test_any_input_names_become_distinct_identifiers(names, rng):
+    first, second = (keras.Input((8,), name=name) for name in names)
+    model = keras.Model([first, second], layers.Subtract()([first, second]))
+    exported = export.to_tflite(model)
+    assert len(set(exported.input_names)) == 2
+    x = [rng.standard_normal((1, 8)).astype("float32") for _ in range(2)]
+    np.testing.assert_allclose(exported.predict(x), x[0] - x[1], rtol=1e-6)
+
+
+def test_nested_outputs_are_numbered(rng):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, {"q": [Butterfly()(inputs), Butterfly(3)(inputs)], "p": Butterfly(5)(inputs)})
+    exported = export.to_tflite(model)
+    x = rng.standard_normal((2, 8)).astype("float32")
+    for found, expected in zip(exported.predict(x), keras.tree.flatten(model.predict(x, verbose=0)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_gives_nan_proves_nothing():
+    model = sequential(Butterfly())
+    model.layers[0].gadgets.assign(model.layers[0].gadgets * np.nan)
+    with pytest.raises(export.ParityError, match=r"Keras itself gives values that are not finite in \['output_0'\]"):
+        export.to_tflite(model)
+
+
+def test_the_representation_leaves_the_bytes_out():
+    assert len(repr(export.to_tflite(sequential(layers.Dense(2))))) < 1000
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", ""])
+def test_a_path_is_a_path(path):
+    with pytest.raises(ValueError, match="Expected a path"):
+        export.to_tflite(sequential(layers.Dense(2))).save(path)

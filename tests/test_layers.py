@@ -638,3 +638,29 @@ def test_from_dense_keeps_a_frozen_layer_frozen():
     dense = dense_layer(6, 4)
     dense.trainable = False
     assert ButterflyDense.from_dense(dense).trainable_weights == []
+
+
+def test_dense_passes_its_gain_to_both_butterflies():
+    layer = ButterflyDense(8, gain=2.0)
+    assert layer.j1.gain == layer.j2_t.gain == 2
+    assert ButterflyDense.from_config(layer.get_config()).j1.gain == 2
+
+
+@pytest.mark.parametrize("shape", [None, 4])
+def test_build_takes_a_shape(shape):
+    with raises("expects an input of at least 2 dimensions"):
+        Butterfly(3).build(shape)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (Butterfly, {"transposed": "no"}, "`transposed` must be True or False"),
+        (Butterfly, {"kernel_initializer": None}, "Expected one of"),
+        (ButterflyDense, {"units": 3, "kernel_initializer": None}, "`kernel_initializer` must be an initialiser"),
+        (ButterflyDense, {"units": 3, "butterfly_initializer": None}, "Expected one of"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_at_once(cls, arguments, message):
+    with raises(message):
+        cls(**arguments)

@@ -96,9 +96,15 @@ def test_comparison_has_a_table_a_plot_and_a_file(models, tmp_path):
     for write in (lambda: comparison.to_json(tmp_path / "c.json"), lambda: comparison.plot(tmp_path / "c.png")):
         with pytest.raises(ValueError, match="exists"):
             write()
+    with pytest.raises(ValueError, match="picture format"):
+        comparison.plot(tmp_path / "latency")
+    with pytest.raises(ValueError, match="Expected one of"):
+        comparison.speedup("fast")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.json", "c.png"]
 
 
 def test_nothing_to_compare_is_an_error():
+    with pytest.raises(ValueError, match="Expected a mapping"):
+        export.compare([])
     with pytest.raises(ValueError, match="at least one model"):
         export.compare({})

@@ -111,3 +111,15 @@ def test_training_continues_where_it_was_saved(tmp_path):
     np.testing.assert_allclose(restored.train_on_batch(x, y), model.train_on_batch(x, y), rtol=1e-5)
     for found, expected in zip(restored.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [lambda **seeds: Butterfly(1000, **seeds), lambda **seeds: ButterflyDense(1000, **seeds)])
+def test_weights_of_another_subset_are_refused(layer, tmp_path):
+    def model(**seeds):
+        return keras.Sequential([keras.Input((1000,)), layer(**seeds)])
+
+    path = tmp_path / "m.weights.h5"
+    model(seed=1).save_weights(path)
+    model(seed=1).load_weights(path)
+    with pytest.raises(ValueError, match="keeps other nodes"):
+        model(seed=2).load_weights(path)

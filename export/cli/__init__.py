@@ -33,7 +33,7 @@ def cli(verbose):
 @click.option(
     "--epochs", type=click.IntRange(min=1), help="Passes over the training data. [default: 40, or 5 for 60,000 images]"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all random draws.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of all random draws.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, help="Folder to write to."
 )
@@ -49,13 +49,17 @@ def demo(dataset, epochs, seed, output, overwrite):
 
 
 def main(arguments=None) -> None:
-    """Entry point. Bad input is one line on stderr and exit code 2; an interrupt is exit code 1."""
+    """Entry point. Bad input is one line on stderr and exit code 2; a failing disk or an interrupt is exit code 1."""
     try:
         sys.exit(cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError:
+        _fail("Expected a command. See keras-butterfly --help.")
     except click.ClickException as error:
         _fail(error.format_message())
     except ValueError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(str(error), code=1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("keras-butterfly: interrupted", err=True)
         sys.exit(1)
@@ -69,6 +73,6 @@ def _silence_native_code() -> None:
     os.close(nowhere)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    sys.exit(code)

@@ -1,0 +1,103 @@
+"""Time of a training step's layer, forward and backward, against Dense: batch 128, float32, all variants in turn in one run.
+
+    python benchmarks/training.py [--sizes 1024,4096] [--batch 128] [--runs 15] [--json training.json]
+
+For every width n: Dense(n), the low-rank pair Dense(k)-Dense(n) with k = log2 n, Butterfly(n), and ButterflyDense(n) with
+default k, each as a TensorFlow graph and compiled by XLA. The gradient is taken with respect to the input and all weights.
+"""
+
+import json
+import time
+
+import click
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly.butterfly_dense import default_width
+from keras_butterfly.export import files
+from keras_butterfly.export.measure import machine
+
+
+def models(n: int) -> dict[str, keras.Model]:
+    layers = {
+        "Dense": [keras.layers.Dense(n)],
+        "low-rank pair": [keras.layers.Dense(default_width(n), use_bias=False), keras.layers.Dense(n)],
+        "Butterfly": [Butterfly(n, use_bias=True, seed=0)],
+        "Butterfly gather": [Butterfly(n, use_bias=True, seed=0, implementation="gather")],
+        "ButterflyDense": [ButterflyDense(n, seed=0)],
+    }
+    return {name: keras.Sequential([keras.Input((n,)), *parts]) for name, parts in layers.items()}
+
+
+def step(model: keras.Model, x: tf.Tensor, upstream: tf.Tensor, jit_compile: bool):
+    """A function that runs forward and backward once and waits for the result."""
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(model(x, training=True) * upstream)
+        return tape.gradient(loss, [x, *(weight.value for weight in model.trainable_weights)])
+
+    return lambda: [gradient.numpy() for gradient in gradients(x)]
+
+
+def measure(n: int, batch: int, runs: int) -> dict[str, list[float]]:
+    """Raw seconds per variant."""
+    rng = np.random.default_rng(0)
+    x, upstream = (tf.constant(rng.standard_normal((batch, n)), tf.float32) for _ in range(2))
+    steps = {
+        f"{name}{' XLA' if jit else ''}": step(model, x, upstream, jit)
+        for name, model in models(n).items()
+        for jit in (False, True)
+    }
+    for run in steps.values():  # traces and compiles, then warms up
+        run(), run()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(runs):
+        for name, run in steps.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(n: int, batch: int, seconds: dict[str, list[float]]) -> Table:
+    result = Table(
+        title=f"n = {n}, batch {batch}, forward + backward, TensorFlow {tf.__version__}, {machine()}", title_justify="left"
+    )
+    for column in ("layer", "graph ms", "against Dense", "XLA ms", "against Dense"):
+        result.add_column(column, justify="left" if column == "layer" else "right")
+    medians = {name: float(np.median(raw)) for name, raw in seconds.items()}
+    for name in [name for name in medians if not name.endswith(" XLA")]:
+        cells = []
+        for suffix in ("", " XLA"):
+            median = medians[name + suffix]
+            cells += [f"{median * 1e3:,.2f}", f"{medians['Dense' + suffix] / median:.1f}x"]
+        result.add_row(name, *cells)
+    return result
+
+
+@click.command()
+@click.option("--sizes", default="1024,4096", show_default=True, help="Widths n, separated by commas.")
+@click.option("--batch", default=128, show_default=True, type=click.IntRange(min=1))
+@click.option("--runs", default=15, show_default=True, type=click.IntRange(min=1), help="Timed steps of each variant.")
+@click.option("--json", "path", type=click.Path(), help="Also write all raw figures, in seconds, to this new file.")
+def main(sizes, batch, runs, path):
+    console = Console(width=120)
+    if path:
+        files.check_writable(path)
+    report = {}
+    for n in [int(size) for size in sizes.split(",")]:
+        report[n] = measure(n, batch, runs)
+        console.print(table(n, batch, report[n]))
+    if path:
+        files.write(path, json.dumps(report).encode())
+
+
+if __name__ == "__main__":
+    main()
