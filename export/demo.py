@@ -91,8 +91,8 @@ def build(kind: str, features: int, seed: int) -> keras.Model:
 
 
 def train(model: keras.Model, data: Data, epochs: int, advance=lambda: None) -> list[float]:
-    """Adam with cosine decay, batches of 64. Calls `advance` after each epoch; returns the losses."""
-    batch = 64
+    """Adam with cosine decay, batches of 64, or 128 of large data. Calls `advance` after each epoch; returns the losses."""
+    batch = 64 if len(data.x_train) < 10_000 else 128
     steps = epochs * -(-len(data.x_train) // batch)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
