@@ -195,11 +195,11 @@ def _inputs(model) -> list:
         )
     if not model.built:
         raise ValueError(f"Model '{model.name}' is not built. Give it a keras.Input, or call it on an input, first.")
-    other = [layer.name for layer in model._flatten_layers() if layer.compute_dtype not in ("float32", None)]
+    other = [layer.name for layer in model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16", "float64")]
     if other:
         raise ValueError(
-            f"Export is in float32. Received layers that compute in another precision: {other}. Rebuild the model with the "
-            'dtype policy "float32" and give it these weights: new.set_weights(model.get_weights()).'
+            f"Export is in float32. Received layers that compute in another precision: {other}. Build the model anew "
+            'from its config, which keeps every random subset, with the dtype policy "float32", and give it these weights.'
         )
     inputs = getattr(model, "inputs", None)
     if not inputs:
@@ -242,7 +242,8 @@ def _output_names(model) -> tuple[str, ...]:
     """The keys of a model that returns a dict, else output_0, output_1, ..."""
     structure = model.outputs if isinstance(model, keras.Sequential) else model.output
     count = len(keras.tree.flatten(structure))
-    if isinstance(structure, dict) and len(structure) == count:
+    # A plain dict is flattened in the order of its keys; other mappings keep an order of their own.
+    if type(structure) is dict and len(structure) == count:
         return tuple(sorted(structure))
     return tuple(f"output_{index}" for index in range(count))
 

@@ -21,7 +21,8 @@ class Parity:
 
     Attributes:
         max_error: the largest absolute difference of any output value.
-        relative_error: `max_error` divided by the largest absolute output value of Keras.
+        relative_error: the largest difference of an output divided by Keras's largest absolute value of that output; of several
+            outputs the worst.
         examples: number of examples compared.
     """
 
@@ -91,7 +92,7 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
 
 def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Parity:
     """Parity over pairs of outputs. Values that are not finite on one side only count as an infinite error."""
-    max_error = scale = 0.0
+    max_error = relative_error = 0.0
     for reference, value in zip(expected, actual, strict=True):
         reference, value = np.asarray(reference, np.float64), np.asarray(value, np.float64)
         if reference.shape != value.shape:
@@ -99,10 +100,11 @@ def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
         same = (reference == value) | (np.isnan(reference) & np.isnan(value))
         with np.errstate(invalid="ignore"):
             error = np.where(same, 0.0, np.abs(reference - value))
-        max_error = max(max_error, float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0)))
-        scale = max(scale, float(np.max(np.abs(reference), initial=0.0, where=np.isfinite(reference))))
-    relative = max_error / scale if scale else max_error
-    return Parity(max_error, relative, len(expected[0]) if np.ndim(expected[0]) else 1)
+        largest = float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0))
+        scale = float(np.max(np.abs(reference), initial=0.0, where=np.isfinite(reference)))
+        max_error = max(max_error, largest)
+        relative_error = max(relative_error, largest / scale if scale else largest)
+    return Parity(max_error, relative_error, len(expected[0]) if np.ndim(expected[0]) else 1)
 
 
 def _operator_name(code) -> str:

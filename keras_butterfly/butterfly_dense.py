@@ -29,7 +29,7 @@ class ButterflyDense(keras.layers.Layer):
         kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
             layer's outputs start with the variance a `Dense` layer's would.
         butterfly_initializer, butterfly_regularizer, butterfly_constraint, gain: of J1's and J2's weights, as the kernel ones
-            and `gain` of `Butterfly`. Default "fjlt", none, none, 10.
+            and `gain` of `Butterfly`. Default "fjlt", none, none, 3.
         truncation: "random" (default) or "first": which nodes J1 and J2 keep.
         implementation: as in `Butterfly`.
         seed: int or None; of the subsets and of the butterflies' initial weights.

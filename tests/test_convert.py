@@ -240,3 +240,15 @@ def test_the_representation_leaves_the_bytes_out():
 def test_a_path_is_a_path(path):
     with pytest.raises(ValueError, match="Expected a path"):
         export.to_tflite(sequential(layers.Dense(2))).save(path)
+
+
+def test_the_error_of_each_output_is_relative_to_that_output():
+    large, small = np.array([[1e6, 1.0]]), np.array([[1.0, 2.0]])
+    assert verify.compare_outputs([large, small], [large, np.zeros_like(small)]).relative_error == 1.0
+
+
+def test_layers_of_integers_are_no_matter_of_precision():
+    inputs = keras.Input((9,), dtype="int32")
+    halved = layers.Lambda(lambda x: x // 2, dtype="int32")(inputs)
+    exported = export.to_tflite(keras.Model(inputs, layers.Embedding(5, 4)(halved)))
+    assert exported.parity.relative_error <= 1e-6

@@ -666,3 +666,17 @@ def test_build_takes_a_shape(shape):
 def test_arguments_of_the_wrong_kind_are_refused_at_once(cls, arguments, message):
     with raises(message):
         cls(**arguments)
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+@pytest.mark.parametrize(
+    "optimizer", [lambda: keras.optimizers.Adam(1e-3), lambda: keras.optimizers.SGD(1e-2, momentum=0.9)], ids=["adam", "sgd"]
+)
+def test_usual_learning_rates_lower_the_loss(optimizer, cls, rng):
+    keras.utils.set_random_seed(0)
+    x = rng.standard_normal((256, 64)).astype("float32")
+    y = np.tanh(x @ rng.standard_normal((64, 1)) / 8)
+    model = keras.Sequential([keras.Input((64,)), cls(64, activation="relu"), keras.layers.Dense(1)])
+    model.compile(optimizer(), "mse")
+    losses = model.fit(x, y, batch_size=32, epochs=15, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 2
