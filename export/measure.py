@@ -13,7 +13,7 @@ from keras_butterfly.wiring import positive_integer
 
 from .verify import Interpreter, load
 
-# A timed block lasts at least this long, so that the clock's resolution does not show.
+# A timed block is sized by the speed of the warm-up to last this long, so that the clock's resolution does not show.
 BLOCK_SECONDS = 2e-4
 
 
@@ -64,7 +64,7 @@ def measure(model_or_path, *, threads: int = 1, warmup: int = 50, runs: int = 10
         model_or_path: a `TFLiteModel`, the bytes of a .tflite file, or a path to one.
         threads: threads of the interpreter.
         warmup: untimed invocations first.
-        runs: timed blocks. A block is as many invocations as fill 200 microseconds, at least one.
+        runs: timed blocks. A block is as many invocations as filled 200 microseconds in the warm-up, at least one.
         device: "host", the machine this runs on.
 
     Returns:
