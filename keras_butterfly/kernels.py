@@ -126,10 +126,7 @@ def place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
 
 def read_outputs(x: Tensor, wiring: Wiring) -> Tensor:
     """(B, N) -> (B, outputs)."""
-    count = len(wiring.outputs)
-    if wiring.outputs == tuple(range(count)):
-        return x if count == wiring.size else x[:, :count]
-    return ops.take(x, np.array(wiring.outputs, np.int32), axis=-1)
+    return _columns(x, wiring.outputs, wiring.size)
 
 
 def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
