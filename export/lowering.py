@@ -20,6 +20,8 @@ Layer = Butterfly | ButterflyDense
 Linear = Callable[[Any], Any]
 
 KINDS = ("gather", "fused", "folded", "dense")
+# Columns that XNNPACK's float kernels compute at a time, a multiple of what each instruction set takes.
+LANES = 16
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,18 @@ class Lowering:
             "dense": one FULLY_CONNECTED with the whole kernel.
         counts: stages in each factor of a fused `Butterfly`; empty: the grouping with the lowest estimated cost.
         operator: "conv" or "matmul", for "fused".
+        width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
+            zeros that are sliced off. 0: none. Kernels without masked loads take twice as long for 10 columns as for 16.
     """
 
     kind: str
     counts: tuple[int, ...] = ()
     operator: str = "conv"
+    width: int = 0
 
     def __str__(self) -> str:
         if self.kind != "fused":
-            return self.kind
+            return f"{self.kind} through {self.width}" if self.width else self.kind
         radices = "x".join(str(1 << count) for count in self.counts)
         return f"fused {radices} {self.operator}".replace("  ", " ")
 
@@ -60,9 +65,12 @@ def candidates(layer: Layer) -> list[Lowering]:
     if isinstance(layer, ButterflyDense):
         rank = min(layer.middle_kernel.shape)
         n1, n2 = len(layer.j1.wiring.inputs), layer.units
-        thin, dense = (n1 + n2) * rank, n1 * n2
-        return _affordable({Lowering("folded"): thin, Lowering("fused"): _fused_cost(layer), Lowering("dense"): dense})
-    costs: dict[Lowering, int] = {}
+        costs = {Lowering("folded"): (n1 + n2) * rank, Lowering("fused"): _fused_cost(layer), Lowering("dense"): n1 * n2}
+        if rank % LANES:
+            width = -(-rank // LANES) * LANES
+            costs[Lowering("folded", width=width)] = n1 * width + n2 * rank
+        return _affordable(costs)
+    costs = {}
     for counts in _groupings(layer.wiring):
         cost = layer.stacks * sum(factor.multiply_adds for factor in fusion.factors(layer.wiring, counts))
         costs |= {Lowering("fused", counts, operator): cost for operator in ("conv", "matmul")}
@@ -91,7 +99,8 @@ def _lower_sandwich(layer: ButterflyDense, lowering: Lowering) -> Linear:
     if lowering.kind == "folded":
         j1, j2_t = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
         # W' goes to the side that leaves the thinner middle.
-        return _matmuls(j1, middle @ j2_t) if middle.shape[0] <= middle.shape[1] else _matmuls(j1 @ middle, j2_t)
+        first, second = (j1, middle @ j2_t) if middle.shape[0] <= middle.shape[1] else (j1 @ middle, j2_t)
+        return _thin(first, second, lowering.width)
     first, second = _lower_butterfly(layer.j1, lowering), _lower_butterfly(layer.j2_t, lowering)
     between = _matmuls(middle)
     return lambda x: second(between(first(x)))
@@ -118,6 +127,15 @@ def _matmuls(*matrices: np.ndarray) -> Linear:
         return x
 
     return linear
+
+
+def _thin(first: np.ndarray, second: np.ndarray, width: int) -> Linear:
+    """`x @ first @ second`, with `first` padded by zero columns to `width`."""
+    rank = first.shape[1]
+    if width <= rank:
+        return _matmuls(first, second)
+    widen, narrow = _matmuls(np.pad(first, ((0, 0), (0, width - rank)))), _matmuls(second)
+    return lambda x: narrow(widen(x)[..., :rank])
 
 
 def _stages(wiring: Wiring, weights: np.ndarray) -> Linear:

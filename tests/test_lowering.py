@@ -61,6 +61,29 @@ def test_every_grouping_of_a_fused_butterfly(counts, operator, transposed, rng):
     np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("width", [0, 2, 3, 16])
+@pytest.mark.parametrize("name", ["sandwich, thinner left", "sandwich, thinner right"])
+def test_padding_the_middle_of_a_folded_sandwich_changes_nothing(name, width, rng):
+    layer = LAYERS[name]()
+    x = rng.standard_normal((3, 80)).astype("float32")
+    actual = np.asarray(lower(layer, Lowering("folded", width=width))(keras.ops.convert_to_tensor(x)))
+    expected = x.astype("float64") @ keras.ops.convert_to_numpy(layer.kernel)
+    np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_padded_middle_is_a_candidate_where_it_is_wider_than_the_rank():
+    def widths(k):
+        return [lowering.width for lowering in candidates(built(ButterflyDense(512, k, k), 512)) if lowering.kind == "folded"]
+
+    assert [widths(10), widths(16), widths(17)] == [[0, 16], [0], [0, 32]]
+
+
+def test_a_padded_middle_costs_one_slice():
+    lowering = Lowering("folded", width=16)
+    content = convert(lower(built(ButterflyDense(512), 512), lowering), [tf.TensorSpec((1, 512), name="x")])
+    assert verify.operators(content) == ("FULLY_CONNECTED", "STRIDED_SLICE", "FULLY_CONNECTED")
+
+
 def operators_of(layer, n, **settings):
     model = keras.Sequential([keras.Input((n,)), layer])
     return Counter(export.to_tflite(model, **settings).operators)
