@@ -11,9 +11,9 @@ from .execution import execute
 from .wiring import Wiring, check_nodes, check_seed, positive_integer, positive_number
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
-# With it Adam at 1e-3 to 3e-3 and SGD at 1e-2, momentum included, train a butterfly well. 10 is better for Adam at 1e-3
-# alone, but SGD with momentum can diverge there.
-DEFAULT_GAIN = 3.0
+ORDERS = (None, "increasing", "decreasing")
+# With it a butterfly trains at the learning rates that people use for Dense, with Adam and with SGD; see CONTRIBUTING.md.
+DEFAULT_GAIN = 10.0
 _INPUT_NODES, _OUTPUT_NODES = "input_nodes", "output_nodes"
 
 
@@ -36,12 +36,14 @@ class Butterfly(keras.layers.Layer):
             Weights fit only the subset they were trained on: loading others from a file is an error, but `set_weights`
             cannot tell. Give a `seed` where a model is rebuilt by code rather than from its config.
         transposed: run the stages backwards, from the largest stride down. Always so where units > n.
+        order: "increasing" or "decreasing", the order of the strides, whatever `transposed` and the sizes say. Default None:
+            increasing as in the paper, decreasing for a transpose.
         kernel_initializer: "fjlt" (default), "orthogonal", "identity", "hadamard", an instance from
             `keras_butterfly.initializers`, or any Keras initialiser, which then fills the flat weight vector.
         stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
-        gain: the weights are stored divided by `gain` and multiplied by it when used: the same function, but an equalised
-            learning rate. A step of Adam moves the weights `gain` times, a step of SGD `gain`^2 times as far, as few
-            weights on many paths want. Default 3; 10 is better with Adam at 1e-3, but can diverge with SGD; 1 turns it off.
+        gain: an equalised learning rate. Weights and bias are stored divided by `gain` and multiplied by it when used, and
+            their gradient is that of the used ones: the same function, but each step, of Adam and of SGD alike, moves them as
+            far as one at `gain` times the learning rate. Few weights on many paths want that. Default 10; 1 turns it off.
         use_bias: add a bias vector. Default False.
         activation: as in `keras.layers.Dense`. Default None.
         implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
@@ -54,6 +56,10 @@ class Butterfly(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
 
     Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). Dtype: the layer's compute dtype.
+
+    Precision: with weights that keep the norm, as the initial ones do, a full butterfly's error in the 2-norm is at most
+        2 (log2 N + 2) u, relative, u the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11 for
+        float16, 2^-8 for bfloat16. Block factors are multiplied out in the variables' dtype.
 
     Raises:
         ValueError: for an argument or input shape that no butterfly fits; the message names what was expected.
@@ -73,6 +79,7 @@ class Butterfly(keras.layers.Layer):
         *,
         truncation="random",
         transposed=False,
+        order=None,
         kernel_initializer="fjlt",
         stacks=1,
         gain=None,
@@ -95,6 +102,9 @@ class Butterfly(keras.layers.Layer):
         if not isinstance(transposed, bool):
             raise ValueError(f"`transposed` must be True or False. Received: transposed={transposed!r}")
         self.transposed = transposed
+        if order not in ORDERS:
+            raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
+        self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = positive_integer(stacks, "stacks")
         self.gain = DEFAULT_GAIN if gain is None else positive_number(gain, "gain")
@@ -113,13 +123,18 @@ class Butterfly(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self._wiring = None
         self.gadgets = None
-        self.bias = None
+        self._bias = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
         units = self.units or features
         self._wiring = Wiring.butterfly(
-            features, units, truncation=self.truncation, transposed=self.transposed, seed=self.truncation_seed
+            features,
+            units,
+            truncation=self.truncation,
+            transposed=self.transposed,
+            order=self.order,
+            seed=self.truncation_seed,
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         if self.wiring.effective_weights:  # a single node has no stages, and so no weights
@@ -129,24 +144,27 @@ class Butterfly(keras.layers.Layer):
                 initializer=self._initial_gadgets,
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
+                autocast=False,  # block factors are multiplied out in the variable's precision
             )
         if self.use_bias:
-            self.bias = self.add_weight(
+            self._bias = self.add_weight(
                 name="bias",
                 shape=(units,),
-                initializer=self.bias_initializer,
+                initializer=self._initial_bias,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                autocast=False,
             )
 
     def call(self, inputs):
         outputs = execute(self, self.linear, inputs)
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+        if self._bias is not None:
+            outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return self.activation(outputs)
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
+        x = ops.convert_to_tensor(x)
         return self._sum_stacks(lambda weights: self._apply(x, weights))
 
     @property
@@ -165,7 +183,7 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def kernel(self):
-        """The equivalent dense matrix, (n, units): `layer.linear(x) == x @ layer.kernel`.
+        """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
 
         Raises:
             ValueError: before the layer is built.
@@ -175,14 +193,19 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def gadget_weights(self):
-        """The weights of the butterflies, `gain` times the stored ones, in the compute dtype: (stacks, effective weights).
+        """The weights of the butterflies, `gain` times the stored ones, in the variables' dtype: (stacks, effective weights).
 
         Raises:
             ValueError: before the layer is built.
         """
         if not self.wiring.effective_weights:
-            return ops.zeros((self.stacks, 0), dtype=self.compute_dtype)
-        return ops.cast(ops.convert_to_tensor(self.gadgets), self.compute_dtype) * self.gain
+            return ops.zeros((self.stacks, 0), dtype=self.variable_dtype)
+        return equalised(self.gadgets, self.gain)
+
+    @property
+    def bias(self):
+        """The bias, `gain` times the stored one, in the variables' dtype: (units,); or None."""
+        return None if self._bias is None else equalised(self._bias, self.gain)
 
     @property
     def effective_parameters(self) -> int:
@@ -195,6 +218,14 @@ class Butterfly(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def quantize(self, mode=None, **kwargs):
+        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
+
+        Raises:
+            NotImplementedError: always, naming the alternative.
+        """
+        raise NotImplementedError(no_quantization(self, mode))
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -223,6 +254,7 @@ class Butterfly(keras.layers.Layer):
             "units": self.units,
             "truncation": self.truncation,
             "transposed": self.transposed,
+            "order": self.order,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "stacks": self.stacks,
             "gain": self.gain,
@@ -247,6 +279,9 @@ class Butterfly(keras.layers.Layer):
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self.gain, dtype=dtype)
 
+    def _initial_bias(self, shape, dtype):
+        return self.bias_initializer(shape, dtype=dtype) / self.gain
+
     def _apply(self, x, weights):
         if self.implementation == "gather":
             return kernels.apply_stages(x, self.wiring, weights)
@@ -258,6 +293,19 @@ class Butterfly(keras.layers.Layer):
         """The sum over the stacks of `apply(weights of the stack)`."""
         gadgets = self.gadget_weights
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
+
+
+def equalised(stored, gain: float):
+    """`gain * stored`, passing the gradient on as it is, so that the step of any optimiser is multiplied by `gain`."""
+    stored = ops.convert_to_tensor(stored)
+    return stored if gain == 1 else stored + ops.stop_gradient((gain - 1) * stored)
+
+
+def no_quantization(layer, mode) -> str:
+    return (
+        f"Layer '{layer.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get faster. "
+        "Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, for example with ai-edge-quantizer."
+    )
 
 
 def last_axis(layer, input_shape) -> int:

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from .butterfly import Butterfly, check_implementation, last_axis
+from .butterfly import Butterfly, check_implementation, last_axis, no_quantization
 from .execution import execute
 from .projection import middle_kernel
-from .wiring import check_seed, positive_integer
+from .wiring import check_seed, positive_integer, positive_number
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -29,8 +29,9 @@ class ButterflyDense(keras.layers.Layer):
         kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
             layer's outputs start with the variance a `Dense` layer's would.
         butterfly_initializer, butterfly_regularizer, butterfly_constraint, gain: of J1's and J2's weights, as the kernel ones
-            and `gain` of `Butterfly`. Default "fjlt", none, none, 3.
+            and `gain` of `Butterfly`. Default "fjlt", none, none, 10. W' and the bias learn at the plain rate.
         truncation: "random" (default) or "first": which nodes J1 and J2 keep.
+        lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
         implementation: as in `Butterfly`.
         seed: int or None; of the subsets and of the butterflies' initial weights.
         truncation_seeds: pair of ints; of J1's and J2's subsets. Default: from `seed`, else drawn now. Saved with the config.
@@ -68,6 +69,8 @@ class ButterflyDense(keras.layers.Layer):
         butterfly_regularizer=None,
         butterfly_constraint=None,
         gain=None,
+        lora_rank=None,
+        lora_alpha=None,
         truncation="random",
         implementation="auto",
         seed=None,
@@ -91,6 +94,9 @@ class ButterflyDense(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.lora_rank = None if lora_rank is None else positive_integer(lora_rank, "lora_rank")
+        self.lora_alpha = self.lora_rank if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
+        self.lora_enabled = False
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
         seed1, seed2 = (None, None) if self.seed is None else (self.seed, (self.seed + 1) % 2**32)
@@ -135,6 +141,9 @@ class ButterflyDense(keras.layers.Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
+        self.built = True
+        if self.lora_rank:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, inputs):
         outputs = execute(self, self.linear, inputs)
@@ -144,21 +153,22 @@ class ButterflyDense(keras.layers.Layer):
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n1) -> (..., units)."""
-        return self.j2_t(ops.matmul(self.j1(x), self._kernel))
+        middle = self.j1(x)
+        return self.j2_t(ops.matmul(middle, ops.cast(self.middle_kernel, middle.dtype)))
 
     @property
     def kernel(self):
-        """The equivalent dense matrix, (n1, units): `layer.linear(x) == x @ layer.kernel`.
+        """The equivalent dense matrix, (n1, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
 
         Raises:
             ValueError: before the layer is built.
         """
-        middle = ops.cast(ops.convert_to_tensor(self.middle_kernel), self.compute_dtype)
+        middle = ops.cast(self.middle_kernel, self.variable_dtype)
         return ops.matmul(ops.matmul(self.j1.kernel, middle), self.j2_t.kernel)
 
     @property
     def middle_kernel(self):
-        """The variable W', (k1, k2).
+        """W', (k1, k2), with what LoRA has added to it.
 
         Raises:
             ValueError: before the layer is built.
@@ -168,17 +178,82 @@ class ButterflyDense(keras.layers.Layer):
                 f"Layer '{self.name}' is not built: W' depends on the input's size, which is not known yet. "
                 "Call the layer on an input, or build(input_shape), first."
             )
-        return self._kernel
+        if not self.lora_enabled:
+            return ops.convert_to_tensor(self._kernel)
+        update = ops.matmul(ops.convert_to_tensor(self.lora_kernel_a), ops.convert_to_tensor(self.lora_kernel_b))
+        return ops.convert_to_tensor(self._kernel) + ops.cast(self.lora_alpha / self.lora_rank * update, self._kernel.dtype)
+
+    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+        """Fine-tuning by a low-rank update: W' becomes W' + (alpha / rank) A B, with A (k1, rank) and B (rank, k2) trained.
+
+        As in `keras.layers.Dense`, whose arguments these are; W', J1 and J2 are frozen, the bias is not. Saving merges the
+        update into W'.
+
+        Raises:
+            ValueError: if W' has a constraint, the layer is not built, or LoRA is on already.
+        """
+        rank = positive_integer(rank, "rank")
+        if self.kernel_constraint:
+            raise ValueError("LoRA does not keep a constraint on W'. Remove `kernel_constraint`, or train without LoRA.")
+        if not self.built:
+            raise ValueError(f"Layer '{self.name}' is not built. Call it on an input, or build(input_shape), first.")
+        if self.lora_enabled:
+            raise ValueError(f"LoRA is already on in layer '{self.name}'. It can be enabled once.")
+        k1, k2 = self._kernel.shape
+        self._tracker.unlock()
+        for name, shape, initializer in (("a", (k1, rank), a_initializer), ("b", (rank, k2), b_initializer)):
+            weight = self.add_weight(
+                name=f"lora_kernel_{name}",
+                shape=shape,
+                initializer=keras.initializers.get(initializer),
+                regularizer=self.kernel_regularizer,
+                autocast=False,
+            )
+            setattr(self, f"lora_kernel_{name}", weight)
+        self._tracker.lock()
+        self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
+        self.lora_enabled, self.lora_rank = True, rank
+        self.lora_alpha = rank if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
+
+    def quantize(self, mode=None, **kwargs):
+        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
+
+        Raises:
+            NotImplementedError: always, naming the alternative.
+        """
+        raise NotImplementedError(no_quantization(self, mode))
+
+    def save_own_variables(self, store):
+        """Stores W', merged with LoRA's update, and the bias; the butterflies store themselves."""
+        if self.built:
+            store["0"] = ops.convert_to_numpy(self.middle_kernel)
+            if self.bias is not None:
+                store["1"] = self.bias
+
+    def load_own_variables(self, store):
+        """Loads W' and the bias; LoRA's update starts anew from zero."""
+        expected = [variable for variable in (self._kernel, self.bias) if variable is not None]
+        shapes = [tuple(store[key].shape) for key in store.keys()]  # noqa: SIM118 (Keras's store does not iterate)
+        if shapes != [tuple(variable.shape) for variable in expected]:
+            raise ValueError(
+                f"Layer '{self.name}' expects weights of the shapes {[tuple(variable.shape) for variable in expected]}. "
+                f"Received: {shapes}. Build the layer with the arguments it was saved with."
+            )
+        for index, variable in enumerate(expected):
+            variable.assign(store[str(index)])
+        if self.lora_enabled:
+            self.lora_kernel_b.assign(ops.zeros(self.lora_kernel_b.shape))
 
     @property
     def effective_parameters(self) -> int:
-        """Exact number of weights of J1, W' and J2; bias not counted.
+        """Exact number of weights of J1, W' and J2, and of LoRA's update where enabled; bias not counted.
 
         Raises:
             ValueError: before the layer is built.
         """
         butterflies = self.j1.effective_parameters + self.j2_t.effective_parameters
-        return butterflies + int(np.prod(self.middle_kernel.shape))
+        lora = [self.lora_kernel_a, self.lora_kernel_b] if self.lora_enabled else []
+        return butterflies + sum(int(np.prod(weight.shape)) for weight in (self.middle_kernel, *lora))
 
     @classmethod
     def from_dense(cls, dense, k1=None, k2=None, **kwargs) -> "ButterflyDense":
@@ -210,7 +285,7 @@ class ButterflyDense(keras.layers.Layer):
         kernel = ops.convert_to_numpy(dense.kernel)
         layer.build((None, kernel.shape[0]))
         butterflies = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
-        layer.middle_kernel.assign(middle_kernel(kernel, *butterflies))
+        layer._kernel.assign(middle_kernel(kernel, *butterflies))
         if dense.use_bias and layer.bias is not None:
             layer.bias.assign(dense.bias)
         return layer
@@ -237,6 +312,8 @@ class ButterflyDense(keras.layers.Layer):
             "butterfly_regularizer": keras.regularizers.serialize(self.j1.kernel_regularizer),
             "butterfly_constraint": keras.constraints.serialize(self.j1.kernel_constraint),
             "gain": self.j1.gain,
+            "lora_rank": self.lora_rank,
+            "lora_alpha": self.lora_alpha,
             "truncation": self.truncation,
             "implementation": self.implementation,
             "seed": self.seed,

@@ -2,7 +2,8 @@
 
 All compute the same linear map and are differentiable in the input and in the weights. Arguments:
     x        (..., inputs) float tensor
-    weights  (effective weights,) float tensor, in the order that `wiring` defines
+    weights  (effective weights,) float tensor, in the order that `wiring` defines; of x's dtype or a wider one, in which
+             factors and matrices are multiplied out before they are rounded to x's dtype
 Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its
 input and its output, N nodes, m stages.
 """
@@ -24,7 +25,7 @@ def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
 
     (..., inputs) -> (..., outputs), 2 multiply-adds per effective node and stage.
     """
-    weights = _with_zero(wiring, weights)
+    weights = _rounded(_with_zero(wiring, weights), x)
     for stage in wiring.stages:
         straight = ops.take(x, stage.straight, axis=-1) * ops.take(weights, stage.straight_weight)
         cross = ops.take(x, stage.cross, axis=-1) * ops.take(weights, stage.cross_weight)
@@ -46,7 +47,7 @@ def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[i
             batch_first = False
         else:
             x = _regroup(x, factor)
-        x = ops.matmul(x, blocks)  # (H, L, B, O)
+        x = ops.matmul(x, _rounded(blocks, x))  # (H, L, B, O)
     if not batch_first:
         x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, wiring.size))  # (B, H O L)
     return ops.reshape(read_outputs(x, wiring), (*leading, len(wiring.outputs)))
@@ -54,7 +55,7 @@ def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[i
 
 def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
     """As one dense matrix, multiplied out inside the graph. (..., inputs) -> (..., outputs)."""
-    return ops.matmul(x, fold(wiring, weights))
+    return ops.matmul(x, _rounded(fold(wiring, weights), x))
 
 
 def block_factors(wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -112,6 +113,10 @@ def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
     if wiring.full or not wiring.strides:
         return weights
     return ops.concatenate([weights, ops.zeros((1,), dtype=weights.dtype)])
+
+
+def _rounded(weights: Tensor, x: Tensor) -> Tensor:
+    return weights if weights.dtype == x.dtype else ops.cast(weights, x.dtype)
 
 
 def place_inputs(x: Tensor, wiring: Wiring) -> Tensor:

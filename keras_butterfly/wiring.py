@@ -117,6 +117,7 @@ class Wiring:
         *,
         truncation: "str | Sequence[int]" = "random",
         transposed: bool = False,
+        order: str | None = None,
         seed: int = 0,
     ) -> "Wiring":
         """The wiring that maps `inputs` values to `outputs` values.
@@ -130,6 +131,7 @@ class Wiring:
             truncation: "random" (a uniform random subset, drawn once from `seed`), "first", or the `ell` distinct nodes
                 in 0 .. N - 1.
             transposed: run the stages from the largest stride down. Always so where outputs > inputs.
+            order: "increasing" or "decreasing": the order of the strides in any case.
             seed: of the random subset. The draw uses NumPy's frozen legacy stream, so that it never changes.
 
         Raises:
@@ -144,7 +146,7 @@ class Wiring:
         truncate_inputs = inputs < outputs or (inputs == outputs and transposed)
         return cls(
             size=size,
-            strides=strides[::-1] if transposed else strides,
+            strides=strides[::-1] if (order == "decreasing" if order else transposed) else strides,
             inputs=kept if truncate_inputs else wide,
             outputs=wide if truncate_inputs else kept,
         )

@@ -56,7 +56,7 @@ def draw(rng, name, leading=(5,)):
 
 
 def linear_and_gradients(layer, x, upstream):
-    weights = [weight for weight in layer.weights if weight is not layer.bias]
+    weights = [weight for weight in layer.weights if weight.name != "bias"]
     y, gradients = value_and_gradients(layer.linear, [x, *weights], upstream)
     return [y, *gradients]
 
@@ -325,6 +325,52 @@ def test_gain_scales_the_stored_weights_and_leaves_the_map():
     close(layer.kernel, plain.kernel)
 
 
+def test_gain_divides_the_stored_bias():
+    layer = Butterfly(3, use_bias=True, bias_initializer="ones", gain=4)
+    layer.build((None, 8))
+    stored = next(weight for weight in layer.weights if weight.name == "bias")
+    close(stored, np.full(3, 0.25))
+    close(layer.bias, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda rate: keras.optimizers.SGD(rate, momentum=0.9), keras.optimizers.Adam], ids=["sgd", "adam"]
+)
+def test_gain_multiplies_the_steps_of_every_optimiser(optimizer, rng):
+    """Two steps at gain 4 are two steps at gain 1 with 4 times the learning rate."""
+    x = rng.standard_normal((6, 16)).astype("float32")
+
+    def trained(gain, rate):
+        layer = Butterfly(5, use_bias=True, seed=1, gain=gain)
+        model = keras.Sequential([keras.Input((16,)), layer])
+        model.compile(optimizer(rate), "mse")
+        before = numpy(layer.kernel)
+        for _ in range(2):
+            model.train_on_batch(x, x[:, :5])
+        assert np.abs(numpy(layer.kernel) - before).max() > 0.01
+        return layer
+
+    found, expected = trained(4, 0.01), trained(1, 0.04)
+    np.testing.assert_allclose(found.gadget_weights, expected.gadget_weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.bias, expected.bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["increasing", "decreasing"])
+@pytest.mark.parametrize("units", [5, 16, 30])
+def test_order_of_the_stages_can_be_chosen(order, units, rng):
+    layer = Butterfly(units, order=order, seed=1)
+    x = rng.standard_normal((3, 16)).astype("float32")
+    y = layer(x)
+    assert layer.wiring.increasing == (order == "increasing")
+    assert Butterfly.from_config(layer.get_config()).order == order
+    close(y, x @ oracles.dense_matrix(layer.wiring, numpy(layer.gadget_weights)[0]))
+
+
+def test_unknown_order():
+    with raises("`order` must be one of (None, 'increasing', 'decreasing'). Received: order='up'"):
+        Butterfly(4, order="up")
+
+
 @pytest.mark.parametrize("gain", [0, -1.0, float("inf"), float("nan"), "a", True])
 def test_gain_must_be_a_positive_number(gain):
     with raises(f"`gain` must be a positive number. Received: gain={gain!r}"):
@@ -453,7 +499,7 @@ def test_butterfly_regularisers_add_losses(rng):
     y = layer(rng.standard_normal((3, 16)))
     reference = keras.layers.Activation("linear", activity_regularizer=keras.regularizers.L2(0.125))
     reference(y)  # how Keras scales an activity loss by the batch differs between its versions
-    expected = 0.5 * squares(layer.gadgets) + 0.25 * 5 + float(sum(reference.losses))
+    expected = 0.5 * squares(layer.gadgets) + 0.25 * 5 / layer.gain**2 + float(sum(reference.losses))
     np.testing.assert_allclose(float(sum(layer.losses)), expected, rtol=1e-5)
 
 
@@ -629,10 +675,10 @@ def test_weights_of_an_unbuilt_layer_are_a_clear_error():
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
-def test_kernel_of_a_single_node_has_the_compute_dtype(policy):
+def test_kernel_has_the_variables_dtype_even_of_a_single_node(policy):
     layer = Butterfly(dtype=policy)
     layer.build((None, 1))
-    assert keras.backend.standardize_dtype(layer.kernel.dtype) == layer.compute_dtype
+    assert keras.backend.standardize_dtype(layer.kernel.dtype) == layer.variable_dtype
     assert layer.gadget_weights.shape == (1, 0)
 
 
@@ -666,6 +712,79 @@ def test_build_takes_a_shape(shape):
 def test_arguments_of_the_wrong_kind_are_refused_at_once(cls, arguments, message):
     with raises(message):
         cls(**arguments)
+
+
+def lora_layer(**kwargs):
+    layer = ButterflyDense(12, k1=6, k2=5, lora_rank=2, lora_alpha=3.0, seed=0, **kwargs)
+    layer.build((None, 20))
+    return layer
+
+
+def test_lora_starts_from_the_same_map_and_trains_only_its_update_and_the_bias():
+    layer, plain = lora_layer(), ButterflyDense(12, k1=6, k2=5, seed=0)
+    plain.build((None, 20))
+    plain.set_weights([weight for weight in layer.get_weights() if weight.shape not in ((6, 2), (2, 5))])
+    close(layer.kernel, plain.kernel)
+    assert {weight.name for weight in layer.trainable_weights} == {"lora_kernel_a", "lora_kernel_b", "bias"}
+    assert layer.count_params() == layer.effective_parameters + 12 == plain.count_params() + 6 * 2 + 2 * 5
+
+
+def test_lora_adds_its_product_to_the_middle(rng):
+    layer = lora_layer()
+    layer.lora_kernel_b.assign(rng.standard_normal((2, 5)))
+    update = numpy(layer.lora_kernel_a) @ numpy(layer.lora_kernel_b)
+    close(layer.middle_kernel, numpy(layer._kernel) + 3.0 / 2 * update)
+    x = rng.standard_normal((4, 20)).astype("float32")
+    close(layer.linear(x), x @ numpy(layer.j1.kernel) @ numpy(layer.middle_kernel) @ numpy(layer.j2_t.kernel))
+
+
+def test_lora_learns_and_is_merged_when_saved(rng, tmp_path):
+    x = rng.standard_normal((32, 20)).astype("float32")
+    model = keras.Sequential([keras.Input((20,)), lora_layer()])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = model.fit(x, x[:, :12], epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    model.save(tmp_path / "model.keras")
+    restored = keras.models.load_model(tmp_path / "model.keras")
+    assert np.abs(restored.layers[0].lora_kernel_b).max() == 0
+    np.testing.assert_allclose(restored.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "rank", "message"),
+    [
+        (lambda: ButterflyDense(4), 2, "is not built"),
+        (lora_layer, 2, "LoRA is already on"),
+        (lambda: build("dense, narrowing", kernel_constraint="non_neg"), 2, "LoRA does not keep a constraint on W'"),
+        (lambda: build("dense, narrowing"), 0, "`rank` must be a positive integer. Received: rank=0"),
+    ],
+)
+def test_lora_refuses(layer, rank, message):
+    with raises(message):
+        layer().enable_lora(rank)
+
+
+def test_weights_of_other_widths_are_refused(tmp_path):
+    def model(k):
+        return keras.Sequential([keras.Input((20,)), ButterflyDense(12, k1=k, k2=k, seed=0)])
+
+    model(4).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match="expects weights of the shapes|shape"):
+        model(5).load_weights(tmp_path / "m.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["square", "dense, narrowing"])
+def test_quantize_names_the_alternative(name):
+    with pytest.raises(NotImplementedError, match=r"not quantized to int8 in Keras.*export\.to_tflite"):
+        build(name).quantize("int8")
+
+
+def test_quantizing_a_model_warns_and_quantizes_the_other_layers(rng):
+    model = keras.Sequential([keras.Input((16,)), Butterfly(), keras.layers.Dense(4)])
+    with pytest.warns(UserWarning, match="not quantized to int8"):
+        model.quantize("int8")
+    assert model.layers[1].dtype_policy.quantization_mode == "int8"
+    assert model(rng.standard_normal((2, 16)).astype("float32")).shape == (2, 4)
 
 
 @pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
