@@ -1,8 +1,9 @@
 """Butterfly layers for Keras, after Ailon, Leibovich, Nair (UAI 2021). `keras_butterfly.export` turns models into TFLite."""
 
-from . import initializers
+from . import initializers, transforms
 from ._version import __version__
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
+from .kaleidoscope import Kaleidoscope
 
-__all__ = ["Butterfly", "ButterflyDense", "__version__", "initializers"]
+__all__ = ["Butterfly", "ButterflyDense", "Kaleidoscope", "__version__", "initializers", "transforms"]

@@ -1,6 +1,7 @@
 """The butterfly layer."""
 
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,6 +34,7 @@ class Butterfly(keras.layers.Layer):
         units: size of the output's last axis. None (default): n.
         truncation: which nodes the narrower side uses where N has more: "random" (default), a uniform random subset fixed at
             creation and saved with the config and the weights; "first"; or a sequence of distinct node indices below N.
+            The workers of a distributed run must draw the same subset: give a `seed`, or call keras.utils.set_random_seed.
             Weights fit only the subset they were trained on: loading others from a file is an error, but `set_weights`
             cannot tell. Give a `seed` where a model is rebuilt by code rather than from its config.
         transposed: run the stages backwards, from the largest stride down. Always so where units > n.
@@ -42,8 +44,9 @@ class Butterfly(keras.layers.Layer):
             `keras_butterfly.initializers`, or any Keras initialiser, which then fills the flat weight vector.
         stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
         gain: an equalised learning rate. Weights and bias are stored divided by `gain` and multiplied by it when used, and
-            their gradient is that of the used ones: the same function, but each step, of Adam and of SGD alike, moves them as
-            far as one at `gain` times the learning rate. Few weights on many paths want that. Default 10; 1 turns it off.
+            the gradients of the stored ones are scaled: the same function, but optimisers that normalise, such as Adam, move
+            it as if at `gain` times the learning rate, and SGD moves the weights as if at sqrt(gain) times, the bias at the
+            plain one. Few weights on many paths want that. Default 10; 1 turns it off.
         use_bias: add a bias vector. Default False.
         activation: as in `keras.layers.Dense`. Default None.
         implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
@@ -112,8 +115,8 @@ class Butterfly(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
-        chosen = check_seed(truncation_seed, "truncation_seed")
-        self.truncation_seed = next((s for s in (chosen, self.seed) if s is not None), random.randrange(2**31))
+        chosen = self.seed if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
+        self.truncation_seed = random.randrange(2**31) if chosen is None else chosen
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
@@ -121,9 +124,9 @@ class Butterfly(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self._wiring = None
-        self.gadgets = None
-        self._bias = None
+        self._wiring: Wiring | None = None
+        self.gadgets: Any = None
+        self._bias: Any = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
@@ -200,12 +203,12 @@ class Butterfly(keras.layers.Layer):
         """
         if not self.wiring.effective_weights:
             return ops.zeros((self.stacks, 0), dtype=self.variable_dtype)
-        return equalised(self.gadgets, self.gain)
+        return equalised(self.gadgets, self.gain, self.gain**0.5)
 
     @property
     def bias(self):
         """The bias, `gain` times the stored one, in the variables' dtype: (units,); or None."""
-        return None if self._bias is None else equalised(self._bias, self.gain)
+        return None if self._bias is None else equalised(self._bias, self.gain, 1.0)
 
     @property
     def effective_parameters(self) -> int:
@@ -295,16 +298,20 @@ class Butterfly(keras.layers.Layer):
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
 
 
-def equalised(stored, gain: float):
-    """`gain * stored`, passing the gradient on as it is, so that the step of any optimiser is multiplied by `gain`."""
-    stored = ops.convert_to_tensor(stored)
-    return stored if gain == 1 else stored + ops.stop_gradient((gain - 1) * stored)
+def equalised(stored, gain: float, sgd_gain: float):
+    """`gain * stored`, with the gradient scaled so that a step of SGD moves it `sgd_gain` times as far.
+
+    The step of an optimiser that normalises gradients is multiplied by `gain` whatever their scale.
+    """
+    stored, slope = ops.convert_to_tensor(stored), sgd_gain / gain
+    return stored if gain == 1 else slope * stored + ops.stop_gradient((gain - slope) * stored)
 
 
 def no_quantization(layer, mode) -> str:
     return (
-        f"Layer '{layer.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get faster. "
-        "Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, for example with ai-edge-quantizer."
+        f"Layer '{layer.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get "
+        "faster. Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, with ai-edge-quantizer for "
+        "example."
     )
 
 

@@ -1,5 +1,7 @@
 """The Dense replacement J2^T W' J1."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -95,7 +97,7 @@ class ButterflyDense(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.lora_rank = None if lora_rank is None else positive_integer(lora_rank, "lora_rank")
-        self.lora_alpha = self.lora_rank if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
+        self.lora_alpha = _alpha(lora_alpha, self.lora_rank or 1)
         self.lora_enabled = False
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
@@ -115,8 +117,8 @@ class ButterflyDense(keras.layers.Layer):
         self.j2_t = Butterfly(self.units, transposed=True, seed=seed2, truncation_seed=second, name="j2_t", **butterfly)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self._kernel = None
-        self.bias = None
+        self._kernel: Any = None
+        self.bias: Any = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
@@ -178,10 +180,11 @@ class ButterflyDense(keras.layers.Layer):
                 f"Layer '{self.name}' is not built: W' depends on the input's size, which is not known yet. "
                 "Call the layer on an input, or build(input_shape), first."
             )
-        if not self.lora_enabled:
-            return ops.convert_to_tensor(self._kernel)
+        kernel = ops.convert_to_tensor(self._kernel)
+        if self.lora_rank is None or not self.lora_enabled:
+            return kernel
         update = ops.matmul(ops.convert_to_tensor(self.lora_kernel_a), ops.convert_to_tensor(self.lora_kernel_b))
-        return ops.convert_to_tensor(self._kernel) + ops.cast(self.lora_alpha / self.lora_rank * update, self._kernel.dtype)
+        return kernel + ops.cast(self.lora_alpha / self.lora_rank * update, kernel.dtype)
 
     def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
         """Fine-tuning by a low-rank update: W' becomes W' + (alpha / rank) A B, with A (k1, rank) and B (rank, k2) trained.
@@ -213,7 +216,7 @@ class ButterflyDense(keras.layers.Layer):
         self._tracker.lock()
         self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
         self.lora_enabled, self.lora_rank = True, rank
-        self.lora_alpha = rank if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
+        self.lora_alpha = _alpha(lora_alpha, rank)
 
     def quantize(self, mode=None, **kwargs):
         """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
@@ -344,6 +347,10 @@ def check_truncation_seeds(seeds) -> tuple[int | None, int | None]:
     if not isinstance(seeds, list | tuple) or len(seeds) != 2:
         raise ValueError(f"`truncation_seeds` must be a pair of integers. Received: truncation_seeds={seeds!r}")
     return check_seed(seeds[0], "truncation_seeds[0]"), check_seed(seeds[1], "truncation_seeds[1]")
+
+
+def _alpha(lora_alpha, rank: int) -> float:
+    return float(rank) if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
 
 
 def _at_most(value, limit: int, name: str, limit_name: str) -> int:

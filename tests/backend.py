@@ -56,8 +56,14 @@ def _jax(function, sources, upstream):
             return function(*arguments)
 
     values = [source.value if _is_variable(source) else jax.numpy.asarray(source) for source in sources]
-    y, pull = jax.vjp(pure, *values)
-    return np.asarray(y), [np.asarray(gradient) for gradient in pull(jax.numpy.asarray(upstream, y.dtype))]
+
+    @jax.jit  # one compilation of the whole instead of one for every operation
+    def both(upstream, *values):
+        y, pull = jax.vjp(pure, *values)
+        return y, pull(upstream.astype(y.dtype))
+
+    y, gradients = both(upstream, *values)
+    return np.asarray(y), [np.asarray(gradient) for gradient in gradients]
 
 
 def _torch(function, sources, upstream):

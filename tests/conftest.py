@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-TENSORFLOW_ONLY = ("convert", "lowering", "measure", "cli", "notebooks", "saving")
+TENSORFLOW_ONLY = ("convert", "lowering", "measure", "cli", "notebooks", "saving", "backends", "distributed")
 if keras.backend.backend() != "tensorflow":
     collect_ignore = [f"test_{name}.py" for name in TENSORFLOW_ONLY]
 

@@ -1,0 +1,45 @@
+"""Run by test_backends.py in a process of its own for each backend: values and gradients of layers with given weights.
+
+KERAS_BACKEND=... python backend_worker.py CASES.npz RESULTS.npz
+"""
+
+import sys
+
+import keras
+import numpy as np
+from backend import value_and_gradients
+
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
+
+N = 24
+LAYERS = {
+    "butterfly": lambda: Butterfly(use_bias=True, activation="tanh", seed=1),
+    "gather": lambda: Butterfly(use_bias=True, activation="tanh", seed=1, implementation="gather"),
+    "truncated": lambda: Butterfly(7, seed=2),
+    "expanded": lambda: Butterfly(40, seed=3, stacks=2),
+    "replacement": lambda: ButterflyDense(11, activation="relu", seed=4, kernel_initializer="ones"),
+    "kaleidoscope": lambda: Kaleidoscope(16, seed=5),
+}
+
+
+def main(cases, results):
+    given, found = np.load(cases), {"imported": np.array(sorted(name for name in sys.modules if "." not in name))}
+    for name, make in LAYERS.items():
+        layer = make()
+        layer.build((None, N))
+        # NumPy draws the initial weights, so they are equal before any are set.
+        found[f"{name}/initial"] = np.concatenate([np.ravel(weights) for weights in layer.get_weights()])
+        layer.set_weights(
+            [weights + 0.1 * np.sin(np.arange(weights.size)).reshape(weights.shape) for weights in layer.get_weights()]
+        )
+        sources = [given["x"], *layer.trainable_variables]
+        upstream = given["upstream"][:, : layer.compute_output_shape((1, N))[1]]
+        value, gradients = value_and_gradients(layer, sources, upstream)
+        found[f"{name}/value"] = value
+        found |= {f"{name}/gradient {index}": gradient for index, gradient in enumerate(gradients)}
+    np.savez(results, **found)
+
+
+if __name__ == "__main__":
+    assert keras.backend.backend()
+    main(*sys.argv[1:])

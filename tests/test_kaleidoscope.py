@@ -1,0 +1,65 @@
+"""What only a product of butterflies does."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+
+from keras_butterfly import Butterfly, Kaleidoscope
+
+numpy = keras.ops.convert_to_numpy
+
+
+def built(n, *arguments, **kwargs):
+    layer = Kaleidoscope(*arguments, **kwargs)
+    layer.build((None, n))
+    return layer
+
+
+def test_is_the_product_of_its_butterflies_in_alternating_order():
+    layer = built(8, width=2, seed=0)
+    assert [butterfly.wiring.increasing for butterfly in layer.butterflies] == [False, True, False, True]
+    product = np.eye(8)
+    for butterfly in layer.butterflies:
+        product = product @ oracles.dense_matrix(butterfly.wiring, numpy(butterfly.gadget_weights)[0].astype("float64"))
+    np.testing.assert_allclose(layer.kernel, product, atol=1e-5)
+
+
+def test_full_width_counts_four_n_log_n_weights():
+    assert built(64, width=3).effective_parameters == 3 * 2 * (2 * 64 * 6)
+
+
+def test_starts_as_an_isometry():
+    kernel = numpy(built(16, width=2, seed=0).kernel)
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(16), atol=1e-5)
+
+
+def test_a_pair_of_hadamards_is_the_identity():
+    np.testing.assert_allclose(built(32, kernel_initializer="hadamard").kernel, np.eye(32), atol=1e-6)
+
+
+def test_holds_permutations_that_one_butterfly_cannot():
+    """A butterfly's complementary blocks have rank one; a pair routes any permutation (Benes). Bit reversal is one."""
+    reversal = [int(f"{node:03b}"[::-1], 2) for node in range(8)]
+    target = np.eye(8)[reversal]
+
+    def error(layer):
+        x = np.eye(8, dtype="float32")
+        model = keras.Sequential([keras.Input((8,)), layer])
+        model.compile(keras.optimizers.Adam(3e-3), "mse")
+        model.fit(np.tile(x, (1500, 1)), np.tile(target, (1500, 1)), batch_size=8, verbose=0)
+        return np.linalg.norm(numpy(layer.kernel) - target)
+
+    assert error(Kaleidoscope(kernel_initializer="orthogonal", seed=0)) < 0.1
+    assert error(Butterfly(kernel_initializer="orthogonal", seed=0)) > 1
+
+
+@pytest.mark.parametrize(("argument", "value"), [("width", 0), ("width", 1.5), ("expansion", -1), ("units", "a")])
+def test_counts_must_be_positive_integers(argument, value):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a positive integer. Received: {argument}={value!r}"):
+        Kaleidoscope(**{argument: value})
+
+
+def test_unbuilt_says_so():
+    with pytest.raises(ValueError, match="is not built"):
+        Kaleidoscope(4).effective_parameters  # noqa: B018

@@ -1,0 +1,176 @@
+"""Rules that hold for every size, truncation, order, seed, rank and precision, on sizes that hypothesis picks."""
+
+import keras
+import numpy as np
+from backend import NAME, ROUNDOFF, value_and_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_butterfly import Butterfly, ButterflyDense, kernels
+from keras_butterfly.wiring import Wiring
+
+settings.register_profile("properties", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("properties")
+
+sizes = st.integers(1, 40)
+seeds = st.integers(0, 1000)
+orders = st.sampled_from([None, "increasing", "decreasing"])
+truncations = st.sampled_from(["random", "first"])
+implementations = st.sampled_from(["gather", "fused"])
+shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+wirings = st.builds(
+    lambda inputs, outputs, **choices: Wiring.butterfly(inputs, outputs, **choices),
+    sizes,
+    sizes,
+    truncation=truncations,
+    transposed=st.booleans(),
+    order=orders,
+    seed=seeds,
+)
+butterflies = st.builds(
+    lambda n, **arguments: (n, Butterfly(dtype="float64", **arguments)),
+    sizes,
+    units=sizes,
+    truncation=truncations,
+    order=orders,
+    seed=seeds,
+    stacks=st.integers(1, 2),
+    kernel_initializer=st.sampled_from(["fjlt", "orthogonal"]),
+    implementation=implementations,
+)
+replacements = st.builds(
+    lambda n, units, k1, k2, **arguments: (n, ButterflyDense(units, min(k1, n), min(k2, units), dtype="float64", **arguments)),
+    sizes,
+    sizes,
+    sizes,
+    sizes,
+    seed=seeds,
+    implementation=implementations,
+)
+layers = st.one_of(butterflies, replacements)
+numpy = ops.convert_to_numpy
+
+
+def close(found, expected, factor=100):
+    expected = numpy(expected)
+    np.testing.assert_allclose(
+        numpy(found), expected, atol=factor * ROUNDOFF * max(1.0, np.abs(expected).max(initial=0)), rtol=0
+    )
+
+
+@given(layers, shapes, seeds)
+def test_linear_and_the_same_on_every_leading_axis(sized, shape, seed):
+    n, layer = sized
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, *shape, n))
+    layer.build((None, n))
+    close(layer.linear(2 * x - 3 * y), 2 * numpy(layer.linear(x)) - 3 * numpy(layer.linear(y)))
+    close(numpy(layer.linear(x)).reshape(-1, layer.kernel.shape[1]), layer.linear(x.reshape(-1, n)))
+
+
+@given(layers)
+def test_kernel_is_the_layer_on_the_identity(sized):
+    n, layer = sized
+    layer.build((None, n))
+    assert layer.kernel.shape == layer.compute_output_shape((n, n))
+    close(layer.linear(np.eye(n)), layer.kernel)
+
+
+@given(wirings, seeds)
+def test_the_transpose_is_the_adjoint(wiring, seed):
+    """<J x, y> = <x, J' y>, where J' has the wiring's transpose and the gadgets with inputs and outputs swapped."""
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal(wiring.effective_weights)
+    gadgets = [numpy(gadget) for gadget in kernels.stage_gadgets(wiring, ops.convert_to_tensor(weights))]
+    transpose = wiring.transpose()
+    swapped = [gadget.transpose(0, 2, 1, 3).reshape(-1) for gadget in reversed(gadgets)]
+    picked = [gadget[stage.edges] for gadget, stage in zip(swapped, transpose.stages, strict=True)]
+    x, y = rng.standard_normal(len(wiring.inputs)), rng.standard_normal(len(wiring.outputs))
+    forward = numpy(kernels.apply_stages(ops.convert_to_tensor(x), wiring, ops.convert_to_tensor(weights)))
+    back = kernels.apply_stages(ops.convert_to_tensor(y), transpose, ops.convert_to_tensor(np.concatenate([[], *picked])))
+    assert transpose.effective_weights == wiring.effective_weights
+    np.testing.assert_allclose(forward @ y, x @ numpy(back), rtol=1e-9, atol=1e-9 * np.abs(forward).max() * np.abs(y).max())
+
+
+@given(st.integers(0, 7), orders, seeds, implementations)
+def test_orthogonal_weights_of_a_full_butterfly_keep_every_norm(stages, order, seed, implementation):
+    layer = Butterfly(kernel_initializer="orthogonal", order=order, seed=seed, implementation=implementation, dtype="float64")
+    x = np.random.default_rng(seed).standard_normal((3, 1 << stages))
+    layer.build(x.shape)
+    # Initial weights are drawn in double precision and kept in float32.
+    np.testing.assert_allclose(np.linalg.norm(numpy(layer.linear(x)), axis=1), np.linalg.norm(x, axis=1), rtol=1e-6)
+
+
+@given(wirings, seeds)
+def test_effective_weights_are_those_with_a_gradient(wiring, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((4, len(wiring.inputs)))
+    # Of the untruncated butterfly's weights, all drawn, only the effective ones change the outputs that are read.
+    full = Wiring(wiring.size, wiring.strides, tuple(range(wiring.size)), tuple(range(wiring.size)))
+
+    def read(weights):
+        placed = kernels.place_inputs(ops.convert_to_tensor(x), wiring)
+        return ops.sum(kernels.read_outputs(kernels.apply_stages(placed, full, weights), wiring) ** 2)
+
+    _, (gradient,) = value_and_gradients(read, [rng.standard_normal(full.effective_weights)], np.ones(()))
+    assert np.count_nonzero(np.abs(gradient) > 1e-12) == wiring.effective_weights
+
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "mixed_float16": 2.0**-11, "mixed_bfloat16": 2.0**-8}
+if NAME == "torch":
+    del UNIT_ROUNDOFF["float64"]  # Keras's matmul on torch computes float64 in float32
+
+
+@given(st.integers(0, 9), st.sampled_from(sorted(UNIT_ROUNDOFF)), implementations, orders, seeds)
+def test_error_of_every_precision_is_within_the_bound_of_the_docstring(stages, policy, implementation, order, seed):
+    layer = Butterfly(dtype=policy, implementation=implementation, order=order, seed=seed, kernel_initializer="orthogonal")
+    layer.build((None, 1 << stages))
+    exact = Butterfly(dtype="float64", implementation="gather", order=order, seed=seed, kernel_initializer="orthogonal")
+    exact.build((None, 1 << stages))
+    if layer.weights:
+        exact.set_weights(layer.get_weights())
+    x = np.random.default_rng(seed).standard_normal((3, 1 << stages))
+    x = numpy(ops.cast(ops.cast(x, layer.compute_dtype), "float64"))  # what the layer is given, exactly
+    y = layer(ops.cast(x, layer.compute_dtype))
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    error = np.linalg.norm(numpy(ops.cast(y, "float64")) - numpy(exact(x)), axis=1)
+    assert np.all(error <= 2 * (stages + 2) * UNIT_ROUNDOFF[policy] * np.linalg.norm(x, axis=1))
+
+
+@given(layers, st.sampled_from(["mixed_float16", "mixed_bfloat16"]))
+def test_low_precision_stays_finite_in_values_and_gradients(sized, policy):
+    n, layer = sized
+    low = type(layer).from_config({**layer.get_config(), "dtype": policy})
+    low.build((None, n))
+    x = np.random.default_rng(0).standard_normal((4, n)).astype("float32")
+    upstream = np.ones((4, low.compute_output_shape((4, n))[1]), "float32")
+    y, gradients = value_and_gradients(lambda x: ops.cast(low(x), "float32"), [x, *low.trainable_variables], upstream)
+    assert np.all(np.isfinite(y))
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+def approximation_errors(k, trials, x, y):
+    """y' (J' J - I) x for `trials` draws of a scaled FJLT from 256 to k."""
+    errors = []
+    for seed in range(trials):
+        layer = Butterfly(k, seed=seed)
+        layer.build((None, len(x)))
+        kernel = numpy(layer.kernel).astype("float64")
+        errors.append((x @ kernel) @ (y @ kernel) - x @ y)
+    return np.array(errors)
+
+
+def test_fjlt_keeps_norms_and_inner_products_with_the_stated_confidence(rng):
+    """Over the draw of signs and subset the error of <J x, J y> has mean 0 and a standard deviation of about
+    sqrt((1 + <x, y>^2) (1 - k / n) / k) for unit vectors: 95 of 100 draws within twice that, allowing 1.25 for the "about"."""
+    n, trials = 256, 120
+    x, y = rng.standard_normal((2, n))
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    for k in (16, 64, 160):
+        for other in (x, y):
+            deviation = np.sqrt((1 + (x @ other) ** 2) * (1 - k / n) / k)
+            errors = approximation_errors(k, trials, x, other)
+            assert np.mean(np.abs(errors) <= 2.5 * deviation) >= 0.95
+            assert abs(errors.mean()) < 5 * deviation / np.sqrt(trials)
+            assert errors.std() > 0.4 * deviation  # the errors are real, not zero by mistake
