@@ -4,13 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 
-.PHONY: demo test check format bench notebooks clean
+# Of the layers' tests; torch is not on the list of `make test`'s installs because of its size.
+BACKENDS ?= jax torch
+
+.PHONY: demo test test-jax test-backends check format bench notebooks clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-jax: $(VENV)/.dev
+	KERAS_BACKEND=jax $(BIN)/python -m pytest
+
+# The same tests on the other backends, and their values and gradients against TensorFlow's.
+test-backends: $(VENV)/.backends
+	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest &&) true
+	$(BIN)/python -m pytest tests/test_backends.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -41,4 +52,8 @@ $(VENV)/.examples: $(VENV)/.python setup.cfg pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.python setup.cfg pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.backends: $(VENV)/.dev
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev,backends]'
 	touch $@

@@ -40,21 +40,21 @@ class LayerPlan:
 
 
 def butterfly_layers(model: keras.Model, specs: list[tf.TensorSpec], call: Callable) -> dict[Layer, list[tuple[int, ...]]]:
-    """The model's outermost butterfly layers, with the input shapes each is called on. Traces `call` once."""
+    """The outermost butterfly layers in the order of execution, with the input shapes each is called on. Traces `call` once."""
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, Butterfly | ButterflyDense)]
     inner = {id(part) for layer in layers if isinstance(layer, ButterflyDense) for part in (layer.j1, layer.j2_t)}
-    shapes: dict[Layer, list[tuple[int, ...]]] = {layer: [] for layer in layers if id(layer) not in inner}
+    shapes: dict[Layer, list[tuple[int, ...]]] = {}
 
     def recorder(layer):
         def linear(x):
-            shapes[layer].append(tuple(x.shape))
+            shapes.setdefault(layer, []).append(tuple(x.shape))
             return layer.linear(x)
 
         return linear
 
-    with executions({layer: recorder(layer) for layer in shapes}):
+    with executions({layer: recorder(layer) for layer in layers if id(layer) not in inner}):
         tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
-    return {layer: seen for layer, seen in shapes.items() if seen}
+    return shapes
 
 
 def choose(

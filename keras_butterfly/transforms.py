@@ -100,7 +100,7 @@ def _assign(layer: Butterfly, matrices: Mapping[int, np.ndarray]) -> None:
         gadgets = matrices.get(stage.stride, np.broadcast_to(np.eye(2), (wiring.size // 2, 2, 2)))
         by_edge = gadgets.reshape(-1, stage.stride, 2, 2).transpose(0, 3, 2, 1)  # (h, l, o, i) -> (h, i, o, l)
         weights.append(by_edge.reshape(-1)[stage.edges])
-    layer.gadgets.assign(np.concatenate(weights)[None] / layer.gain)
+    layer.set_gadget_weights(np.concatenate(weights)[None])
 
 
 def _turn(angle: float) -> np.ndarray:

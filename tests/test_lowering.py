@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_butterfly import Butterfly, ButterflyDense, export
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
 from keras_butterfly.export import verify
 from keras_butterfly.export.convert import convert
 from keras_butterfly.export.lowering import Lowering, candidates, lower
@@ -32,9 +32,11 @@ LAYERS = {
     "padded": lambda: built(Butterfly(), 50),
     "transposed": lambda: built(Butterfly(transposed=True), 64),
     "stacks": lambda: built(Butterfly(32, stacks=3), 32),
+    "increasing, expanding": lambda: built(Butterfly(32, order="increasing"), 8),
     "sandwich": lambda: built(ButterflyDense(48), 80),
     "sandwich, thinner left": lambda: built(ButterflyDense(48, 3, 7), 80),
     "sandwich, thinner right": lambda: built(ButterflyDense(48, 7, 3), 80),
+    "sandwich with lora": lambda: built(ButterflyDense(48, 7, 3, lora_rank=2), 80),
 }
 
 
@@ -115,6 +117,14 @@ def test_one_transpose_between_two_factors_and_one_at_the_end(operator):
 def test_bias_and_relu_of_a_folded_sandwich_are_fused_into_two_operators():
     layer = ButterflyDense(64, activation="relu")
     assert operators_of(layer, 64, lowering="folded") == {"FULLY_CONNECTED": 2}
+
+
+@pytest.mark.parametrize("lowering", KINDS)
+def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
+    """Export itself compares with Keras; a butterfly's bias is stored divided by its gain, a product's is not."""
+    layers = [Kaleidoscope(16, use_bias=True, bias_initializer="ones"), Butterfly(use_bias=True, bias_initializer="ones")]
+    exported = export.to_tflite(keras.Sequential([keras.Input((16,)), *layers]), lowering=lowering)
+    assert [plan.layer for plan in exported.plan] == ["butterfly_0", "butterfly_1", layers[1].name]
 
 
 def test_candidates_leave_out_what_costs_far_more():
