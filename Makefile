@@ -13,14 +13,14 @@ demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-jax: $(VENV)/.dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto
 
 # The same tests on the other backends, and their values and gradients against TensorFlow's.
 test-backends: $(VENV)/.backends
-	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest &&) true
+	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest -n auto &&) true
 	$(BIN)/python -m pytest tests/test_backends.py
 
 check: $(VENV)/.dev

@@ -8,6 +8,7 @@ default k, each as a TensorFlow graph and compiled by XLA. The gradient is taken
 
 import json
 import time
+from collections.abc import Callable
 
 import click
 import keras
@@ -22,15 +23,16 @@ from keras_butterfly.export import files
 from keras_butterfly.export.measure import machine
 
 
-def models(n: int) -> dict[str, keras.Model]:
-    layers = {
-        "Dense": [keras.layers.Dense(n)],
-        "low-rank pair": [keras.layers.Dense(default_width(n), use_bias=False), keras.layers.Dense(n)],
-        "Butterfly": [Butterfly(n, use_bias=True, seed=0)],
-        "Butterfly gather": [Butterfly(n, use_bias=True, seed=0, implementation="gather")],
-        "ButterflyDense": [ButterflyDense(n, seed=0)],
+def layers(n: int) -> dict[str, Callable[[], keras.Model]]:
+    """Makers of a model of each kind, n -> n."""
+    parts = {
+        "Dense": lambda: [keras.layers.Dense(n)],
+        "low-rank pair": lambda: [keras.layers.Dense(default_width(n), use_bias=False), keras.layers.Dense(n)],
+        "Butterfly": lambda: [Butterfly(n, use_bias=True, seed=0)],
+        "Butterfly gather": lambda: [Butterfly(n, use_bias=True, seed=0, implementation="gather")],
+        "ButterflyDense": lambda: [ButterflyDense(n, seed=0)],
     }
-    return {name: keras.Sequential([keras.Input((n,)), *parts]) for name, parts in layers.items()}
+    return {name: lambda make=make: keras.Sequential([keras.Input((n,)), *make()]) for name, make in parts.items()}
 
 
 def step(model: keras.Model, x: tf.Tensor, upstream: tf.Tensor, jit_compile: bool):
@@ -51,8 +53,8 @@ def measure(n: int, batch: int, runs: int) -> dict[str, list[float]]:
     rng = np.random.default_rng(0)
     x, upstream = (tf.constant(rng.standard_normal((batch, n)), tf.float32) for _ in range(2))
     steps = {
-        f"{name}{' XLA' if jit else ''}": step(model, x, upstream, jit)
-        for name, model in models(n).items()
+        f"{name}{' XLA' if jit else ''}": step(make(), x, upstream, jit)
+        for name, make in layers(n).items()
         for jit in (False, True)
     }
     for run in steps.values():  # traces and compiles, then warms up

@@ -197,7 +197,7 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def gadget_weights(self):
-        """The weights of the butterflies, the stored ones times their gain, in the variables' dtype: (stacks, effective weights).
+        """The butterflies' weights, the stored ones times their gain, in the variables' dtype: (stacks, effective weights).
 
         Raises:
             ValueError: before the layer is built.

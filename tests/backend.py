@@ -30,6 +30,15 @@ def compiled(function):
     return function  # torch: eager
 
 
+def traced(function):
+    """`function` of tensors, compiled as a whole on JAX, where one compilation for every operation takes long."""
+    if NAME == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
 def _is_variable(source):
     return isinstance(source, keras.Variable)
 
@@ -57,7 +66,7 @@ def _jax(function, sources, upstream):
 
     values = [source.value if _is_variable(source) else jax.numpy.asarray(source) for source in sources]
 
-    @jax.jit  # one compilation of the whole instead of one for every operation
+    @traced
     def both(upstream, *values):
         y, pull = jax.vjp(pure, *values)
         return y, pull(upstream.astype(y.dtype))

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
-from backend import ROUNDOFF, value_and_gradients
+from backend import ROUNDOFF, traced, value_and_gradients
 from keras import ops
 
 from keras_butterfly import fusion, initializers, kernels
@@ -46,6 +46,7 @@ def compositions(total):
 def executions(wiring):
     """Every way to compute `wiring`, by name, on arrays or tensors."""
     for name, apply in _executions(wiring):
+        apply = traced(apply)
         yield name, lambda x, weights, apply=apply: apply(ops.convert_to_tensor(x), ops.convert_to_tensor(weights))
 
 
