@@ -1,5 +1,7 @@
 """Rules that hold for every size, truncation, order, seed, rank and precision, on sizes that hypothesis picks."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from backend import NAME, ROUNDOFF, value_and_gradients
@@ -29,7 +31,7 @@ wirings = st.builds(
     seed=seeds,
 )
 butterflies = st.builds(
-    lambda n, **arguments: (n, Butterfly(dtype="float64", **arguments)),
+    lambda n, **arguments: (n, partial(Butterfly, dtype="float64", **arguments)),
     sizes,
     units=sizes,
     truncation=truncations,
@@ -40,7 +42,10 @@ butterflies = st.builds(
     implementation=implementations,
 )
 replacements = st.builds(
-    lambda n, units, k1, k2, **arguments: (n, ButterflyDense(units, min(k1, n), min(k2, units), dtype="float64", **arguments)),
+    lambda n, units, k1, k2, **arguments: (
+        n,
+        partial(ButterflyDense, units, min(k1, n), min(k2, units), dtype="float64", **arguments),
+    ),
     sizes,
     sizes,
     sizes,
@@ -48,7 +53,7 @@ replacements = st.builds(
     seed=seeds,
     implementation=implementations,
 )
-layers = st.one_of(butterflies, replacements)
+layers = st.one_of(butterflies, replacements)  # (n, a maker of the layer)
 numpy = ops.convert_to_numpy
 
 
@@ -61,7 +66,8 @@ def close(found, expected, factor=100):
 
 @given(layers, shapes, seeds)
 def test_linear_and_the_same_on_every_leading_axis(sized, shape, seed):
-    n, layer = sized
+    n, make = sized
+    layer = make()
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((2, *shape, n))
     layer.build((None, n))
@@ -71,7 +77,8 @@ def test_linear_and_the_same_on_every_leading_axis(sized, shape, seed):
 
 @given(layers)
 def test_kernel_is_the_layer_on_the_identity(sized):
-    n, layer = sized
+    n, make = sized
+    layer = make()
     layer.build((None, n))
     assert layer.kernel.shape == layer.compute_output_shape((n, n))
     close(layer.linear(np.eye(n)), layer.kernel)
@@ -140,8 +147,8 @@ def test_error_of_every_precision_is_within_the_bound_of_the_docstring(stages, p
 
 @given(layers, st.sampled_from(["mixed_float16", "mixed_bfloat16"]))
 def test_low_precision_stays_finite_in_values_and_gradients(sized, policy):
-    n, layer = sized
-    low = type(layer).from_config({**layer.get_config(), "dtype": policy})
+    n, make = sized
+    low = make(dtype=policy)
     low.build((None, n))
     x = np.random.default_rng(0).standard_normal((4, n)).astype("float32")
     upstream = np.ones((4, low.compute_output_shape((4, n))[1]), "float32")
