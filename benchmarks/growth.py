@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--sizes 512,...,16384] [--batch 128] [--memory-batch 32] [--plot FILE] [--json FILE]
 
 The steps are those of training.py. Peak memory is what a process of its own uses at most, less what it used before the layer
-was made: weights, activations, gradients, and the graph.
+was made: weights, activations, gradients, and the graph. It is read as Linux reports it.
 """
 
 import json
@@ -37,7 +37,9 @@ print(peak() - before)
 def peak_memory(layer: str, n: int, batch: int) -> int:
     """Bytes."""
     program = PEAK.format(folder=str(Path(__file__).parent), batch=batch, n=n, layer=layer)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{layer} at n = {n} ended with code {done.returncode}: {done.stderr[-2000:]}")
     return int(done.stdout.split()[-1])
 
 
@@ -82,6 +84,8 @@ def main(sizes, batch, memory_batch, runs, picture, path):
     console, widths = Console(width=140), [int(size) for size in sizes.split(",")]
     for name in filter(None, (picture, path)):
         files.check_writable(name)
+    if picture:
+        import matplotlib  # noqa: F401 (found missing before the work, not after)
     memory = {layer: peak_memory(layer, widths[-1], memory_batch) for layer in LAYERS}
     for layer, peak in memory.items():
         console.print(f"peak memory, n = {widths[-1]}, batch {memory_batch}: {layer} {peak / 2**20:,.0f} MiB", highlight=False)
@@ -91,10 +95,10 @@ def main(sizes, batch, memory_batch, runs, picture, path):
         times[n] = {name: float(np.median(raw)) for name, raw in seconds.items()}
         console.print(f"n = {n} done")
     console.print(table(times))
-    if picture:
-        files.write(picture, lambda temporary: figure(times, batch).savefig(temporary, dpi=150))
     if path:
         files.write(path, json.dumps({"times": times, "peak_memory": memory}, indent=2).encode())
+    if picture:
+        files.write(picture, lambda temporary: figure(times, batch).savefig(temporary, dpi=150))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
 # With it a butterfly trains at the learning rates that people use for Dense, with Adam and with SGD; see CONTRIBUTING.md.
 DEFAULT_GAIN = 10.0
-_INPUT_NODES, _OUTPUT_NODES = "input_nodes", "output_nodes"
+_INPUT_NODES, _OUTPUT_NODES, _GAIN = "input_nodes", "output_nodes", "gain"
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -46,8 +46,9 @@ class Butterfly(keras.layers.Layer):
         gain: an equalised learning rate. Weights and bias are stored divided by `gain` and multiplied by it when used, and
             the gradients of the stored ones are scaled: the same function, but trained as if at `gain` times the learning
             rate, with Adam and SGD alike, only the bias with SGD at the plain one. Few weights on many paths want that.
-            Default 10 for the bias, 10 / sqrt(stacks) for the weights, as the steps of stacks add up; 1 turns it off. SGD with
-            momentum 0.9 at a learning rate of 0.1 has been seen to diverge at gain 7, and to do well at 5.
+            Default 10; 1 turns it off. Weights of several stacks take `gain` / sqrt(stacks), as the stacks' steps add up. SGD
+            with momentum 0.9 at a learning rate of 0.1 has been seen to diverge at gain 7, and to do well at 5. Weights from a
+            file are converted to the layer's gain; `set_weights` and TensorFlow checkpoints cannot tell.
         use_bias: add a bias vector. Default False.
         activation: as in `keras.layers.Dense`. Default None.
         implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
@@ -56,10 +57,11 @@ class Butterfly(keras.layers.Layer):
         seed: int or None; of the random subset and of the initial weights.
         truncation_seed: int; of the random subset alone. Default: `seed`, else drawn now. Saved with the config.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
-            in `keras.layers.Dense`; the kernel ones act on the flat weight vectors as stored.
+            in `keras.layers.Dense`. Regularisers and constraints act on the flat weight vectors and the bias as stored. With
+            SGD an L2 regulariser so decays the used values as fast as Dense's.
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
 
-    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). Dtype: the layer's compute dtype.
+    Input shape: (..., n), at least 2-D, n known; integers are cast. Output shape: (..., units). Dtype: the compute dtype.
 
     Precision: with weights that keep the norm, as the initial ones do, a full butterfly's error in the 2-norm is at most
         2 (log2 N + 2) u, relative, u the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11 for
@@ -111,14 +113,14 @@ class Butterfly(keras.layers.Layer):
         self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = positive_integer(stacks, "stacks")
-        self.gain = None if gain is None else positive_number(gain, "gain")
+        self.gain = DEFAULT_GAIN if gain is None else positive_number(gain, "gain")
         self.use_bias = use_bias
         self.activation = keras.activations.get(activation)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
         chosen = self.seed if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
         self.truncation_seed = random.randrange(2**31) if chosen is None else chosen
-        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias_initializer = keras.initializers.get("zeros" if bias_initializer is None else bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
@@ -161,14 +163,14 @@ class Butterfly(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, inputs)
+        outputs = execute(self, self.linear, floating(inputs, self.compute_dtype))
         if self._bias is not None:
             outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return self.activation(outputs)
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
-        x = ops.convert_to_tensor(x)
+        x = floating(x, self.compute_dtype)
         return self._sum_stacks(lambda weights: self._apply(x, weights))
 
     @property
@@ -212,16 +214,16 @@ class Butterfly(keras.layers.Layer):
         Raises:
             ValueError: before the layer is built, or for another shape.
         """
-        shape = (self.stacks, self.wiring.effective_weights)
-        if np.shape(weights) != shape:
-            raise ValueError(f"Layer '{self.name}' expects weights of shape {shape}. Received: {np.shape(weights)}")
+        shape, weights = (self.stacks, self.wiring.effective_weights), np.asarray(weights)
+        if weights.shape != shape:
+            raise ValueError(f"Layer '{self.name}' expects weights of shape {shape}. Received: {weights.shape}")
         if self.gadgets is not None:
             self.gadgets.assign(weights / self._weight_gain)
 
     @property
     def bias(self):
         """The bias, the stored one times its gain, in the variables' dtype: (units,); or None."""
-        return None if self._bias is None else equalised(self._bias, self._bias_gain, 1.0)
+        return None if self._bias is None else equalised(self._bias, self.gain, 1.0)
 
     @property
     def effective_parameters(self) -> int:
@@ -245,11 +247,12 @@ class Butterfly(keras.layers.Layer):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.gadgets is not None:
+        if self.built:
             store[_INPUT_NODES], store[_OUTPUT_NODES] = np.array(self.wiring.inputs), np.array(self.wiring.outputs)
+            store[_GAIN] = np.array(self.gain)
 
     def load_own_variables(self, store):
-        """Loads the weights, which fit only the nodes they were trained on.
+        """Loads the weights, which fit only the nodes they were trained on, and converts them to the layer's gain.
 
         Raises:
             ValueError: if the stored weights belong to a butterfly that keeps other nodes.
@@ -262,7 +265,10 @@ class Butterfly(keras.layers.Layer):
                 f"random subset was drawn from truncation_seed={self.truncation_seed}. Build the model from the saved config, "
                 "or give the layer the same `seed` or `truncation` as when the weights were saved."
             )
-        super().load_own_variables(stored)
+        factor = float(np.asarray(stored.pop(_GAIN))) / self.gain if _GAIN in stored else 1.0
+        super().load_own_variables(
+            {name: np.asarray(value) * factor for name, value in stored.items()} if factor != 1 else stored
+        )
 
     def get_config(self):
         return {
@@ -296,15 +302,11 @@ class Butterfly(keras.layers.Layer):
         return ops.convert_to_tensor(initial / self._weight_gain, dtype=dtype)
 
     def _initial_bias(self, shape, dtype):
-        return self.bias_initializer(shape, dtype=dtype) / self._bias_gain
+        return self.bias_initializer(shape, dtype=dtype) / self.gain
 
     @property
     def _weight_gain(self) -> float:
-        return DEFAULT_GAIN / self.stacks**0.5 if self.gain is None else self.gain
-
-    @property
-    def _bias_gain(self) -> float:
-        return DEFAULT_GAIN if self.gain is None else self.gain
+        return self.gain / self.stacks**0.5
 
     def _apply(self, x, weights):
         if self.implementation == "gather":
@@ -317,6 +319,12 @@ class Butterfly(keras.layers.Layer):
         """The sum over the stacks of `apply(weights of the stack)`."""
         gadgets = self.gadget_weights
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
+
+
+def floating(x, dtype: str):
+    """`x` as a tensor; integers and booleans, which Keras passes on as they are, cast to `dtype`."""
+    x = ops.convert_to_tensor(x)
+    return x if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)) else ops.cast(x, dtype)
 
 
 def equalised(stored, gain: float, sgd_gain: float):

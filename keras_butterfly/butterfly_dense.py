@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .butterfly import Butterfly, check_implementation, last_axis, no_quantization
+from .butterfly import Butterfly, check_implementation, floating, last_axis, no_quantization
 from .execution import execute
 from .projection import middle_kernel
 from .wiring import check_seed, positive_integer, positive_number
@@ -148,7 +148,7 @@ class ButterflyDense(keras.layers.Layer):
             self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, inputs)
+        outputs = execute(self, self.linear, floating(inputs, self.compute_dtype))
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         return self.activation(outputs)
@@ -214,9 +214,23 @@ class ButterflyDense(keras.layers.Layer):
             )
             setattr(self, f"lora_kernel_{name}", weight)
         self._tracker.lock()
-        self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
         self.lora_enabled, self.lora_rank = True, rank
+        self._freeze_under_lora()
         self.lora_alpha = _alpha(lora_alpha, rank)
+
+    @property
+    def trainable(self):
+        """Whether the layer learns; with LoRA only its update and the bias do, W', J1 and J2 stay frozen."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.__set__(self, value)
+        if getattr(self, "lora_enabled", False):
+            self._freeze_under_lora()
+
+    def _freeze_under_lora(self):
+        self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
 
     def quantize(self, mode=None, **kwargs):
         """Not for butterflies; `Model.quantize` warns and goes on to the next layer.

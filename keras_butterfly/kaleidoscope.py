@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .butterfly import Butterfly, last_axis
+from .butterfly import Butterfly, last_axis, no_quantization
 from .wiring import check_seed, padded_size, positive_integer
 
 
@@ -78,7 +78,7 @@ class Kaleidoscope(keras.layers.Layer):
                 truncation="first",
                 order="increasing" if index % 2 else "decreasing",
                 seed=None if self.seed is None else (self.seed + index) % 2**32,
-                name=f"butterfly_{index}",
+                name=f"{self.name}_{index}",
                 kernel_initializer=kernel_initializer,
                 kernel_regularizer=kernel_regularizer,
                 kernel_constraint=kernel_constraint,
@@ -130,6 +130,7 @@ class Kaleidoscope(keras.layers.Layer):
         Raises:
             ValueError: before the layer is built.
         """
+        self._check_built()
         product, *others = (butterfly.kernel for butterfly in self.butterflies)
         for kernel in others:
             product = ops.matmul(product, kernel)
@@ -142,7 +143,20 @@ class Kaleidoscope(keras.layers.Layer):
         Raises:
             ValueError: before the layer is built.
         """
+        self._check_built()
         return sum(butterfly.effective_parameters for butterfly in self.butterflies)
+
+    def quantize(self, mode=None, **kwargs):
+        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
+
+        Raises:
+            NotImplementedError: always, naming the alternative.
+        """
+        raise NotImplementedError(no_quantization(self, mode))
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(f"Layer '{self.name}' is not built. Call it on an input, or build(input_shape), first.")
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units or input_shape[-1])

@@ -27,7 +27,7 @@ def dft(n: int, *, trainable: bool = True) -> keras.Sequential:
         trainable: of the layers.
 
     Returns:
-        A built model (batch, n) -> (batch, 2 n): Re X[0], Im X[0], Re X[1], Im X[1], ...; float32.
+        A built model (batch, n) -> (batch, 2 n): Re X[0], Im X[0], Re X[1], Im X[1], ..., in the global dtype policy.
 
     Raises:
         ValueError: if n is no power of two, or below 4.
@@ -51,7 +51,7 @@ def dct(n: int, *, norm: str | None = "ortho", trainable: bool = True) -> keras.
         trainable: of the layers.
 
     Returns:
-        A built model (batch, n) -> (batch, n), float32.
+        A built model (batch, n) -> (batch, n), in the global dtype policy.
 
     Raises:
         ValueError: if n is no power of two or below 4, or for another `norm`.

@@ -64,5 +64,6 @@ def test_counts_must_be_positive_integers(argument, value):
 
 
 def test_unbuilt_says_so():
-    with pytest.raises(ValueError, match="is not built"):
-        Kaleidoscope(4).effective_parameters  # noqa: B018
+    for attribute in ("kernel", "effective_parameters"):
+        with pytest.raises(ValueError, match="Layer 'whole' is not built"):
+            getattr(Kaleidoscope(4, name="whole"), attribute)

@@ -372,7 +372,38 @@ def test_default_gain_of_the_weights_is_shared_among_the_stacks():
         layer.build((None, 16))
         close(layer.gadget_weights, DEFAULT_GAIN / stacks**0.5 * numpy(layer.gadgets))
         close(layer.bias, np.ones(5))
-        assert Butterfly.from_config(layer.get_config()).gain is None
+        assert layer.get_config()["gain"] == DEFAULT_GAIN  # the number, so that another default leaves saved models as they are
+
+
+@pytest.mark.parametrize("name", ["truncated", "stacked", "dense, narrowing"])
+def test_weights_from_a_file_are_converted_to_the_layers_gain(name, tmp_path, rng):
+    def model(gain):
+        return keras.Sequential([keras.Input(CATALOGUE[name][:1]), make(name, gain=gain)])
+
+    saved, loaded, x = model(5.0), model(2.0), draw(rng, name)
+    saved.set_weights([weights + 0.1 for weights in saved.get_weights()])
+    saved.save_weights(tmp_path / "m.weights.h5")
+    loaded.load_weights(tmp_path / "m.weights.h5")
+    close(loaded(x), saved(x))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+@pytest.mark.parametrize("implementation", ["gather", "fused"])
+@pytest.mark.parametrize("name", ["truncated", "dense, narrowing", "product"])
+def test_integers_are_taken_as_numbers(name, implementation, dtype, rng):
+    layer = build(name, implementation=implementation)
+    x = rng.integers(0, 2, (5, CATALOGUE[name][0])).astype(dtype)
+    y = layer(keras.ops.convert_to_tensor(x))
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    close(y, layer(x.astype("float32")))
+    inputs = keras.Input((CATALOGUE[name][0],), dtype=dtype)
+    close(keras.Model(inputs, layer(inputs))(x), y)
+
+
+def test_a_bias_initialiser_of_none_is_zeros():
+    layer = Butterfly(4, use_bias=True, bias_initializer=None)
+    layer.build((None, 8))
+    close(layer.bias, np.zeros(4))
 
 
 def test_weights_are_set_as_used(rng):
@@ -764,6 +795,14 @@ def test_lora_starts_from_the_same_map_and_trains_only_its_update_and_the_bias()
     assert layer.count_params() == layer.effective_parameters + 12 == plain.count_params() + 6 * 2 + 2 * 5
 
 
+def test_lora_keeps_the_rest_frozen_when_the_layer_is_frozen_and_thawed():
+    layer = lora_layer()
+    layer.trainable = False
+    assert layer.trainable_weights == []
+    layer.trainable = True
+    assert {weight.name for weight in layer.trainable_weights} == {"lora_kernel_a", "lora_kernel_b", "bias"}
+
+
 def test_lora_adds_its_product_to_the_middle(rng):
     layer = lora_layer()
     layer.lora_kernel_b.assign(rng.standard_normal((2, 5)))
@@ -808,7 +847,7 @@ def test_weights_of_other_widths_are_refused(tmp_path):
         model(5).load_weights(tmp_path / "m.weights.h5")
 
 
-@pytest.mark.parametrize("name", ["square", "dense, narrowing"])
+@pytest.mark.parametrize("name", ["square", "dense, narrowing", "product"])
 def test_quantize_names_the_alternative(name):
     with pytest.raises(NotImplementedError, match=r"not quantized to int8 in Keras.*export\.to_tflite"):
         build(name).quantize("int8")

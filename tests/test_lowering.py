@@ -124,7 +124,7 @@ def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
     """Export itself compares with Keras; a butterfly's bias is stored divided by its gain, a product's is not."""
     layers = [Kaleidoscope(16, use_bias=True, bias_initializer="ones"), Butterfly(use_bias=True, bias_initializer="ones")]
     exported = export.to_tflite(keras.Sequential([keras.Input((16,)), *layers]), lowering=lowering)
-    assert [plan.layer for plan in exported.plan] == ["butterfly_0", "butterfly_1", layers[1].name]
+    assert [plan.layer for plan in exported.plan] == [f"{layers[0].name}_0", f"{layers[0].name}_1", layers[1].name]
 
 
 def test_candidates_leave_out_what_costs_far_more():
