@@ -363,7 +363,7 @@ def trained(optimizer, steps, rng, **arguments):
 def test_gain_is_a_learning_rate_of_its_own(optimizer, rng):
     """Steps at gain 4 are steps at gain 1 with 4 times the learning rate."""
     found, expected = trained(optimizer(0.01), 3, rng, gain=4), trained(optimizer(0.04), 3, rng, gain=1)
-    np.testing.assert_allclose(found.gadget_weights, expected.gadget_weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numpy(found.gadget_weights), numpy(expected.gadget_weights), rtol=1e-4, atol=1e-5)
 
 
 def test_default_gain_of_the_weights_is_shared_among_the_stacks():
@@ -418,7 +418,7 @@ def test_weights_are_set_as_used(rng):
 @pytest.mark.parametrize(("optimizer", "factor"), [(keras.optimizers.SGD, 1), (keras.optimizers.Adam, 4)], ids=["sgd", "adam"])
 def test_gain_leaves_the_bias_its_rate_with_sgd(optimizer, factor, rng):
     found, plain = (trained(optimizer(0.01), 1, rng, gain=gain, use_bias=True) for gain in (4, 1))
-    np.testing.assert_allclose(found.bias, factor * numpy(plain.bias), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(numpy(found.bias), factor * numpy(plain.bias), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["increasing", "decreasing"])
