@@ -2,9 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-
-
-# Of the layers' tests; torch is not on the list of `make test`'s installs because of its size.
+# Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
 .PHONY: demo test test-jax test-backends check format bench notebooks clean
@@ -19,7 +17,7 @@ test-jax: $(VENV)/.dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto
 
 # The same tests on the other backends, and their values and gradients against TensorFlow's.
-test-backends: $(VENV)/.backends
+test-backends: $(VENV)/.torch
 	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest -n auto &&) true
 	$(BIN)/python -m pytest tests/test_backends.py
 
@@ -54,6 +52,6 @@ $(VENV)/.dev: $(VENV)/.python setup.cfg pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
 	touch $@
 
-$(VENV)/.backends: $(VENV)/.dev
-	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev,backends]'
+$(VENV)/.torch: $(VENV)/.dev
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev,torch]'
 	touch $@

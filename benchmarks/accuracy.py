@@ -16,9 +16,8 @@ from rich.table import Table
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
 from keras_butterfly.export import files
-from keras_butterfly.export.demo import Data, load
+from keras_butterfly.export.demo import WIDTH, Data, load
 
-WIDTH = 1024
 HIDDEN = {
     "dense": lambda seed: keras.layers.Dense(WIDTH, activation="relu"),
     "butterfly": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, seed=seed),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import training
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,7 @@ from keras_butterfly.export import files
 LAYERS = ("Dense", "low-rank pair", "Butterfly", "ButterflyDense")
 PEAK = """
 import resource, sys
-import numpy as np, tensorflow as tf
+import tensorflow as tf
 sys.path.insert(0, {folder!r})
 import training
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -79,8 +80,6 @@ def figure(times: dict[int, dict[str, float]], batch: int):
 @click.option("--plot", "picture", type=click.Path(), help="Draw to this new file.")
 @click.option("--json", "path", type=click.Path(), help="Write the figures, in seconds and bytes, to this new file.")
 def main(sizes, batch, memory_batch, runs, picture, path):
-    import training
-
     console, widths = Console(width=140), [int(size) for size in sizes.split(",")]
     for name in filter(None, (picture, path)):
         files.check_writable(name)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from . import fusion, initializers, kernels
-from .execution import execute
+from .execution import execute, floating
 from .wiring import Wiring, check_nodes, check_seed, positive_integer, positive_number
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
@@ -163,7 +163,7 @@ class Butterfly(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, floating(inputs, self.compute_dtype))
+        outputs = execute(self, self.linear, inputs)
         if self._bias is not None:
             outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return self.activation(outputs)
@@ -181,10 +181,7 @@ class Butterfly(keras.layers.Layer):
             ValueError: before the layer is built.
         """
         if self._wiring is None:
-            raise ValueError(
-                f"Layer '{self.name}' is not built: its butterfly depends on the input's size, which is not known yet. "
-                "Call the layer on an input, or build(input_shape), first."
-            )
+            raise not_built(self)
         return self._wiring
 
     @property
@@ -243,7 +240,11 @@ class Butterfly(keras.layers.Layer):
         Raises:
             NotImplementedError: always, naming the alternative.
         """
-        raise NotImplementedError(no_quantization(self, mode))
+        raise NotImplementedError(
+            f"Layer '{self.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get "
+            "faster. Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, with ai-edge-quantizer "
+            "for example."
+        )
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -321,12 +322,6 @@ class Butterfly(keras.layers.Layer):
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
 
 
-def floating(x, dtype: str):
-    """`x` as a tensor; integers and booleans, which Keras passes on as they are, cast to `dtype`."""
-    x = ops.convert_to_tensor(x)
-    return x if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)) else ops.cast(x, dtype)
-
-
 def equalised(stored, gain: float, sgd_gain: float):
     """`gain * stored`, with the gradient scaled so that a step of SGD moves it `sgd_gain` times as far.
 
@@ -336,11 +331,10 @@ def equalised(stored, gain: float, sgd_gain: float):
     return stored if gain == 1 else slope * stored + ops.stop_gradient((gain - slope) * stored)
 
 
-def no_quantization(layer, mode) -> str:
-    return (
-        f"Layer '{layer.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get "
-        "faster. Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, with ai-edge-quantizer for "
-        "example."
+def not_built(layer) -> ValueError:
+    return ValueError(
+        f"Layer '{layer.name}' is not built: its weights depend on the input's size, which is not known yet. "
+        "Call the layer on an input, or build(input_shape), first."
     )
 
 

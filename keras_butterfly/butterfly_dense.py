@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .butterfly import Butterfly, check_implementation, floating, last_axis, no_quantization
+from .butterfly import Butterfly, check_implementation, last_axis, not_built
 from .execution import execute
 from .projection import middle_kernel
 from .wiring import check_seed, positive_integer, positive_number
@@ -148,7 +148,7 @@ class ButterflyDense(keras.layers.Layer):
             self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, floating(inputs, self.compute_dtype))
+        outputs = execute(self, self.linear, inputs)
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         return self.activation(outputs)
@@ -176,10 +176,7 @@ class ButterflyDense(keras.layers.Layer):
             ValueError: before the layer is built.
         """
         if self._kernel is None:
-            raise ValueError(
-                f"Layer '{self.name}' is not built: W' depends on the input's size, which is not known yet. "
-                "Call the layer on an input, or build(input_shape), first."
-            )
+            raise not_built(self)
         kernel = ops.convert_to_tensor(self._kernel)
         if self.lora_rank is None or not self.lora_enabled:
             return kernel
@@ -199,7 +196,7 @@ class ButterflyDense(keras.layers.Layer):
         if self.kernel_constraint:
             raise ValueError("LoRA does not keep a constraint on W'. Remove `kernel_constraint`, or train without LoRA.")
         if not self.built:
-            raise ValueError(f"Layer '{self.name}' is not built. Call it on an input, or build(input_shape), first.")
+            raise not_built(self)
         if self.lora_enabled:
             raise ValueError(f"LoRA is already on in layer '{self.name}'. It can be enabled once.")
         k1, k2 = self._kernel.shape
@@ -232,13 +229,7 @@ class ButterflyDense(keras.layers.Layer):
     def _freeze_under_lora(self):
         self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
 
-    def quantize(self, mode=None, **kwargs):
-        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
-
-        Raises:
-            NotImplementedError: always, naming the alternative.
-        """
-        raise NotImplementedError(no_quantization(self, mode))
+    quantize = Butterfly.quantize
 
     def save_own_variables(self, store):
         """Stores W', merged with LoRA's update, and the bias; the butterflies store themselves."""

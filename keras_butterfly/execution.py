@@ -10,14 +10,23 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
+import keras
+from keras import ops
+
 Linear = Callable[[Any], Any]
 
 _replacements: ContextVar[Mapping[int, Linear]] = ContextVar("replacements", default=MappingProxyType({}))
 
 
 def execute(layer, linear: Linear, x):
-    """`linear(x)`, or what the innermost `executions` block gives for `layer`."""
-    return _replacements.get().get(id(layer), linear)(x)
+    """`linear(x)`, or what the innermost `executions` block gives for `layer`; either gets `x` as a float tensor."""
+    return _replacements.get().get(id(layer), linear)(floating(x, layer.compute_dtype))
+
+
+def floating(x, dtype: str):
+    """`x` as a tensor; integers and booleans, which Keras passes on as they are, cast to `dtype`."""
+    x = ops.convert_to_tensor(x)
+    return x if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)) else ops.cast(x, dtype)
 
 
 @contextmanager

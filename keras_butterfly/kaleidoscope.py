@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .butterfly import Butterfly, last_axis, no_quantization
+from .butterfly import Butterfly, last_axis, not_built
 from .wiring import check_seed, padded_size, positive_integer
 
 
@@ -146,17 +146,11 @@ class Kaleidoscope(keras.layers.Layer):
         self._check_built()
         return sum(butterfly.effective_parameters for butterfly in self.butterflies)
 
-    def quantize(self, mode=None, **kwargs):
-        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
-
-        Raises:
-            NotImplementedError: always, naming the alternative.
-        """
-        raise NotImplementedError(no_quantization(self, mode))
+    quantize = Butterfly.quantize
 
     def _check_built(self):
         if not self.built:
-            raise ValueError(f"Layer '{self.name}' is not built. Call it on an input, or build(input_shape), first.")
+            raise not_built(self)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units or input_shape[-1])

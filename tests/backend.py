@@ -23,15 +23,11 @@ def compiled(function):
         import tensorflow as tf
 
         return tf.function(function, jit_compile=True)
-    if NAME == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function  # torch: eager
+    return traced(function)
 
 
 def traced(function):
-    """`function` of tensors, compiled as a whole on JAX, where one compilation for every operation takes long."""
+    """`function` of tensors, compiled as a whole on JAX, where compiling every operation by itself takes long."""
     if NAME == "jax":
         import jax
 

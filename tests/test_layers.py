@@ -344,7 +344,7 @@ def test_gain_divides_the_stored_bias():
     close(layer.bias, np.ones(3))
 
 
-def trained(optimizer, steps, rng, **arguments):
+def trained(optimizer, steps, **arguments):
     """A layer after some steps of `optimizer`."""
     layer = Butterfly(5, seed=1, **arguments)
     model = keras.Sequential([keras.Input((16,)), layer])
@@ -360,9 +360,9 @@ def trained(optimizer, steps, rng, **arguments):
 @pytest.mark.parametrize(
     "optimizer", [lambda rate: keras.optimizers.SGD(rate, momentum=0.9), keras.optimizers.Adam], ids=["sgd", "adam"]
 )
-def test_gain_is_a_learning_rate_of_its_own(optimizer, rng):
+def test_gain_is_a_learning_rate_of_its_own(optimizer):
     """Steps at gain 4 are steps at gain 1 with 4 times the learning rate."""
-    found, expected = trained(optimizer(0.01), 3, rng, gain=4), trained(optimizer(0.04), 3, rng, gain=1)
+    found, expected = trained(optimizer(0.01), 3, gain=4), trained(optimizer(0.04), 3, gain=1)
     np.testing.assert_allclose(numpy(found.gadget_weights), numpy(expected.gadget_weights), rtol=1e-4, atol=1e-5)
 
 
@@ -416,8 +416,8 @@ def test_weights_are_set_as_used(rng):
 
 
 @pytest.mark.parametrize(("optimizer", "factor"), [(keras.optimizers.SGD, 1), (keras.optimizers.Adam, 4)], ids=["sgd", "adam"])
-def test_gain_leaves_the_bias_its_rate_with_sgd(optimizer, factor, rng):
-    found, plain = (trained(optimizer(0.01), 1, rng, gain=gain, use_bias=True) for gain in (4, 1))
+def test_gain_leaves_the_bias_its_rate_with_sgd(optimizer, factor):
+    found, plain = (trained(optimizer(0.01), 1, gain=gain, use_bias=True) for gain in (4, 1))
     np.testing.assert_allclose(numpy(found.bias), factor * numpy(plain.bias), rtol=1e-3, atol=1e-6)
 
 
