@@ -21,9 +21,7 @@ from keras_butterfly.export.demo import WIDTH, Data, load
 HIDDEN = {
     "dense": lambda seed: keras.layers.Dense(WIDTH, activation="relu"),
     "butterfly": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, seed=seed),
-    "butterfly, orthogonal": lambda seed: Butterfly(
-        WIDTH, activation="relu", use_bias=True, kernel_initializer="orthogonal", seed=seed
-    ),
+    "butterfly, FJLT": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, kernel_initializer="fjlt", seed=seed),
     "butterfly, 2 stacks": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, stacks=2, seed=seed),
     "kaleidoscope": lambda seed: Kaleidoscope(WIDTH, activation="relu", use_bias=True, seed=seed),
     "sandwich, k = 10": lambda seed: ButterflyDense(WIDTH, 10, 10, activation="relu", seed=seed),

@@ -56,7 +56,7 @@ class Kaleidoscope(keras.layers.Layer):
         bias_regularizer=None,
         bias_constraint=None,
         seed=None,
-        kernel_initializer="fjlt",
+        kernel_initializer="orthogonal",
         kernel_regularizer=None,
         kernel_constraint=None,
         gain=None,

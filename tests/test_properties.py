@@ -161,7 +161,7 @@ def approximation_errors(k, trials, x, y):
     """y' (J' J - I) x for `trials` draws of a scaled FJLT from 256 to k."""
     errors = []
     for seed in range(trials):
-        layer = Butterfly(k, seed=seed)
+        layer = Butterfly(k, seed=seed, kernel_initializer="fjlt")
         layer.build((None, len(x)))
         kernel = numpy(layer.kernel).astype("float64")
         errors.append((x @ kernel) @ (y @ kernel) - x @ y)
