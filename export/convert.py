@@ -18,12 +18,8 @@ from keras_butterfly.wiring import positive_integer, positive_number
 from . import files, verify
 from .lowering import lower
 from .plan import LayerPlan, butterfly_layers, check_lowering, choose
+from .quantize import Precision, by_name, representative_batches
 from .verify import Parity, ParityError
-
-# Round-off of float32 sums taken in another order, relative to the largest output; measured errors are below 1e-5.
-TOLERANCE = 1e-4
-# Batches of random inputs that every export is compared on.
-PARITY_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,8 @@ class TFLiteModel:
         content: the bytes of the .tflite file.
         operators: names of its operators, in the order of execution; all built in.
         input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
-        parity: maximum and relative error against Keras, as measured on export.
+        precision: of its weights and activations.
+        parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
         plan: per butterfly layer, what it was lowered to and what else was measured.
     """
 
@@ -42,6 +39,7 @@ class TFLiteModel:
     operators: tuple[str, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    precision: Precision
     parity: Parity
     plan: tuple[LayerPlan, ...]
 
@@ -57,12 +55,12 @@ class TFLiteModel:
                 in batches of the exported batch size, the last one padded.
 
         Returns:
-            The output array, or a list of them in the order of `output_names`.
+            The output array, or a list of them in the order of `output_names`; in float also where the model's are int8.
 
         Raises:
             ValueError: for inputs whose number, names or shapes do not fit.
         """
-        inputs = self._named(x)
+        inputs = by_name(x, self.input_names)
         interpreter = verify.load(self.content)
         batch = int(interpreter.get_input_details()[0]["shape"][0])
         examples = {len(value) if value.ndim else 0 for value in inputs.values()}
@@ -87,47 +85,53 @@ class TFLiteModel:
         """
         return files.write(path, self.content, overwrite)
 
-    def _named(self, x) -> dict[str, np.ndarray]:
-        if not isinstance(x, dict):
-            values = x if isinstance(x, list | tuple) else [x]
-            if len(values) != len(self.input_names):
-                raise ValueError(f"Expected {len(self.input_names)} inputs, {self.input_names}. Received: {len(values)}")
-            x = dict(zip(self.input_names, values, strict=True))
-        if set(x) != set(self.input_names):
-            raise ValueError(f"Expected the inputs {self.input_names}. Received: {tuple(x)}")
-        return {name: np.asarray(value) for name, value in x.items()}
-
 
 def to_tflite(
-    model: keras.Model, *, lowering: str = "auto", batch_size: int = 1, tolerance: float | None = None
+    model: keras.Model,
+    *,
+    quantize: str | None = None,
+    representative_data=None,
+    integer_io: bool = False,
+    lowering: str = "auto",
+    batch_size: int = 1,
+    tolerance: float | None = None,
 ) -> TFLiteModel:
-    """Converts a built Keras model, of any layers that TFLite can express, to float32 TFLite.
+    """Converts a built Keras model, of any layers that TFLite can express, to TFLite.
 
     Butterfly layers are lowered as `lowering` says, all others as TensorFlow does. The result holds built-in operators only
-    and has been run: its outputs agree with those of Keras on random inputs to `tolerance`.
+    and has been run: its outputs agree with those of Keras to `tolerance`.
 
     Args:
         model: a Sequential or functional model with known input shapes. Wrap a subclassed one:
             `keras.Model(inputs, model(inputs))`.
-        lowering: "auto" (default): measures the sensible lowerings of each butterfly layer on this machine and takes the
-            fastest. "gather": stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
+        quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
+            quantised while running. "int8": both in int8, by ranges seen on `representative_data`.
+        representative_data: an array of typical inputs, (examples, ...), or for several inputs a list of arrays or a dict by
+            name. Needed for "int8"; where given, errors are measured on it, else on random inputs.
+        integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
+        lowering: "auto" (default): measures the sensible lowerings of each butterfly layer on this machine, in the precision
+            asked for, and takes the fastest whose error is within the tolerance. "gather": stage by stage. "fused": block
+            factors. "folded": thin matrices. "dense": the whole kernel.
         batch_size: the batch the exported model takes.
-        tolerance: largest permitted error, relative to the largest output value. Default 1e-4.
+        tolerance: largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01,
+            "dynamic" 0.1, "int8" 0.25.
 
     Returns:
         A `TFLiteModel`.
 
     Raises:
         ValueError: for a model that is not built or not exportable (the message names the operators that have no
-            built-in counterpart), or an argument out of range.
+            built-in counterpart), data that do not fit it, or an argument out of range.
         ParityError: if the export disagrees with Keras.
     """
     check_lowering(lowering)
     batch_size = positive_integer(batch_size, "batch_size")
-    tolerance = TOLERANCE if tolerance is None else positive_number(tolerance, "tolerance")
+    precision = Precision(quantize, integer_io)
+    tolerance = precision.tolerance if tolerance is None else positive_number(tolerance, "tolerance")
     inputs = _inputs(model)
     names = _input_names(inputs)
     specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, names, strict=True)]
+    batches = representative_batches(representative_data, specs, precision)
     output_names = _output_names(model)
 
     def call(*values):
@@ -135,16 +139,24 @@ def to_tflite(
         return dict(zip(output_names, outputs, strict=True))
 
     layers = butterfly_layers(model, specs, call)
-    plans = choose(layers, lowering, convert)
+    plans = choose(layers, lowering, precision, tolerance, lambda: _run(call, batches), convert)
     with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
-        content = convert(call, specs, [variable.value for variable in model.variables])
+        content = convert(call, specs, precision, batches, [variable.value for variable in model.variables])
     operators = verify.check_builtin(content)
-    parity = _parity(call, content, specs, tolerance)
-    return TFLiteModel(content, operators, names, output_names, parity, tuple(plans.values()))
+    parity = _parity(call, content, batches, tolerance)
+    return TFLiteModel(content, operators, names, output_names, precision, parity, tuple(plans.values()))
 
 
-def convert(function: Callable, specs: Sequence[tf.TensorSpec], variables: Sequence[tf.Variable] = ()) -> bytes:
+def convert(
+    function: Callable,
+    specs: Sequence[tf.TensorSpec],
+    precision: Precision = Precision(),  # noqa: B008 (frozen)
+    batches: Sequence[dict[str, np.ndarray]] = (),
+    variables: Sequence[tf.Variable] = (),
+) -> bytes:
     """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
+
+    `batches` of its inputs calibrate it where the precision is int8.
 
     Raises:
         ValueError: naming the operators that TFLite has not built in.
@@ -153,8 +165,7 @@ def convert(function: Callable, specs: Sequence[tf.TensorSpec], variables: Seque
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    precision.configure(converter, batches)
     try:
         with _quiet():
             return converter.convert()
@@ -248,11 +259,14 @@ def _output_names(model) -> tuple[str, ...]:
     return tuple(f"output_{index}" for index in range(count))
 
 
-def _parity(call: Callable, content: bytes, specs: Sequence[tf.TensorSpec], tolerance: float) -> Parity:
-    rng = np.random.default_rng(0)
+def _run(call: Callable, batches: Sequence[dict[str, np.ndarray]]) -> list[dict]:
+    """What Keras gives for each batch."""
+    return [call(*(tf.constant(value) for value in batch.values())) for batch in batches]
+
+
+def _parity(call: Callable, content: bytes, batches: Sequence[dict[str, np.ndarray]], tolerance: float) -> Parity:
     interpreter = verify.load(content)
-    batches = [{spec.name: _random(spec, rng) for spec in specs} for _ in range(PARITY_BATCHES)]
-    expected = [call(*(tf.constant(value) for value in batch.values())) for batch in batches]
+    expected = _run(call, batches)
     actual = [verify.run(interpreter, batch) for batch in batches]
 
     def joined(results, name):
@@ -273,11 +287,3 @@ def _parity(call: Callable, content: bytes, specs: Sequence[tf.TensorSpec], tole
             f"{parity.max_error:.3g}. Expected at most tolerance={tolerance:g}. Nothing was returned."
         )
     return parity
-
-
-def _random(spec: tf.TensorSpec, rng: np.random.Generator) -> np.ndarray:
-    """Standard normal values; 0 and 1 for integers and booleans, which every embedding can look up."""
-    dtype = spec.dtype.as_numpy_dtype
-    if spec.dtype.is_floating:
-        return rng.standard_normal(spec.shape).astype(dtype)
-    return rng.integers(0, 2, spec.shape).astype(dtype)

@@ -5,21 +5,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.execution import executions
 
+from . import verify
 from .lowering import KINDS, Layer, Lowering, candidates, lower
 from .measure import measure_all
+from .quantize import Precision
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A lowering of one layer alone, with its measured median in seconds."""
+    """A lowering of one layer alone, as measured.
+
+    Attributes:
+        lowering: which.
+        seconds: median per invocation.
+        error: largest difference from the layer's linear map in Keras, relative to its largest output, on the layer's inputs.
+    """
 
     lowering: Lowering
     seconds: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -58,27 +69,59 @@ def butterfly_layers(model: keras.Model, specs: list[tf.TensorSpec], call: Calla
 
 
 def choose(
-    layers: dict[Layer, list[tuple[int, ...]]], lowering: str, convert: Callable[[Callable, list], bytes]
+    layers: dict[Layer, list[tuple[int, ...]]],
+    lowering: str,
+    precision: Precision,
+    tolerance: float,
+    run: Callable[[], Any],
+    convert: Callable[..., bytes],
 ) -> dict[Layer, LayerPlan]:
-    """A plan per layer: what `lowering` says, or for "auto" the fastest measured candidate on the layer alone.
+    """A plan per layer: what `lowering` says, or for "auto" the fastest candidate on the layer alone that is exact enough.
 
     Args:
         layers: from `butterfly_layers`.
         lowering: "auto", "gather", "fused", "folded" or "dense".
-        convert: turns a function and its input specs into the bytes of a TFLite model.
+        precision: in which candidates are converted and measured.
+        tolerance: largest permitted relative error of a candidate; where all exceed it, the most exact one is taken.
+        run: runs the model in Keras on the representative data.
+        convert: `convert.convert`.
     """
     if lowering != "auto":
         return {layer: LayerPlan(layer.name, shapes[0], Lowering(lowering)) for layer, shapes in layers.items()}
+    inputs = _inputs(layers, run)
     measured: dict[Any, tuple[Candidate, ...]] = {}
     plans = {}
     for layer, shapes in layers.items():
-        # Speed depends on structure and shape, not on the weights' values: equal layers are measured once.
-        key = (_structure(layer), shapes[0])
+        # Speed depends on structure and shape, not on the weights' values: equal layers are measured once. Not so int8's error.
+        key = (_structure(layer), shapes[0], layer.name if precision.name == "int8" else None)
         if key not in measured:
-            measured[key] = _measure_candidates(layer, shapes[0], convert)
-        best = min(measured[key], key=lambda candidate: candidate.seconds)
-        plans[layer] = LayerPlan(layer.name, shapes[0], best.lowering, measured[key])
+            measured[key] = _measure_candidates(layer, shapes[0], precision, inputs[layer], convert)
+        plans[layer] = LayerPlan(layer.name, shapes[0], _best(measured[key], tolerance).lowering, measured[key])
     return plans
+
+
+def _best(candidates: tuple[Candidate, ...], tolerance: float) -> Candidate:
+    exact = [candidate for candidate in candidates if candidate.error <= tolerance]
+    if not exact:
+        return min(candidates, key=lambda candidate: candidate.error)
+    return min(exact, key=lambda candidate: candidate.seconds)
+
+
+def _inputs(layers: dict[Layer, list[tuple[int, ...]]], run: Callable[[], Any]) -> dict[Layer, list[np.ndarray]]:
+    """What each layer is given while the model runs on the representative data, of the shape it is planned for."""
+    seen: dict[Layer, list[np.ndarray]] = {layer: [] for layer in layers}
+
+    def recorder(layer):
+        def linear(x):
+            if tf.TensorShape(layers[layer][0]).is_compatible_with(x.shape):
+                seen[layer].append(ops.convert_to_numpy(x))
+            return layer.linear(x)
+
+        return linear
+
+    with executions({layer: recorder(layer) for layer in layers}):
+        run()
+    return seen
 
 
 def check_lowering(lowering: str) -> str:
@@ -87,11 +130,24 @@ def check_lowering(lowering: str) -> str:
     return lowering
 
 
-def _measure_candidates(layer: Layer, shape: tuple[int, ...], convert) -> tuple[Candidate, ...]:
-    spec = [tf.TensorSpec(shape, layer.compute_dtype)]
-    models = {lowering: convert(lower(layer, lowering), spec) for lowering in candidates(layer)}
+def _measure_candidates(
+    layer: Layer, shape: tuple[int, ...], precision: Precision, inputs: list[np.ndarray], convert
+) -> tuple[Candidate, ...]:
+    spec = [tf.TensorSpec(shape, layer.compute_dtype, name="x")]
+    batches = [{"x": x} for x in inputs]
+    models = {lowering: convert(lower(layer, lowering), spec, precision, batches) for lowering in candidates(layer)}
+    expected = [ops.convert_to_numpy(layer.linear(x)) for x in inputs]
     latencies = measure_all({str(lowering): content for lowering, content in models.items()}, runs=40)
-    return tuple(Candidate(lowering, latencies[str(lowering)].median) for lowering in models)
+    return tuple(
+        Candidate(lowering, latencies[str(lowering)].median, _error(content, batches, expected))
+        for lowering, content in models.items()
+    )
+
+
+def _error(content: bytes, batches: list[dict[str, np.ndarray]], expected: list[np.ndarray]) -> float:
+    interpreter = verify.load(content)
+    actual = [next(iter(verify.run(interpreter, batch).values())) for batch in batches]
+    return verify.compare_outputs([np.concatenate(expected)], [np.concatenate(actual)]).relative_error
 
 
 def _structure(layer: Layer):

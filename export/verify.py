@@ -75,7 +75,7 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
 
 
 def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One invocation of the model's signature: input values by name to output values by name.
+    """One invocation of the model's signature: input values by name to output values by name, in float where they are int8.
 
     Raises:
         ValueError: for an input of the wrong shape.
@@ -86,8 +86,22 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         value, shape = np.asarray(inputs[name]), tuple(detail["shape"].tolist())
         if value.shape != shape:
             raise ValueError(f"Input '{name}' has the fixed shape {shape}. Received: {value.shape}")
-        typed[name] = value.astype(detail["dtype"])
-    return runner(**typed)
+        typed[name] = _quantized(value, detail)
+    outputs = runner(**typed)
+    return {name: _dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+
+
+def _quantized(value: np.ndarray, detail: dict) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    if scale and np.issubdtype(value.dtype, np.floating):
+        limits = np.iinfo(detail["dtype"])
+        value = np.clip(np.round(value / scale) + zero, limits.min, limits.max)
+    return value.astype(detail["dtype"])
+
+
+def _dequantized(value: np.ndarray, detail: dict) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    return ((value.astype(np.float32) - zero) * scale).astype(np.float32) if scale else value
 
 
 def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Parity:

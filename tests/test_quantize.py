@@ -1,0 +1,155 @@
+"""Exports in float16, dynamic-range and int8: what is stored, how far from Keras, and data that do not fit."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_butterfly import Butterfly, ButterflyDense, export
+from keras_butterfly.export import verify
+from keras_butterfly.export.quantize import MOST_BATCHES, Precision, representative_batches
+
+PRECISIONS = ["float16", "dynamic", "int8"]
+KINDS = ["auto", "gather", "fused", "folded", "dense"]
+
+
+def model(n=128):
+    return keras.Sequential(
+        [
+            keras.Input((n,), name="x"),
+            Butterfly(n, activation="relu", use_bias=True, seed=0),
+            ButterflyDense(16, 8, 8, seed=0),
+        ]
+    )
+
+
+def two_inputs():
+    left, right = keras.Input((16,), name="left"), keras.Input((24,), name="right")
+    return keras.Model([left, right], layers.Add()([Butterfly(32, seed=0)(left), Butterfly(32, seed=1)(right)]))
+
+
+def data(n=128, examples=120):
+    return np.random.default_rng(1).standard_normal((examples, n)).astype("float32")
+
+
+def tensor_types(content):
+    """How many bytes of constants each type takes."""
+    flat = verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content))
+    names = {code: name for name, code in vars(verify.schema.TensorType).items() if isinstance(code, int)}
+    sizes = {}
+    for tensor in flat.subgraphs[0].tensors:
+        stored = flat.buffers[tensor.buffer].data
+        if stored is not None:
+            sizes[names[tensor.type]] = sizes.get(names[tensor.type], 0) + len(stored)
+    return sizes
+
+
+def relative_error(exported, keras_model, x):
+    expected = keras_model.predict(x, verbose=0)
+    return np.abs(exported.predict(x) - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("lowering", KINDS)
+@pytest.mark.parametrize(("quantize", "bound"), [("float16", 2e-3), ("dynamic", 0.06), ("int8", 0.15)])
+def test_error_on_fresh_inputs_is_that_of_the_precision(quantize, bound, lowering):
+    trained = model()
+    exported = export.to_tflite(trained, quantize=quantize, representative_data=data(), lowering=lowering)
+    fresh = np.random.default_rng(2).standard_normal((50, 128)).astype("float32")
+    error = relative_error(exported, trained, fresh)
+    # In int8 "gather" rounds every stage's result, and is less exact than what multiplies stages out.
+    assert error < (2 * bound if lowering == "gather" else bound)
+    # The dynamic range leaves MUL's weights in float; all else rounds.
+    assert error > 1e-4 or (quantize, lowering) == ("dynamic", "gather")
+    assert exported.parity.examples == 100
+    assert not [operator for operator in exported.operators if operator.startswith(("CUSTOM", "Flex"))]
+
+
+def test_weights_are_stored_in_the_precision():
+    sizes = {
+        quantize: tensor_types(
+            export.to_tflite(model(), quantize=quantize, representative_data=data(), lowering="dense").content
+        )
+        for quantize in (None, *PRECISIONS)
+    }
+    weights = 128 * 128 + 128 * 16
+    assert sizes[None]["FLOAT32"] >= 4 * weights
+    assert sizes["float16"]["FLOAT16"] >= 2 * weights
+    for quantize in ("dynamic", "int8"):
+        assert sizes[quantize]["INT8"] >= weights
+    for quantize in PRECISIONS:
+        assert sizes[quantize].get("FLOAT32", 0) < 0.1 * sizes[None]["FLOAT32"]
+
+
+def test_int8_computes_in_int8_and_takes_float_unless_asked():
+    trained = model()
+    exported = export.to_tflite(trained, quantize="int8", representative_data=data())
+    assert {"QUANTIZE", "DEQUANTIZE"} <= set(exported.operators)
+    interpreter = verify.load(exported.content)
+    assert interpreter.get_input_details()[0]["dtype"] == np.float32
+    integer = export.to_tflite(trained, quantize="int8", representative_data=data(), integer_io=True)
+    interpreter = verify.load(integer.content)
+    assert {detail["dtype"] for detail in (*interpreter.get_input_details(), *interpreter.get_output_details())} == {np.int8}
+    assert relative_error(integer, trained, data()) < 0.15
+    assert integer.predict(data()).dtype == np.float32
+
+
+def test_auto_measures_candidates_in_the_precision_and_takes_an_exact_enough_one():
+    trained = keras.Sequential([keras.Input((256,)), Butterfly(seed=0)])
+    (plan,) = export.to_tflite(trained, quantize="int8", representative_data=data(256)).plan
+    errors = {candidate.lowering: candidate.error for candidate in plan.candidates}
+    assert len(errors) > 2
+    assert all(error > 1e-4 for error in errors.values())
+    exact = min(errors.values())
+    (strict,) = export.to_tflite(trained, quantize="int8", representative_data=data(256), tolerance=exact * 1.01).plan
+    assert errors[strict.lowering] == exact
+
+
+def test_several_inputs_by_order_and_by_name():
+    rng = np.random.default_rng(1)
+    left, right = rng.standard_normal((30, 16)), rng.standard_normal((30, 24))
+    trained = two_inputs()
+    for given in ([left, right], {"right": right, "left": left}):
+        exported = export.to_tflite(trained, quantize="int8", representative_data=given)
+        expected = trained.predict([left, right], verbose=0)
+        assert np.abs(exported.predict(given) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_data_are_spread_over_at_most_some_batches():
+    x = np.arange(10_000, dtype="float32")[:, None]
+    spec = [export.convert.tf.TensorSpec((2, 1), name="x")]
+    batches = representative_batches(x, spec, Precision("int8"))
+    assert len(batches) == MOST_BATCHES
+    assert (batches[0]["x"][0, 0], batches[-1]["x"][-1, 0]) == (0, 9999)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantize": "int4"}, "`quantize` must be one of (None, 'float16', 'dynamic', 'int8'). Received: quantize='int4'"),
+        ({"quantize": "int8"}, "Expected `representative_data`, some hundred examples. Received: None"),
+        ({"integer_io": True}, '`integer_io` needs quantize="int8". Received: quantize=None'),
+        ({"quantize": "int8", "representative_data": data(64)}, "of shape ('examples', 128). Received: (120, 64)"),
+        ({"quantize": "int8", "representative_data": np.float32(3)}, "of shape ('examples', 128). Received: ()"),
+        ({"quantize": "int8", "representative_data": data() * np.nan}, "Expected finite numbers"),
+        ({"quantize": "int8", "representative_data": np.full((9, 128), "a")}, "Expected finite numbers"),
+        ({"quantize": "int8", "representative_data": data()[:0]}, "at least one batch of 1 examples"),
+        ({"quantize": "int8", "representative_data": data()[:3], "batch_size": 4}, "at least one batch of 4 examples"),
+        ({"representative_data": [data(), data()]}, "Expected 1 inputs, ('x',). Received: 2"),
+        ({"representative_data": {"y": data()}}, "Expected the inputs ('x',). Received: ('y',)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export.to_tflite(model(), **settings)
+
+
+def test_different_numbers_of_examples_are_refused():
+    with pytest.raises(ValueError, match="as many examples of every input"):
+        export.to_tflite(two_inputs(), representative_data=[np.zeros((3, 16)), np.zeros((4, 24))])
+
+
+def test_a_precision_beyond_the_tolerance_is_an_error():
+    with pytest.raises(export.ParityError, match="disagrees with Keras"):
+        export.to_tflite(model(), quantize="dynamic", tolerance=1e-5)
