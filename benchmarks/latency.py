@@ -1,31 +1,52 @@
 """Latency of exported layers against Dense: one thread, all variants interleaved in one run.
 
-    python benchmarks/latency.py [--sizes 256,1024,4096] [--batch 1] [--quantize int8] [--runs 300] [--json FILE]
+    python benchmarks/latency.py [--sizes 256,512,1024,2048,4096,8192] [--batch 1] [--quantize int8] [--runs 200] [--json FILE]
 
-For every width n it exports Dense(n), Butterfly(n) as "gather" and "auto", and ButterflyDense(n) with default k as "auto",
-prints medians, speed-ups and errors against Keras on normal inputs, and a model of one addition, whose time is what an
-invocation costs by itself. Dense is quantised as the butterflies are.
+For every width n it exports Dense(n), Butterfly(n) as "gather" and "auto", and ButterflyDense(n) with default k as "auto", and
+prints medians, speed-ups and errors against Keras on normal inputs. Dense is quantised as the butterflies are. Then the
+speed-ups beside the project's aims, and how near each butterfly is to a limit: bytes of its file / streaming bandwidth of this
+machine + number of its operators x the time that one more small operator takes, both measured first.
 """
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the bandwidth of one thread, as the models run on one
+
 import json
+import time
 
 import click
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
+from rich.table import Table
 
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import files
+from keras_butterfly.export.convert import convert
 
-# The least speed-ups over Dense(n) and over the butterfly's own gather export that the project aims at, at n = 1024, batch 1.
-TARGETS = {"Butterfly auto": 30, "ButterflyDense auto": 40, "Butterfly auto over gather": 5}
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+# The least speed-ups aimed at, by batch and precision, over Dense; "over gather" over the butterfly's own gather export.
+AIMS = {
+    (1, None): {
+        "Butterfly": dict(zip(SIZES, (2, 4.5, 35, 65, 150, 350), strict=True)),
+        "ButterflyDense": dict(zip(SIZES, (2.5, 6, 55, 100, 300, 600), strict=True)),
+        "over gather": dict(zip(SIZES, (4, 4, 6, 5, 6, 4), strict=True)),
+    },
+    (128, None): {"Butterfly": dict(zip(SIZES, (2, 4, 8, 10, 20, 25), strict=True))},
+    (1, "int8"): {"Butterfly": {512: 1, 1024: 1, 2048: 1, 4096: 20, 8192: 1}},
+}
+STREAM = 2**26  # floats, 256 MiB
+ADDITIONS = 65
 
 
 def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lowering: str = "auto") -> export.TFLiteModel:
-    typical = np.random.default_rng(0).standard_normal((100 * batch, n))
+    typical = np.random.default_rng(0).standard_normal((100 * batch, n)) if quantize or n * batch < 2**17 else None
     model = keras.Sequential([keras.Input((n,)), layer])
-    settings = {"quantize": quantize, "representative_data": typical, "batch_size": batch}
-    return export.to_tflite(model, lowering=lowering, **settings)
+    return export.to_tflite(
+        model, lowering=lowering, quantize=quantize, representative_data=typical, batch_size=batch, wisdom=export.Wisdom()
+    )
 
 
 def models(n: int, batch: int, quantize: str | None) -> dict[str, export.TFLiteModel]:
@@ -35,43 +56,96 @@ def models(n: int, batch: int, quantize: str | None) -> dict[str, export.TFLiteM
         f"Butterfly({n}) gather": exported(butterfly, n, batch, quantize, "gather"),
         f"Butterfly({n}) auto": exported(butterfly, n, batch, quantize),
         f"ButterflyDense({n}) auto": exported(ButterflyDense(n, seed=0), n, batch, quantize),
-        "one addition": exported(keras.layers.Rescaling(1.0, 1.0), 1, batch, None),
     }
 
 
-def against_targets(comparison: export.Comparison, n: int) -> list[str]:
+def bandwidth() -> float:
+    """Bytes per second that one thread reads: a dot product of one long vector with itself."""
+    values = np.ones(STREAM, np.float32)
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        np.dot(values, values)
+        seconds.append(time.perf_counter() - start)
+    return values.nbytes / float(np.median(seconds))
+
+
+def overheads() -> tuple[float, float]:
+    """Seconds of an invocation of one addition of one number, and of every further such operator."""
+
+    def additions(count):
+        def added(x, y):
+            for _ in range(count):
+                x = x + y  # of two inputs, which the converter cannot add up beforehand
+            return x
+
+        return convert(added, [tf.TensorSpec((1, 1), name=name) for name in ("x", "y")])
+
+    one, many = additions(1), additions(ADDITIONS)
+    measured = export.compare({"one": one, "many": many}, runs=200)
+    counts = {name: len(measured.operators[name]) for name in measured.operators}
+    times = {name: latency.median for name, latency in measured.latencies.items()}
+    return times["one"], (times["many"] - times["one"]) / (counts["many"] - counts["one"])
+
+
+def speedups(comparison: export.Comparison, n: int) -> dict[str, float]:
     gather, auto = (comparison.latencies[f"Butterfly({n}) {lowering}"].median for lowering in ("gather", "auto"))
-    reached = {
-        "Butterfly auto": comparison.speedup(f"Butterfly({n}) auto"),
-        "ButterflyDense auto": comparison.speedup(f"ButterflyDense({n}) auto"),
-        "Butterfly auto over gather": gather / auto,
+    return {
+        "Butterfly": comparison.speedup(f"Butterfly({n}) auto"),
+        "ButterflyDense": comparison.speedup(f"ButterflyDense({n}) auto"),
+        "over gather": gather / auto,
     }
-    return [
-        f"{name}: {reached[name]:.1f}x, aim {aim}x, {'reached' if reached[name] >= aim else 'MISSED'}"
-        for name, aim in TARGETS.items()
-    ]
+
+
+def against_aims(reached: dict[int, dict[str, float]], aims: dict[str, dict[int, float]]) -> Table:
+    table = Table("", *(f"n = {n}" for n in reached), title="speed-up (aim)", title_justify="left")
+    for name in next(iter(reached.values())):
+        cells = []
+        for n, ratios in reached.items():
+            aim = aims.get(name, {}).get(n)
+            text = f"{ratios[name]:.1f}x"
+            cells.append(text if aim is None else f"{text} ({aim:g}x{'' if ratios[name] >= aim else ', MISSED'})")
+        table.add_row(name, *cells)
+    return table
 
 
 @click.command()
-@click.option("--sizes", default="256,1024,4096", show_default=True, help="Widths n, separated by commas.")
+@click.option("--sizes", default=",".join(map(str, SIZES)), show_default=True, help="Widths n, separated by commas.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
-@click.option("--runs", default=300, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each model.")
+@click.option("--runs", default=200, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each model.")
 @click.option("--json", "path", type=click.Path(), help="Also write all raw figures to this new file.")
 def main(sizes, batch, quantize, runs, path):
-    console = Console(width=140)
+    console = Console(width=150)
     if path:
         files.check_writable(path)
-    report = {}
+    stream, (invocation, operator) = bandwidth(), overheads()
+    console.print(
+        f"streaming bandwidth {stream / 1e9:.1f} GB/s; an invocation {invocation * 1e6:.2f} us, "
+        f"every further small operator {operator * 1e6:.3f} us",
+        highlight=False,
+    )
+    report: dict = {"bandwidth": stream, "invocation": invocation, "operator": operator, "sizes": {}}
+    reached = {}
     for n in [int(size) for size in sizes.split(",")]:
         variants = models(n, batch, quantize)
         comparison = export.compare(variants, runs=runs)
         errors = {name: model.parity.relative_error for name, model in variants.items()}
-        report[n] = {**comparison.to_dict(), "relative_errors": errors}
+        limits = {
+            name: invocation + model.size_bytes / stream + (len(model.operators) - 1) * operator
+            for name, model in variants.items()
+        }
+        report["sizes"][n] = {**comparison.to_dict(), "relative_errors": errors, "limits": limits}
+        reached[n] = speedups(comparison, n)
         console.print(comparison.table())
-        console.print("error: ", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()), highlight=False)
-        if (n, batch, quantize) == (1024, 1, None):
-            console.print(*against_targets(comparison, n), "", sep="\n", highlight=False)
+        console.print("error:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()), highlight=False)
+        nearness = {name: comparison.latencies[name].median / limit for name, limit in limits.items()}
+        console.print("time / limit:", ", ".join(f"{name} {ratio:.1f}" for name, ratio in nearness.items()), highlight=False)
+        lowered = {name: str(model.plan[0].lowering) for name, model in variants.items() if model.plan}
+        console.print(
+            "lowered to:", ", ".join(f"{name} {lowering}" for name, lowering in lowered.items()), "\n", highlight=False
+        )
+    console.print(against_aims(reached, AIMS.get((batch, quantize), {})))
     if path:
         files.write(path, json.dumps(report).encode())
 

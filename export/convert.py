@@ -3,6 +3,7 @@
 import keyword
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,16 @@ import tensorflow as tf
 from keras_butterfly.execution import executions
 from keras_butterfly.wiring import positive_integer, positive_number
 
-from . import files, verify
-from .lowering import lower
-from .plan import LayerPlan, butterfly_layers, check_lowering, choose
-from .quantize import Precision, by_name, representative_batches
+from . import devices, files, verify
+from .lowering import Layer, lower
+from .naming import renamed
+from .observe import observe
+from .plan import LayerPlan, Planner, front
+from .progress import Progress
+from .quantize import Precision, by_name, representative_batches, with_islands
 from .verify import Parity, ParityError
+from .wisdom import Wisdom
+from .wisdom import wisdom as process_wisdom
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,16 @@ class TFLiteModel:
     Attributes:
         content: the bytes of the .tflite file.
         operators: names of its operators, in the order of execution; all built in.
+        partitions: pieces into which the stock runtime cuts it for XNNPACK; 1 is best.
         input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
         precision: of its weights and activations.
         parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
-        plan: per butterfly layer, what it was lowered to and what else was measured.
+        plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
     """
 
     content: bytes = field(repr=False)
     operators: tuple[str, ...]
+    partitions: int
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     precision: Precision
@@ -47,12 +55,18 @@ class TFLiteModel:
     def size_bytes(self) -> int:
         return len(self.content)
 
+    def explain(self) -> None:
+        """Prints the evidence: size, operators, partitions, parity, and for each butterfly layer the lowerings considered."""
+        from .report import print_explanation
+
+        print_explanation(self)
+
     def predict(self, x):
         """Runs the model in the stock runtime.
 
         Args:
             x: array, or for several inputs a list of arrays or a dict by input name, of any number of examples; they are run
-                in batches of the exported batch size, the last one padded.
+                in batches of the exported batch size, the last one padded, or at once where that is not fixed.
 
         Returns:
             The output array, or a list of them in the order of `output_names`; in float also where the model's are int8.
@@ -62,18 +76,20 @@ class TFLiteModel:
         """
         inputs = by_name(x, self.input_names)
         interpreter = verify.load(self.content)
-        batch = int(interpreter.get_input_details()[0]["shape"][0])
         examples = {len(value) if value.ndim else 0 for value in inputs.values()}
         if len(examples) != 1 or 0 in examples:
             shapes = {name: value.shape for name, value in inputs.items()}
             raise ValueError(f"Expected at least one example, as many in every input. Received shapes: {shapes}")
+        count = examples.pop()
+        batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
+        batch = count if batch < 0 else batch
         results = []
-        for start in range(0, examples.pop(), batch):
+        for start in range(0, count, batch):
             part = {name: value[start : start + batch] for name, value in inputs.items()}
-            count = len(next(iter(part.values())))
-            padded = {name: np.concatenate([v, np.repeat(v[:1], batch - count, axis=0)]) for name, v in part.items()}
+            given = len(next(iter(part.values())))
+            padded = {name: np.concatenate([v, np.repeat(v[:1], batch - given, axis=0)]) for name, v in part.items()}
             outputs = verify.run(interpreter, padded)
-            results.append([outputs[name][:count] for name in self.output_names])
+            results.append([outputs[name][:given] for name in self.output_names])
         joined = [np.concatenate(column) for column in zip(*results, strict=True)]
         return joined[0] if len(joined) == 1 else joined
 
@@ -93,8 +109,13 @@ def to_tflite(
     representative_data=None,
     integer_io: bool = False,
     lowering: str = "auto",
-    batch_size: int = 1,
+    effort: str = "measure",
+    objective: str = "latency",
+    batch_size: int | None = 1,
     tolerance: float | None = None,
+    device: str | devices.Device = "host",
+    wisdom: Wisdom | None = None,
+    progress: bool | None = None,
 ) -> TFLiteModel:
     """Converts a built Keras model, of any layers that TFLite can express, to TFLite.
 
@@ -109,12 +130,20 @@ def to_tflite(
         representative_data: an array of typical inputs, (examples, ...), or for several inputs a list of arrays or a dict by
             name. Needed for "int8"; where given, errors are measured on it, else on random inputs.
         integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
-        lowering: "auto" (default): measures the sensible lowerings of each butterfly layer on this machine, in the precision
-            asked for, and takes the fastest whose error is within the tolerance. "gather": stage by stage. "fused": block
-            factors. "folded": thin matrices. "dense": the whole kernel.
-        batch_size: the batch the exported model takes.
+        lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
+        those
+            whose error is within the tolerance; in int8 a layer may be kept in float32 where that is faster, or where int8
+            would be less exact than a Dense's. "gather", "slice": stage by stage. "fused": block factors. "folded": thin
+            matrices. "dense": the whole kernel.
+        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the one with the
+            lowest estimated cost is taken; nothing is timed.
+        objective: "latency" (default), or "size": the smallest file.
+        batch_size: the batch the exported model takes; None: any, planned for 1.
         tolerance: largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01,
             "dynamic" 0.1, "int8" 0.25.
+        device: where lowerings are timed: "host", this machine, or a `devices.Device`.
+        wisdom: measurements made before, to use and to add to. Default: `export.wisdom`, those of this process.
+        progress: show bars on stderr. Default: where it is a terminal.
 
     Returns:
         A `TFLiteModel`.
@@ -124,27 +153,113 @@ def to_tflite(
             built-in counterpart), data that do not fit it, or an argument out of range.
         ParityError: if the export disagrees with Keras.
     """
-    check_lowering(lowering)
-    batch_size = positive_integer(batch_size, "batch_size")
+    with _export(
+        model,
+        quantize=quantize,
+        representative_data=representative_data,
+        integer_io=integer_io,
+        lowering=lowering,
+        effort=effort,
+        objective=objective,
+        batch_size=batch_size,
+        tolerance=tolerance,
+        device=device,
+        wisdom=wisdom,
+        progress=progress,
+    ) as exporter:
+        return exporter.lowered(exporter.planner.plan(exporter.layers))
+
+
+@contextmanager
+def _export(
+    model,
+    *,
+    quantize=None,
+    representative_data=None,
+    integer_io=False,
+    lowering="auto",
+    effort="measure",
+    objective="latency",
+    batch_size=1,
+    tolerance=None,
+    device="host",
+    wisdom=None,
+    progress=None,
+) -> Iterator["_Export"]:
+    """The model on its way, while progress is shown; the settings are those of `to_tflite`."""
+    batch_size = None if batch_size is None else positive_integer(batch_size, "batch_size")
     precision = Precision(quantize, integer_io)
     tolerance = precision.tolerance if tolerance is None else positive_number(tolerance, "tolerance")
-    inputs = _inputs(model)
-    names = _input_names(inputs)
-    specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, names, strict=True)]
-    batches = representative_batches(representative_data, specs, precision)
-    output_names = _output_names(model)
+    known = process_wisdom if wisdom is None else wisdom
+    with Progress(progress) as bars:
+        planner = Planner(lowering, effort, objective, precision, tolerance, devices.find(device), known, convert, bars)
+        yield _Export(model, planner, representative_data, batch_size)
 
-    def call(*values):
-        outputs = keras.tree.flatten(model(_repack(model, values), training=False))
-        return dict(zip(output_names, outputs, strict=True))
 
-    layers = butterfly_layers(model, specs, call)
-    plans = choose(layers, lowering, precision, tolerance, lambda: _run(call, batches), convert)
-    with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
-        content = convert(call, specs, precision, batches, [variable.value for variable in model.variables])
-    operators = verify.check_builtin(content)
-    parity = _parity(call, content, batches, tolerance)
-    return TFLiteModel(content, operators, names, output_names, precision, parity, tuple(plans.values()))
+def pareto_front(model: keras.Model, *, most: int = 8, **settings) -> list[TFLiteModel]:
+    """Exports of one model that trade latency for size: of those found no other one has less of both.
+
+    The lowerings of every butterfly layer are measured, the smallest among them too; seconds and bytes are added up over the
+    layers, and the combinations that none beats are exported and compared with Keras each.
+
+    Args:
+        model, settings: as for `to_tflite`; `lowering`, `effort` and `objective` are not among them.
+        most: at most so many exports, evenly spread.
+
+    Returns:
+        `TFLiteModel`s, the fastest first, each smaller than the one before.
+
+    Raises:
+        ValueError, ParityError: as `to_tflite`.
+    """
+    most = positive_integer(most, "most")
+    refused = {"lowering", "effort", "objective"} & set(settings)
+    if refused:
+        raise ValueError(f"A front is over all measured lowerings. Received also: {sorted(refused)}")
+    with _export(model, objective="size", **settings) as exporter:
+        plans = front(exporter.planner.plan(exporter.layers))
+        exports: list[TFLiteModel] = []
+        for index in _spread(len(plans), most):
+            candidate = exporter.lowered(plans[index])
+            if not exports or candidate.size_bytes < exports[-1].size_bytes:  # layers share what a file has only once
+                exports.append(candidate)
+        return exports
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+class _Export:
+    """A model on its way: what it takes and gives, and the data it is calibrated and compared on.
+
+    Raises:
+        ValueError: as `to_tflite`.
+    """
+
+    def __init__(self, model, planner: Planner, data, batch_size: int | None):
+        inputs = _inputs(model)
+        self.model, self.planner = model, planner
+        self.input_names, self.output_names = _input_names(inputs), _output_names(model)
+        self.specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, self.input_names, strict=True)]
+        self.batches = representative_batches(data, self.specs, planner.precision)
+        self.layers, self.expected = observe(model, self.specs, self.call, self.batches)
+
+    def lowered(self, plans: dict[Layer, LayerPlan]) -> TFLiteModel:
+        """The model with its butterfly layers as `plans` say, converted and compared with Keras."""
+        precision, island = self.planner.precision, any(plan.lowering.island for plan in plans.values())
+        variables = [variable.value for variable in self.model.variables]
+        with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
+            content = renamed(convert(self.call, self.specs, precision, self.batches, variables, island=island))
+        operators = verify.check_builtin(content)
+        parity = _parity(content, self.batches, self.expected, self.planner.tolerance)
+        partitions, names = verify.partitions(content), (self.input_names, self.output_names)
+        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()))
+
+    def call(self, *values) -> dict:
+        outputs = keras.tree.flatten(self.model(_repack(self.model, values), training=False))
+        return dict(zip(self.output_names, outputs, strict=True))
 
 
 def convert(
@@ -153,10 +268,11 @@ def convert(
     precision: Precision = Precision(),  # noqa: B008 (frozen)
     batches: Sequence[dict[str, np.ndarray]] = (),
     variables: Sequence[tf.Variable] = (),
+    island: bool = False,
 ) -> bytes:
     """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
 
-    `batches` of its inputs calibrate it where the precision is int8.
+    `batches` of its inputs calibrate it where the precision is int8; with `island` some of its layers stay in float32 then.
 
     Raises:
         ValueError: naming the operators that TFLite has not built in.
@@ -165,10 +281,11 @@ def convert(
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    precision.configure(converter, batches)
+    precision.configure(converter, batches, island)
     try:
         with _quiet():
-            return converter.convert()
+            content = converter.convert()
+            return with_islands(content, precision) if island else content
     except Exception as error:
         # The converter raises several private types; whichever, the reader needs the operators it stopped at.
         raise ValueError(
@@ -178,12 +295,15 @@ def convert(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TensorFlow's notes on the temporary folders that its converter writes."""
+    """Without TensorFlow's notes on the temporary folders that its converter writes and on the interpreter that it calibrates
+    with."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
+            yield
     finally:
         logger.setLevel(level)
 
@@ -232,9 +352,9 @@ def _input_names(tensors) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _spec(tensor, name: str, batch_size: int) -> tf.TensorSpec:
+def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
     shape = (batch_size, *tensor.shape[1:])
-    if None in shape:
+    if None in shape[1:]:
         raise ValueError(
             f"Expected input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
             "Build the model with a keras.Input of fixed shape."
@@ -259,14 +379,10 @@ def _output_names(model) -> tuple[str, ...]:
     return tuple(f"output_{index}" for index in range(count))
 
 
-def _run(call: Callable, batches: Sequence[dict[str, np.ndarray]]) -> list[dict]:
-    """What Keras gives for each batch."""
-    return [call(*(tf.constant(value) for value in batch.values())) for batch in batches]
-
-
-def _parity(call: Callable, content: bytes, batches: Sequence[dict[str, np.ndarray]], tolerance: float) -> Parity:
+def _parity(
+    content: bytes, batches: Sequence[dict[str, np.ndarray]], expected: Sequence[dict[str, np.ndarray]], tolerance: float
+) -> Parity:
     interpreter = verify.load(content)
-    expected = _run(call, batches)
     actual = [verify.run(interpreter, batch) for batch in batches]
 
     def joined(results, name):

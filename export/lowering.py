@@ -1,8 +1,7 @@
-"""Lowerings: the same linear map written in TFLite's built-in operators, with all weights folded to constants.
+"""Lowerings: the same affine map written in TFLite's built-in operators, with all weights folded to constants.
 
 A `Lowering` names one; `lower(layer, lowering)` gives the function on TensorFlow tensors that takes the layer's place while
-the model is traced. Only operators that the XNNPACK delegate runs are used, except GATHER, which is what "gather" is for.
-Axis letters as in `keras_butterfly.kernels`: B batch, H R L a factor's blocks, I and O its mixed bits, N nodes.
+the model is traced. Its operators carry the layer's name: "dense_1/butterfly/factor_0/...".
 """
 
 from collections.abc import Callable
@@ -16,191 +15,208 @@ from keras import ops
 from keras_butterfly import Butterfly, ButterflyDense, fusion, kernels
 from keras_butterfly.wiring import Wiring
 
-Layer = Butterfly | ButterflyDense
-Linear = Callable[[Any], Any]
+from . import layout as layouts
+from . import stages
+from .factors import OPERATORS
+from .layout import BATCH, Layout
 
-KINDS = ("gather", "fused", "folded", "dense")
-# Columns that XNNPACK's float kernels compute at a time, a multiple of what each instruction set takes.
-LANES = 16
+Layer = Butterfly | ButterflyDense
+Affine = Callable[[Any], Any]
+
+KINDS = ("gather", "slice", "fused", "folded", "dense")
+# The scopes of a layer's operators. Quantisation leaves those below the second in float.
+SCOPE, ISLAND_SCOPE = "butterfly", "butterfly_float32"
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """One way to write a layer's linear map.
+    """One way to write a layer's affine map.
 
     Attributes:
-        kind: "gather": stage by stage; GATHER, MUL, ADD.
-            "fused": block factors; one CONV_2D with groups, or one BATCH_MATMUL, a factor, and one TRANSPOSE between two.
+        kind: "gather": stage by stage; GATHER, MUL, ADD. "slice": the same by slices and CONCATENATION.
+            "fused": block factors, each by an operator of `factors.OPERATORS`.
             "folded": `ButterflyDense` as two thin FULLY_CONNECTED n1 -> min(k1, k2) -> n2; `Butterfly` as one.
             "dense": one FULLY_CONNECTED with the whole kernel.
-        counts: stages in each factor of a fused `Butterfly`; empty: the grouping with the lowest estimated cost.
-        operator: "conv" or "matmul", for "fused".
+        counts: stages in each factor of a fused `Butterfly`; empty: `fusion.best_counts`.
+        operators: of each factor, "conv", "matmul", "split" or "sum"; empty: "conv" for all.
         width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
             zeros that are sliced off. 0: none. On AVX2 10 columns have been seen to take 1.7 times as long as 16.
+        island: kept in float32 inside an int8 model.
     """
 
     kind: str
     counts: tuple[int, ...] = ()
-    operator: str = "conv"
+    operators: tuple[str, ...] = ()
     width: int = 0
+    island: bool = False
 
     def __str__(self) -> str:
-        if self.kind != "fused":
-            return f"{self.kind} through {self.width}" if self.width else self.kind
-        radices = "x".join(str(1 << count) for count in self.counts)
-        return f"fused {radices} {self.operator}".replace("  ", " ")
+        return " ".join(part for part in (self.kind, self._detail(), "in float32" if self.island else "") if part)
+
+    def _detail(self) -> str:
+        if self.width:
+            return f"through {self.width}"
+        operators = self.operators or ("",) * len(self.counts)
+        return ", ".join(f"{1 << count} {operator}".strip() for count, operator in zip(self.counts, operators, strict=True))
 
 
-def lower(layer: Layer, lowering: Lowering) -> Linear:
-    """The layer's linear map, without bias and activation, as a function (..., n) -> (..., units) on float tensors."""
+def lower(layer: Layer, lowering: Lowering) -> Affine:
+    """The layer's linear map and bias, without activation, as a function (..., n) -> (..., units) on float tensors."""
+    bias = None if layer.bias is None else ops.convert_to_numpy(layer.bias)
+    affine = _affine(layer, lowering, bias)
+    scope = f"{layer.name}/{ISLAND_SCOPE if lowering.island else SCOPE}/"
+
+    def scoped(x):
+        with tf.name_scope(scope):  # the slash at the end makes it the whole name, wherever in the model the layer sits
+            return affine(x)
+
+    return scoped
+
+
+def _affine(layer: Layer, lowering: Lowering, bias: np.ndarray | None) -> Affine:
     if lowering.kind == "dense":
-        return _matmuls(ops.convert_to_numpy(layer.kernel))
+        return _product(ops.convert_to_numpy(layer.kernel), bias)
     if isinstance(layer, ButterflyDense):
-        return _lower_sandwich(layer, lowering)
-    return _lower_butterfly(layer, lowering)
+        return _sandwich(layer, lowering, bias)
+    return _butterfly(layer, lowering, bias)
 
 
-def candidates(layer: Layer) -> list[Lowering]:
-    """The lowerings worth measuring for `layer`, at least one; "gather", never the fastest, is not among them."""
-    if isinstance(layer, ButterflyDense):
-        rank = min(layer.middle_kernel.shape)
-        n1, n2 = len(layer.j1.wiring.inputs), layer.units
-        costs = {Lowering("folded"): (n1 + n2) * rank, Lowering("fused"): _fused_cost(layer), Lowering("dense"): n1 * n2}
-        if rank % LANES:
-            width = -(-rank // LANES) * LANES
-            costs[Lowering("folded", width=width)] = n1 * width + n2 * rank
-        return _affordable(costs)
-    costs = {}
-    for counts in _groupings(layer.wiring):
-        cost = layer.stacks * sum(factor.multiply_adds for factor in fusion.factors(layer.wiring, counts))
-        costs |= {Lowering("fused", counts, operator): cost for operator in ("conv", "matmul")}
-    return _affordable({**costs, Lowering("dense"): len(layer.wiring.inputs) * len(layer.wiring.outputs)})
-
-
-def _affordable(costs: dict[Lowering, int]) -> list[Lowering]:
-    """Those within 16 times the fewest multiply-adds: a dense kernel has been seen to win at 6 times, never at 16."""
-    return [lowering for lowering, cost in costs.items() if cost <= 16 * min(costs.values())]
-
-
-def _groupings(wiring: Wiring) -> list[tuple[int, ...]]:
-    """Balanced groupings into 2 to 4 factors of radix 4 to 128, the range in which one has been seen to win."""
-    stages = len(wiring.strides)
-    groupings = [fusion.balanced_counts(stages, groups) for groups in (2, 3, 4) if groups <= stages]
-    return [counts for counts in groupings if min(counts) >= 2 and max(counts) <= 7]
-
-
-def _fused_cost(layer: ButterflyDense) -> int:
-    wirings = (layer.j1.wiring, layer.j2_t.wiring)
-    return sum(factor.multiply_adds for w in wirings for factor in fusion.factors(w, fusion.best_counts(w)))
-
-
-def _lower_sandwich(layer: ButterflyDense, lowering: Lowering) -> Linear:
+def _sandwich(layer: ButterflyDense, lowering: Lowering, bias: np.ndarray | None) -> Affine:
     middle = ops.convert_to_numpy(layer.middle_kernel)
     if lowering.kind == "folded":
         j1, j2_t = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
         # W' goes to the side that leaves the thinner middle.
         first, second = (j1, middle @ j2_t) if middle.shape[0] <= middle.shape[1] else (j1 @ middle, j2_t)
-        return _thin(first, second, lowering.width)
-    first, second = _lower_butterfly(layer.j1, lowering), _lower_butterfly(layer.j2_t, lowering)
-    between = _matmuls(middle)
-    return lambda x: second(between(first(x)))
+        return _thin(first, second, lowering.width, bias)
+    j1, j2_t = _butterfly(layer.j1, lowering, None), _butterfly(layer.j2_t, lowering, bias)
+    return _in_turn({"j1": j1, "middle": _product(middle), "j2_t": j2_t})
 
 
-def _lower_butterfly(layer: Butterfly, lowering: Lowering) -> Linear:
+def _butterfly(layer: Butterfly, lowering: Lowering, bias: np.ndarray | None) -> Affine:
     wiring = layer.wiring
     if lowering.kind == "folded" or not wiring.strides:
-        return _matmuls(ops.convert_to_numpy(layer.kernel))
-    gadgets = ops.convert_to_numpy(layer.gadget_weights)
-    if lowering.kind == "gather":
-        stacks = [_stages(wiring, weights) for weights in gadgets]
-    else:
-        counts = lowering.counts or fusion.best_counts(wiring)
-        multiply = {"conv": _grouped_conv, "matmul": _batch_matmul}[lowering.operator]
-        stacks = [_factors(wiring, weights, counts, multiply) for weights in gadgets]
-    return lambda x: tf.add_n([linear(x) for linear in stacks]) if len(stacks) > 1 else stacks[0](x)
+        return _product(ops.convert_to_numpy(layer.kernel), bias)
+    lowered = {"gather": _gather, "slice": _slice, "fused": _fused}[lowering.kind]
+    first, *others = ops.convert_to_numpy(layer.gadget_weights)
+    stacks = [lowered(wiring, first, lowering, bias), *(lowered(wiring, weights, lowering, None) for weights in others)]
+    return stacks[0] if len(stacks) == 1 else _added(stacks)
 
 
-def _matmuls(*matrices: np.ndarray) -> Linear:
-    def linear(x):
-        for matrix in matrices:
-            x = tf.linalg.matmul(x, tf.constant(matrix)) if x.shape.rank == 2 else tf.tensordot(x, tf.constant(matrix), 1)
-        return x
-
-    return linear
+def _gather(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> Affine:
+    gathered = stages.gather(wiring, weights)
+    return lambda x: _plus(gathered(x), bias)
 
 
-def _thin(first: np.ndarray, second: np.ndarray, width: int) -> Linear:
-    """`x @ first @ second`, with `first` padded by zero columns to `width`."""
-    rank = first.shape[1]
-    if width <= rank:
-        return _matmuls(first, second)
-    widen, narrow = _matmuls(np.pad(first, ((0, 0), (0, width - rank)))), _matmuls(second)
-    return lambda x: narrow(widen(x)[..., :rank])
+def _slice(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> Affine:
+    sliced = stages.slice_(wiring, weights)
+
+    def affine(x):
+        flat = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring)
+        return _unflatten(_plus(kernels.read_outputs(sliced(flat), wiring), bias), x.shape)
+
+    return affine
 
 
-def _stages(wiring: Wiring, weights: np.ndarray) -> Linear:
-    weights = np.append(weights, np.zeros(1, weights.dtype))
-
-    def take(x, index):
-        return x if np.array_equal(index, np.arange(x.shape[-1])) else tf.gather(x, index, axis=-1)
-
-    def linear(x):
-        for stage in wiring.stages:
-            straight = take(x, stage.straight) * weights[stage.straight_weight]
-            x = straight + take(x, stage.cross) * weights[stage.cross_weight]
-        return x
-
-    return linear
-
-
-def _factors(wiring: Wiring, weights: np.ndarray, counts: tuple[int, ...], multiply: Callable) -> Linear:
+def _fused(wiring: Wiring, weights: np.ndarray, lowering: Lowering, bias: np.ndarray | None) -> Affine:
+    counts = lowering.counts or fusion.best_counts(wiring)
+    operators = lowering.operators or ("conv",) * len(counts)
     factors = fusion.factors(wiring, counts)
     blocks = [ops.convert_to_numpy(block) for block in kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)]
+    # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
+    biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]
 
-    def linear(x):
-        shape = x.shape
-        x = tf.reshape(x, (-1, len(wiring.inputs)))
-        x = kernels.place_inputs(x, wiring)
-        previous = None
-        for factor, block in zip(factors, blocks, strict=True):
-            x = multiply(_regroup(x, previous, factor), block)  # (B, H L O)
-            previous = factor
-        last = factors[-1]
-        if last.low > 1:
-            x = tf.transpose(tf.reshape(x, (-1, last.high, last.low, last.radix)), (0, 1, 3, 2))
-        x = kernels.read_outputs(tf.reshape(x, (-1, wiring.size)), wiring)
-        return tf.reshape(x, (*(-1 if axis is None else axis for axis in shape[:-1]), len(wiring.outputs)))
+    def affine(x):
+        shape, batch = x.shape, _rows(x)
+        first = layouts.rotated(factors[0], wiring.size) if operators[0] in ("conv", "split") else layouts.natural(wiring.size)
+        x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
+        for number, (operator, *constants) in enumerate(zip(operators, factors, blocks, biases, strict=True)):
+            factor, block, added = constants
+            with tf.name_scope(f"factor_{number}"):
+                x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
+        return _unflatten(_leave(x, layout, wiring, batch), shape)
 
-    return linear
+    return affine
 
 
-def _regroup(x, previous: fusion.Factor | None, factor: fusion.Factor):
-    """(B, N), in natural order or as `previous` left it, (H L O) -> (B, H L I) of `factor`."""
-    if previous is None:
-        if factor.low > 1:
-            x = tf.transpose(tf.reshape(x, (-1, factor.high, factor.radix, factor.low)), (0, 1, 3, 2))
-    elif factor.low > previous.low:  # increasing strides: (B, (H' I') L O) -> (B, H' (O L) I')
-        x = tf.reshape(x, (-1, factor.high, factor.radix, previous.low, previous.radix))
-        x = tf.transpose(x, (0, 1, 4, 3, 2))
-    else:  # decreasing strides: (B, H (I' L') O) -> (B, (H O) L' I')
-        x = tf.reshape(x, (-1, previous.high, factor.radix, factor.low, previous.radix))
-        x = tf.transpose(x, (0, 1, 4, 3, 2))
-    return tf.reshape(x, (-1, factor.high * factor.low * factor.radix))
+def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:
+    """The bias of each node's output, 0 where a node has none."""
+    if bias is None:
+        return None
+    nodes = np.zeros(wiring.size, bias.dtype)
+    nodes[list(wiring.outputs)] = bias
+    return nodes
 
 
-def _grouped_conv(x, blocks: np.ndarray):
-    """One block-diagonal factor as a 1x1 CONV_2D with H L groups. (B, N) -> (B, N); blocks (H, L, I, O)."""
-    size = x.shape[-1]
-    radix = blocks.shape[-1]
-    kernel = blocks.reshape(-1, radix, radix).transpose(1, 0, 2).reshape(1, 1, radix, size)
-    x = tf.nn.conv2d(tf.reshape(x, (-1, 1, 1, size)), tf.constant(kernel), 1, "VALID")
-    return tf.reshape(x, (-1, size))
+def _enter(x, wiring: Wiring, wanted: Layout) -> tuple[Any, Layout]:
+    """(B, inputs) -> (B, N) and the layout of its values: `wanted` where a GATHER is needed anyway, else the natural one."""
+    count = len(wiring.inputs)
+    if wiring.inputs == tuple(range(count)):
+        return kernels.place_inputs(x, wiring), layouts.natural(wiring.size)
+    position = np.full(wiring.size, count, np.int32)
+    position[list(wiring.inputs)] = np.arange(count)
+    return tf.gather(tf.pad(x, ((0, 0), (0, 1))), position[layouts.nodes(wanted)], axis=-1), wanted
 
 
-def _batch_matmul(x, blocks: np.ndarray):
-    """One block-diagonal factor as a BATCH_MATMUL over its H L blocks. (B, N) -> (B, N); blocks (H, L, I, O)."""
-    size = x.shape[-1]
-    radix = blocks.shape[-1]
-    x = tf.transpose(tf.reshape(x, (-1, size // radix, radix)), (1, 0, 2))
-    x = tf.linalg.matmul(x, tf.constant(blocks.reshape(-1, radix, radix)))
-    return tf.reshape(tf.transpose(x, (1, 0, 2)), (-1, size))
+def _leave(x, layout: Layout, wiring: Wiring, batch: int | None):
+    """Values of N nodes in `layout` -> (B, outputs). A GATHER needed anyway reads from where they lie."""
+    count = len(wiring.outputs)
+    if wiring.outputs == tuple(range(count)):
+        x = layouts.move(x, layout, layouts.natural(wiring.size), batch)
+        return kernels.read_outputs(tf.reshape(x, (-1, wiring.size)), wiring)
+    if layout[0] != BATCH and batch != 1:
+        x, layout = layouts.move(x, layout, layouts.natural(wiring.size), batch), layouts.natural(wiring.size)
+    place = np.argsort(layouts.nodes(layout)).astype(np.int32)
+    return tf.gather(tf.reshape(x, (-1, wiring.size)), place[list(wiring.outputs)], axis=-1)
+
+
+def _product(matrix: np.ndarray, bias: np.ndarray | None = None) -> Affine:
+    def affine(x):
+        product = tf.linalg.matmul(x, tf.constant(matrix)) if x.shape.rank == 2 else tf.tensordot(x, tf.constant(matrix), 1)
+        return _plus(product, bias)
+
+    return affine
+
+
+def _thin(first: np.ndarray, second: np.ndarray, width: int, bias: np.ndarray | None) -> Affine:
+    """`x @ first @ second + bias`, with `first` padded by zero columns to `width`."""
+    rank = first.shape[1]
+    surplus = max(0, width - rank)
+    widen, narrow = _product(np.pad(first, ((0, 0), (0, surplus)))), _product(second, bias)
+    return lambda x: narrow(widen(x)[..., :rank] if surplus else widen(x))
+
+
+def _plus(x, bias: np.ndarray | None):
+    return x if bias is None else x + bias
+
+
+def _in_turn(parts: dict[str, Affine]) -> Affine:
+    def affine(x):
+        for name, part in parts.items():
+            with tf.name_scope(name):
+                x = part(x)
+        return x
+
+    return affine
+
+
+def _added(stacks: list[Affine]) -> Affine:
+    def affine(x):
+        terms = []
+        for number, stack in enumerate(stacks):
+            with tf.name_scope(f"stack_{number}"):
+                terms.append(stack(x))
+        return tf.add_n(terms)
+
+    return affine
+
+
+def _rows(x) -> int | None:
+    """The number of rows of the last axis; None where it is unknown."""
+    return None if None in x.shape[:-1] else int(np.prod(x.shape[:-1]))
+
+
+def _unflatten(x, shape):
+    """(B, units) -> (..., units), with the leading axes of `shape`, of which one may be unknown."""
+    if len(shape) == 2:
+        return x
+    return tf.reshape(x, (*(-1 if axis is None else axis for axis in shape[:-1]), x.shape[-1]))

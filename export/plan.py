@@ -1,36 +1,37 @@
 """Which lowering each butterfly layer of a model gets, and the measurements behind the choice."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_butterfly import Butterfly, ButterflyDense
-from keras_butterfly.execution import executions
+from keras_butterfly import ButterflyDense
+from keras_butterfly.wiring import Wiring
 
 from . import verify
-from .lowering import KINDS, Layer, Lowering, candidates, lower
-from .measure import measure_all
-from .quantize import Precision
+from .candidates import shortlist
+from .cost import estimate, weights_bytes
+from .devices import Device
+from .lowering import KINDS, Layer, Lowering, lower
+from .observe import Seen, Shape
+from .progress import Progress
+from .quantize import Precision, dense_error
+from .wisdom import Candidate, Measurement, Problem, Wisdom
 
+T = TypeVar("T")
+Convert = Callable[..., bytes]
 
-@dataclass(frozen=True)
-class Candidate:
-    """A lowering of one layer alone, as measured.
-
-    Attributes:
-        lowering: which.
-        seconds: median per invocation.
-        error: largest difference from the layer's linear map in Keras, relative to its largest output, on the layer's inputs.
-    """
-
-    lowering: Lowering
-    seconds: float
-    error: float
+EFFORTS = ("measure", "estimate")
+OBJECTIVES = ("latency", "size")
+RUNS, WARMUP = 40, 50
+# The error of a plan before its lowering is run.
+NOT_RUN = float("nan")
+# An int8 butterfly whose error is more than this many times that of a Dense of int8 with its kernel becomes an island of float.
+WORSE_THAN_DENSE = 1.3
 
 
 @dataclass(frozen=True)
@@ -39,118 +40,221 @@ class LayerPlan:
 
     Attributes:
         layer: the layer's name.
-        input_shape: of the layer's input at export.
+        input_shape: of the layer's input at export, None where the batch is not fixed.
         lowering: what it is lowered to.
-        candidates: all that were measured; empty where the caller chose.
+        source: "measured", "wisdom" (measured before), "estimated" or "given".
+        error: of this lowering in the exported precision, on what the layer is given while the model runs on the
+        representative data:
+            largest difference from Keras relative to the layer's largest output.
+        limit: the largest error permitted.
+        candidates: all that were considered.
     """
 
     layer: str
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     lowering: Lowering
+    source: str
+    error: float
+    limit: float
     candidates: tuple[Candidate, ...] = ()
 
-
-def butterfly_layers(model: keras.Model, specs: list[tf.TensorSpec], call: Callable) -> dict[Layer, list[tuple[int, ...]]]:
-    """The outermost butterfly layers in the order of execution, with the input shapes each is called on. Traces `call` once."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Butterfly | ButterflyDense)]
-    inner = {id(part) for layer in layers if isinstance(layer, ButterflyDense) for part in (layer.j1, layer.j2_t)}
-    shapes: dict[Layer, list[tuple[int, ...]]] = {}
-
-    def recorder(layer):
-        def linear(x):
-            shapes.setdefault(layer, []).append(tuple(x.shape))
-            return layer.linear(x)
-
-        return linear
-
-    with executions({layer: recorder(layer) for layer in layers if id(layer) not in inner}):
-        tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
-    return shapes
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """The measured candidates, exact enough, that no other one beats in both seconds and bytes, the fastest first."""
+        exact = [(m.seconds, m.size_bytes, c) for c, m in _measured(self.candidates) if m.error <= self.limit]
+        return tuple(candidate for _, _, candidate in _unbeaten(exact))
 
 
-def choose(
-    layers: dict[Layer, list[tuple[int, ...]]],
-    lowering: str,
-    precision: Precision,
-    tolerance: float,
-    run: Callable[[], Any],
-    convert: Callable[..., bytes],
-) -> dict[Layer, LayerPlan]:
-    """A plan per layer: what `lowering` says, or for "auto" the fastest candidate on the layer alone that is exact enough.
+@dataclass(frozen=True)
+class Planner:
+    """How lowerings are chosen.
 
-    Args:
-        layers: from `butterfly_layers`.
-        lowering: "auto", "gather", "fused", "folded" or "dense".
-        precision: in which candidates are converted and measured.
-        tolerance: largest permitted relative error of a candidate; where all exceed it, the most exact one is taken.
-        run: runs the model in Keras on the representative data.
+    Attributes:
+        lowering: "auto", or the kind that every layer gets.
+        effort: "measure" or "estimate".
+        objective: "latency" or "size".
+        precision: in which candidates are converted, measured and compared.
+        tolerance: largest permitted relative error of a layer; where all candidates exceed it, the most exact one is taken.
+        device: where to measure.
+        wisdom: measurements to use and to add to.
         convert: `convert.convert`.
+        progress: shows what is being done.
     """
-    if lowering != "auto":
-        return {layer: LayerPlan(layer.name, shapes[0], Lowering(lowering)) for layer, shapes in layers.items()}
-    inputs = _inputs(layers, run)
-    measured: dict[Any, tuple[Candidate, ...]] = {}
-    plans = {}
-    for layer, shapes in layers.items():
-        # Speed depends on structure and shape, not on the weights' values: equal layers are measured once. Not so int8's error.
-        key = (_structure(layer), shapes[0], layer.name if precision.name == "int8" else None)
-        if key not in measured:
-            measured[key] = _measure_candidates(layer, shapes[0], precision, inputs[layer], convert)
-        plans[layer] = LayerPlan(layer.name, shapes[0], _best(measured[key], tolerance).lowering, measured[key])
-    return plans
+
+    lowering: str
+    effort: str
+    objective: str
+    precision: Precision
+    tolerance: float
+    device: Device
+    wisdom: Wisdom
+    convert: Convert
+    progress: Progress
+
+    def __post_init__(self):
+        for name, choices in (("lowering", ("auto", *KINDS)), ("effort", EFFORTS), ("objective", OBJECTIVES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={getattr(self, name)!r}")
+        if not isinstance(self.wisdom, Wisdom):
+            raise ValueError(f"`wisdom` must be an export.Wisdom. Received: {type(self.wisdom).__name__}")
+
+    def plan(self, layers: Mapping[Layer, Seen]) -> dict[Layer, LayerPlan]:
+        """A plan for each of `layers`, as `observe` has seen them."""
+        plans: dict[Layer, LayerPlan] = {}
+        for layer, seen in self.progress.each(layers.items(), "plan"):
+            plans[layer] = self._choice(layer, seen)
+        unknown = {layer: plan for layer, plan in plans.items() if np.isnan(plan.error)}
+        errors = self._errors(unknown, {layer: layers[layer].inputs for layer in unknown})
+        return {layer: replace(plan, error=errors.get(layer, plan.error)) for layer, plan in plans.items()}
+
+    def _choice(self, layer: Layer, seen: Seen) -> LayerPlan:
+        if self.lowering != "auto":
+            return LayerPlan(layer.name, seen.shape, Lowering(self.lowering), "given", NOT_RUN, self.tolerance)
+        return (self._by_estimate if self.effort == "estimate" else self._by_measurement)(layer, seen)
+
+    def _by_estimate(self, layer: Layer, seen: Seen) -> LayerPlan:
+        considered = tuple(self._considered(layer, lowering, seen.shape) for lowering in self._shortlist(layer, seen.shape))
+        small = self.objective == "size"
+        best = min(considered, key=lambda c: (c.weights_bytes, c.estimate) if small else (c.estimate,))
+        return LayerPlan(layer.name, seen.shape, best.lowering, "estimated", NOT_RUN, self.tolerance, considered)
+
+    def _by_measurement(self, layer: Layer, seen: Seen) -> LayerPlan:
+        problem, limit = self._problem(layer, seen.shape), self._limit(layer, seen.inputs)
+        known, source = self.wisdom.recall(problem), "wisdom"
+        if not any(measured.error <= limit for _, measured in _measured(known)):  # errors depend on weights too
+            known, source = self._measured(layer, seen), "measured"
+            self.wisdom.learn(problem, known)
+        best, measured = self._best(known, limit)
+        error = measured.error if source == "measured" else NOT_RUN
+        return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known)
+
+    def _best(self, candidates: Sequence[Candidate], limit: float) -> tuple[Candidate, Measurement]:
+        """The best one by the objective among those exact enough, else the most exact."""
+        pairs = _measured(candidates)
+        exact = [pair for pair in pairs if pair[1].error <= limit]
+        if not exact:
+            return min(pairs, key=lambda pair: pair[1].error)
+        if self.objective == "size":
+            return min(exact, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
+        return min(exact, key=lambda pair: pair[1].seconds)
+
+    def _limit(self, layer: Layer, inputs: list[np.ndarray]) -> float:
+        if self.precision.name != "int8":
+            return self.tolerance
+        kernel = ops.convert_to_numpy(layer.kernel)
+        return min(self.tolerance, WORSE_THAN_DENSE * dense_error(kernel, inputs))
+
+    def _considered(self, layer: Layer, lowering: Lowering, shape: Shape, measured: Measurement | None = None) -> Candidate:
+        name = self.precision.name
+        seconds, size = estimate(layer, lowering, _rows(shape), name), weights_bytes(layer, lowering, name)
+        return Candidate(lowering, seconds, size, measured)
+
+    def _shortlist(self, layer: Layer, shape: Shape) -> list[Lowering]:
+        return shortlist(layer, _rows(shape), self.precision.name, small=self.objective == "size")
+
+    def _measured(self, layer: Layer, seen: Seen) -> tuple[Candidate, ...]:
+        precision, shape, inputs = self.precision, seen.shape, seen.inputs
+        lowerings = self._shortlist(layer, shape)
+        if precision.name == "int8":
+            # Inside a network of int8 a layer takes and gives int8, and an island pays for the way in and out.
+            precision = Precision("int8", integer_io=True)
+        spec = [tf.TensorSpec(shape, layer.compute_dtype, name="x")]
+        batches = [{"x": x} for x in inputs]
+        expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs)))
+        with self.progress.task(f"plan {layer.name}", 2 * len(lowerings)) as step:
+            models = {}
+            for lowering in lowerings:
+                models[lowering] = self.convert(lower(layer, lowering), spec, precision, batches, island=lowering.island)
+                step(1)
+            contents = {str(lowering): content for lowering, content in models.items()}
+            share = len(lowerings) / RUNS
+            latencies = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, progress=lambda _: step(share))
+        return tuple(
+            self._considered(
+                layer,
+                lowering,
+                shape,
+                Measurement(latencies[str(lowering)].median, len(content), _error(content, batches, expected)),
+            )
+            for lowering, content in models.items()
+        )
+
+    def _errors(self, plans: dict[Layer, LayerPlan], inputs: dict[Layer, list[np.ndarray]]) -> dict[Layer, float]:
+        """The error of every layer's lowering by itself, all converted at once."""
+        if not plans:
+            return {}
+        layers = list(plans)
+        affines = [lower(layer, plans[layer].lowering) for layer in layers]
+        specs = [tf.TensorSpec(plans[layer].input_shape, layer.compute_dtype, name=f"x{i}") for i, layer in enumerate(layers)]
+        count = min(len(inputs[layer]) for layer in layers)
+        batches = [{f"x{i}": inputs[layer][batch] for i, layer in enumerate(layers)} for batch in range(count)]
+
+        def side_by_side(*values):
+            return {f"y{i}": affine(value) for i, (affine, value) in enumerate(zip(affines, values, strict=True))}
+
+        island = any(plan.lowering.island for plan in plans.values())
+        content = self.convert(side_by_side, specs, self.precision, batches, island=island)
+        interpreter = verify.load(content)
+        actual = [verify.run(interpreter, batch) for batch in batches]
+        errors = {}
+        for i, layer in enumerate(layers):
+            expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs[layer][:count])))
+            measured = np.concatenate([outputs[f"y{i}"] for outputs in actual])
+            errors[layer] = verify.compare_outputs([expected], [measured]).relative_error
+        return errors
+
+    def _problem(self, layer: Layer, shape: Shape) -> Problem:
+        precision, device = self.precision.name or "float32", self.device
+        return Problem(structure(layer), shape, precision, self.objective, device.name, device.machine, device.runtime)
 
 
-def _best(candidates: tuple[Candidate, ...], tolerance: float) -> Candidate:
-    exact = [candidate for candidate in candidates if candidate.error <= tolerance]
-    if not exact:
-        return min(candidates, key=lambda candidate: candidate.error)
-    return min(exact, key=lambda candidate: candidate.seconds)
+def front(plans: Mapping[Layer, LayerPlan]) -> list[dict[Layer, LayerPlan]]:
+    """The plans for the whole model that no other one beats in both the seconds and the bytes of its butterfly layers together,
+    the fastest first; combined from the layers' own fronts."""
+    combined: list[tuple[float, int, dict[Layer, LayerPlan]]] = [(0.0, 0, {})]
+    for layer, plan in plans.items():
+        choices = [(m, replace(plan, lowering=c.lowering, error=m.error)) for c, m in _measured(plan.front)]
+        combined = _unbeaten(
+            [(t + m.seconds, b + m.size_bytes, {**chosen, layer: choice}) for t, b, chosen in combined for m, choice in choices]
+        )
+    return [chosen for _, _, chosen in combined]
 
 
-def _inputs(layers: dict[Layer, list[tuple[int, ...]]], run: Callable[[], Any]) -> dict[Layer, list[np.ndarray]]:
-    """What each layer is given while the model runs on the representative data, of the shape it is planned for."""
-    seen: dict[Layer, list[np.ndarray]] = {layer: [] for layer in layers}
-
-    def recorder(layer):
-        def linear(x):
-            if tf.TensorShape(layers[layer][0]).is_compatible_with(x.shape):
-                seen[layer].append(ops.convert_to_numpy(x))
-            return layer.linear(x)
-
-        return linear
-
-    with executions({layer: recorder(layer) for layer in layers}):
-        run()
-    return seen
+def _unbeaten(points: list[tuple[float, int, T]]) -> list[tuple[float, int, T]]:
+    """The points (seconds, bytes, ...) that no other one beats in both, by rising seconds."""
+    kept: list[tuple[float, int, T]] = []
+    for point in sorted(points, key=lambda point: point[:2]):
+        if not kept or point[1] < kept[-1][1]:
+            kept.append(point)
+    return kept
 
 
-def check_lowering(lowering: str) -> str:
-    if lowering not in ("auto", *KINDS):
-        raise ValueError(f"`lowering` must be one of {('auto', *KINDS)}. Received: lowering={lowering!r}")
-    return lowering
+def _measured(candidates: Sequence[Candidate]) -> list[tuple[Candidate, Measurement]]:
+    return [(candidate, candidate.measured) for candidate in candidates if candidate.measured is not None]
 
 
-def _measure_candidates(
-    layer: Layer, shape: tuple[int, ...], precision: Precision, inputs: list[np.ndarray], convert
-) -> tuple[Candidate, ...]:
-    spec = [tf.TensorSpec(shape, layer.compute_dtype, name="x")]
-    batches = [{"x": x} for x in inputs]
-    models = {lowering: convert(lower(layer, lowering), spec, precision, batches) for lowering in candidates(layer)}
-    expected = [ops.convert_to_numpy(layer.linear(x)) for x in inputs]
-    latencies = measure_all({str(lowering): content for lowering, content in models.items()}, runs=40)
-    return tuple(
-        Candidate(lowering, latencies[str(lowering)].median, _error(content, batches, expected))
-        for lowering, content in models.items()
-    )
+def structure(layer: Layer) -> str:
+    """What a layer's speed depends on, in words: its structure, without name and weights."""
+    if isinstance(layer, ButterflyDense):
+        k1, k2 = layer.middle_kernel.shape
+        return f"ButterflyDense {k1} x {k2}: {_wired(layer.j1.wiring)}; {_wired(layer.j2_t.wiring)}"
+    return f"Butterfly of {layer.stacks}: {_wired(layer.wiring)}"
 
 
-def _error(content: bytes, batches: list[dict[str, np.ndarray]], expected: list[np.ndarray]) -> float:
+def _wired(wiring: Wiring) -> str:
+    order = "increasing" if wiring.increasing else "decreasing"
+    text = f"{len(wiring.inputs)} to {len(wiring.outputs)} of {wiring.size} nodes, {order}"
+    if wiring.full:
+        return text
+    return f"{text}, {hashlib.sha256(repr((wiring.inputs, wiring.outputs)).encode()).hexdigest()[:12]}"
+
+
+def _error(content: bytes, batches: list[dict[str, np.ndarray]], expected: np.ndarray) -> float:
     interpreter = verify.load(content)
     actual = [next(iter(verify.run(interpreter, batch).values())) for batch in batches]
-    return verify.compare_outputs([np.concatenate(expected)], [np.concatenate(actual)]).relative_error
+    return verify.compare_outputs([expected], [np.concatenate(actual)]).relative_error
 
 
-def _structure(layer: Layer):
-    if isinstance(layer, ButterflyDense):
-        return layer.j1.wiring, layer.middle_kernel.shape, layer.j2_t.wiring
-    return layer.wiring, layer.stacks
+def _rows(shape: Shape) -> int:
+    """Rows of the last axis; an unknown axis counts as one."""
+    return int(np.prod([1 if axis is None else axis for axis in shape[:-1]]))

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from . import verify
+from .lowering import ISLAND_SCOPE
+
 # name -> largest permitted error by default, relative to the largest output. float32: round-off of sums taken in another order,
 # measured below 1e-5. The others allow for what one rounding of every weight, and for int8 of every activation, costs
 # a network of several layers; a wrong lowering is off by more than the output itself.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.25}
+# The name that the converter gives to a function's signature.
+SIGNATURE = "serving_default"
 # Batches of random inputs that stand in where no data are given.
 RANDOM_BATCHES = 4
 # Batches of representative data that are run to calibrate and to compare; more change little.
@@ -39,8 +44,11 @@ class Precision:
     def tolerance(self) -> float:
         return TOLERANCES[self.name]
 
-    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Sets up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs."""
+    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], island: bool = False) -> None:
+        """Sets up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs.
+
+        With `island` it does no more than calibrate; `with_islands` goes on from there.
+        """
         # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if self.name is None:
@@ -50,8 +58,10 @@ class Precision:
             converter.target_spec.supported_types = [tf.float16]
         if self.name == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = lambda: (list(batch.values()) for batch in batches)
-        if self.integer_io:
+            converter.representative_dataset = lambda: ((SIGNATURE, dict(batch)) for batch in batches)
+        if island:
+            converter._experimental_calibrate_only = True
+        elif self.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
 
 
@@ -78,10 +88,38 @@ def representative_batches(data, specs: Sequence[tf.TensorSpec], precision: Prec
     counts = {len(array) for array in arrays.values()}
     if len(counts) != 1:
         raise ValueError(f"Expected as many examples of every input. Received: { {n: len(a) for n, a in arrays.items()} }")
-    batch, count = specs[0].shape[0], counts.pop()
+    batch, count = specs[0].shape[0] or 1, counts.pop()
     if count < batch:
         raise ValueError(f"Expected at least one batch of {batch} examples in `representative_data`. Received: {count}")
     return [{name: array[start : start + batch] for name, array in arrays.items()} for start in _starts(count, batch)]
+
+
+def with_islands(calibrated: bytes, precision: Precision) -> bytes:
+    """The int8 model of a calibrated float one, with the operators in `lowering.ISLAND_SCOPE` left in float32."""
+    # The function below the public QuantizationDebugger, which knows no int8 inputs and needs an operator to debug.
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    kept = [name for name in verify.tensor_names(calibrated) if f"/{ISLAND_SCOPE}/" in name]
+    io = tf.int8 if precision.integer_io else tf.float32
+    return mlir_quantize(calibrated, input_data_type=io, output_data_type=io, denylisted_nodes=kept)
+
+
+def dense_error(kernel: np.ndarray, inputs: Sequence[np.ndarray]) -> float:
+    """Relative error of a Dense with this kernel in int8, by rounding in NumPy as TFLite does: inputs and outputs by one scale
+    over all `inputs`, the kernel by one symmetric scale a column."""
+    x = np.concatenate([value.reshape(-1, kernel.shape[0]) for value in inputs])
+    exact = x @ kernel
+    scales = np.maximum(np.abs(kernel).max(axis=0), np.finfo(np.float32).tiny) / 127
+    rounded = _rounded(_rounded(x) @ (np.round(kernel / scales) * scales))
+    largest = np.abs(exact).max()
+    return float(np.abs(rounded - exact).max() / largest) if largest else 0.0
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """To the nearest of 256 steps over the range of `values` and 0."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    scale = (high - low) / 255 or 1.0
+    return np.round(values / scale) * scale
 
 
 def by_name(values, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -120,6 +158,7 @@ def _checked(array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
 def _random(spec: tf.TensorSpec, rng: np.random.Generator) -> np.ndarray:
     """Standard normal values; 0 and 1 for integers and booleans, which every embedding can look up."""
     dtype = spec.dtype.as_numpy_dtype
+    shape = (spec.shape[0] or 1, *spec.shape[1:])
     if spec.dtype.is_floating:
-        return rng.standard_normal(spec.shape).astype(dtype)
-    return rng.integers(0, 2, spec.shape).astype(dtype)
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from . import files
-from .measure import Latency, content_of, measure_all
+from .latency import Latency
+from .measure import content_of, measure_all
 from .verify import counted, operators
 
 
@@ -105,6 +107,39 @@ class Comparison:
         bars = size_axes.barh(names, sizes, color="tab:orange")
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
+
+
+def print_explanation(model) -> None:
+    """Prints the evidence that a `TFLiteModel` carries; `TFLiteModel.explain` calls it."""
+    console = Console()
+    precision, parity = model.precision.name or "float32", model.parity
+    size, pieces = f"{model.size_bytes / 1024:,.1f} KiB", f"{model.partitions} XNNPACK partition(s)"
+    lines = (
+        f"{precision}, {size}, {len(model.operators)} operators in {pieces}",
+        f"operators: {counted(model.operators)}",
+        f"against Keras, {parity.examples} examples: error {parity.relative_error:.2g} relative, {parity.max_error:.2g} at most",
+    )
+    console.print(*lines, sep="\n", highlight=False)
+    for plan in model.plan:
+        error = f"relative error {plan.error:.2g}"
+        console.print(f"{plan.layer} {plan.input_shape}: {plan.lowering}, {plan.source}, {error}", highlight=False)
+        if plan.candidates:
+            console.print(_considered(plan))
+
+
+def _considered(plan) -> Table:
+    """What was considered for one layer, the fastest first; the chosen one is marked."""
+    table = Table("lowering")
+    for column in ("estimate us", "measured us", "size KiB", "error"):
+        table.add_column(column, justify="right")
+    for each in sorted(plan.candidates, key=lambda c: c.measured.seconds if c.measured else c.estimate):
+        cells = ["", "", ""]
+        if each.measured:
+            done = each.measured
+            cells = [f"{done.seconds * 1e6:,.2f}", f"{done.size_bytes / 1024:,.1f}", f"{done.error:.2g}"]
+        name = f"[bold]{each.lowering} <-[/bold]" if each.lowering == plan.lowering else str(each.lowering)
+        table.add_row(name, f"{each.estimate * 1e6:,.2f}", *cells)
+    return table
 
 
 def compare(

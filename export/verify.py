@@ -39,6 +39,20 @@ def operators(content: bytes) -> tuple[str, ...]:
     )
 
 
+def tensor_names(content: bytes) -> list[str]:
+    """The names of all tensors that an operator computes."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    return [
+        graph.tensors[index].name.decode() for graph in model.subgraphs for op in graph.operators or [] for index in op.outputs
+    ]
+
+
+def partitions(content: bytes) -> int:
+    """Into how many pieces the stock runtime cuts the model for its XNNPACK delegate; each costs a crossing. 0: it runs
+    nothing."""
+    return sum(op["op_name"] == "DELEGATE" for op in load(content)._get_ops_details())
+
+
 def check_builtin(content: bytes) -> tuple[str, ...]:
     """The operators of `content`, all built in.
 
@@ -83,9 +97,10 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
     runner = interpreter.get_signature_runner()
     typed = {}
     for name, detail in runner.get_input_details().items():
-        value, shape = np.asarray(inputs[name]), tuple(detail["shape"].tolist())
-        if value.shape != shape:
-            raise ValueError(f"Input '{name}' has the fixed shape {shape}. Received: {value.shape}")
+        value = np.asarray(inputs[name])
+        shape = tuple(None if axis < 0 else axis for axis in detail["shape_signature"].tolist())
+        if len(value.shape) != len(shape) or any(a is not None and a != b for a, b in zip(shape, value.shape, strict=True)):
+            raise ValueError(f"Input '{name}' takes the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
     outputs = runner(**typed)
     return {name: _dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}

@@ -163,10 +163,12 @@ class Butterfly(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, inputs)
-        if self._bias is not None:
-            outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
-        return self.activation(outputs)
+        return self.activation(execute(self, self.affine, inputs))
+
+    def affine(self, x):
+        """The linear map and the bias, without activation: (..., n) -> (..., units)."""
+        outputs = self.linear(x)
+        return outputs if self._bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n) -> (..., units)."""

@@ -148,10 +148,12 @@ class ButterflyDense(keras.layers.Layer):
             self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, inputs):
-        outputs = execute(self, self.linear, inputs)
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
-        return self.activation(outputs)
+        return self.activation(execute(self, self.affine, inputs))
+
+    def affine(self, x):
+        """The linear map and the bias, without activation: (..., n1) -> (..., units)."""
+        outputs = self.linear(x)
+        return outputs if self.bias is None else ops.add(outputs, self.bias)
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n1) -> (..., units)."""

@@ -1,7 +1,8 @@
 """The seam between layers and whoever wants to run them another way, an exporter for instance.
 
-Layers compute their linear map through `execute`. Inside `executions(...)` a caller's function takes a layer's place, however
-deep in a model the layer sits; bias and activation stay the layer's own. Layers so know nothing of any export.
+Layers compute their affine map, linear map and bias, through `execute`. Inside `executions(...)` a caller's function takes a
+layer's place, however deep in a model the layer sits; the activation stays the layer's own. Layers so know nothing of any
+export.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +14,14 @@ from typing import Any
 import keras
 from keras import ops
 
-Linear = Callable[[Any], Any]
+Affine = Callable[[Any], Any]
 
-_replacements: ContextVar[Mapping[int, Linear]] = ContextVar("replacements", default=MappingProxyType({}))
+_replacements: ContextVar[Mapping[int, Affine]] = ContextVar("replacements", default=MappingProxyType({}))
 
 
-def execute(layer, linear: Linear, x):
-    """`linear(x)`, or what the innermost `executions` block gives for `layer`; either gets `x` as a float tensor."""
-    return _replacements.get().get(id(layer), linear)(floating(x, layer.compute_dtype))
+def execute(layer, affine: Affine, x):
+    """`affine(x)`, or what the innermost `executions` block gives for `layer`; either gets `x` as a float tensor."""
+    return _replacements.get().get(id(layer), affine)(floating(x, layer.compute_dtype))
 
 
 def floating(x, dtype: str):
@@ -30,9 +31,9 @@ def floating(x, dtype: str):
 
 
 @contextmanager
-def executions(replacements: Mapping[Any, Linear]) -> Iterator[None]:
-    """While active, each layer that is a key computes its linear map by the function that is its value."""
-    token = _replacements.set({**_replacements.get(), **{id(layer): linear for layer, linear in replacements.items()}})
+def executions(replacements: Mapping[Any, Affine]) -> Iterator[None]:
+    """While active, each layer that is a key computes its affine map by the function that is its value."""
+    token = _replacements.set({**_replacements.get(), **{id(layer): affine for layer, affine in replacements.items()}})
     try:
         yield
     finally:

@@ -77,7 +77,7 @@ def test_predict_refuses_what_does_not_fit():
     exported = export.to_tflite(sequential(Butterfly()))
     with pytest.raises(ValueError, match="at least one example"):
         exported.predict(np.zeros((0, 16)))
-    with pytest.raises(ValueError, match=r"fixed shape \(1, 16\). Received: \(1, 15\)"):
+    with pytest.raises(ValueError, match=r"takes the shape \(1, 16\). Received: \(1, 15\)"):
         exported.predict(np.zeros((1, 15)))
     with pytest.raises(ValueError, match="Expected 1 inputs"):
         exported.predict([np.zeros((1, 16))] * 2)
@@ -152,7 +152,7 @@ def test_disagreement_beyond_the_tolerance_is_an_error(monkeypatch):
         export.to_tflite(model, lowering="folded", tolerance=1e-12)
 
     def wrong(layer, lowering):
-        return lambda x: layer.linear(x) * 1.001
+        return lambda x: layer.affine(x) * 1.001
 
     monkeypatch.setattr("keras_butterfly.export.convert.lower", wrong)
     with pytest.raises(export.ParityError, match=r"relative error 0\.001"):

@@ -1,0 +1,104 @@
+"""Fits the costs that estimates are made of: measures lowerings of many sizes, and solves for seconds per unit of work.
+
+    python benchmarks/costs.py [--samples 14] [--runs 15] [--output export/costs.json --overwrite]
+
+For each precision, and for one row and several rows apart, non-negative least squares on relative errors. Prints how far the
+fitted estimate is from the measurements it was fitted to.
+"""
+
+import json
+import random
+from datetime import date
+
+import click
+import numpy as np
+import tensorflow as tf
+from rich.progress import track
+from scipy.optimize import nnls
+
+from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly.export import devices, files
+from keras_butterfly.export.candidates import lowerings
+from keras_butterfly.export.convert import convert
+from keras_butterfly.export.cost import work
+from keras_butterfly.export.lowering import Lowering, lower
+from keras_butterfly.export.measure import measure_all
+from keras_butterfly.export.quantize import Precision, representative_batches
+
+PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
+SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+LARGEST_DENSE = 4096
+
+
+def layers():
+    for n in SIZES:
+        for layer in (Butterfly(seed=0), ButterflyDense(n, seed=0), ButterflyDense(n, n // 4, n // 4, seed=0)):
+            layer.build((None, n))
+            yield n, layer
+
+
+def drawn(layer, n: int, samples: int, draw: random.Random) -> list[Lowering]:
+    choices = [lowering for lowering in lowerings(layer) if lowering.kind != "dense" or n <= LARGEST_DENSE]
+    several = [lowering for lowering in choices if lowering.kind == "fused" and len(lowering.counts) <= 6]
+    rest = [lowering for lowering in choices if lowering.kind != "fused"]
+    return rest + draw.sample(several, min(samples, len(several)))
+
+
+def measured(precision: Precision, rows: int, samples: int, runs: int) -> list[tuple[dict, float]]:
+    """(work, seconds) of each lowering drawn."""
+    draw, points = random.Random(0), []
+    for n, layer in track(list(layers()), description=f"{precision.name or 'float32'}, {rows} rows"):
+        spec = [tf.TensorSpec((rows, n), name="x")]
+        batches = representative_batches(np.random.default_rng(0).standard_normal((4 * rows, n)), spec, precision)
+        chosen = drawn(layer, n, samples, draw)
+        models = {str(lowering): convert(lower(layer, lowering), spec, precision, batches) for lowering in chosen}
+        latencies = measure_all(models, runs=runs)
+        points += [(work(layer, lowering, rows), latencies[str(lowering)].median) for lowering in chosen]
+    return points
+
+
+def fitted(points: list[tuple[dict, float]]) -> dict[str, float]:
+    units = sorted({unit for amounts, _ in points for unit in amounts})
+    seconds = np.array([second for _, second in points])
+    matrix = np.array([[amounts.get(unit, 0.0) for unit in units] for amounts, _ in points]) / seconds[:, None]
+    scale = matrix.max(axis=0).clip(min=1e-30)
+    solution, _ = nnls(matrix / scale, np.ones(len(points)), maxiter=10_000)
+    return dict(zip(units, solution / scale, strict=True))
+
+
+def spread(points: list[tuple[dict, float]], costs: dict[str, float]) -> str:
+    ratios = [sum(amount * costs.get(unit, 0.0) for unit, amount in amounts.items()) / second for amounts, second in points]
+    low, middle, high = np.percentile(ratios, [10, 50, 90])
+    return (
+        f"estimate / measurement of {len(points)} lowerings: 10 % below {low:.2f}, median {middle:.2f}, 10 % above {high:.2f}"
+    )
+
+
+@click.command()
+@click.option("--samples", default=14, show_default=True, type=click.IntRange(min=1), help="Fused lowerings of each layer.")
+@click.option("--runs", default=15, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each.")
+@click.option("--output", type=click.Path(), help="Write the costs to this file, as JSON.")
+@click.option("--overwrite", is_flag=True)
+def main(samples, runs, output, overwrite):
+    if output:
+        files.check_writable(output, overwrite)
+    costs: dict = {}
+    for name, quantize in PRECISIONS.items():
+        costs[name] = {}
+        for regime, rows in (("row", 1), ("rows", 64)):
+            points = measured(Precision(quantize), rows, samples, runs)
+            costs[name][regime] = fitted(points)
+            print(f"{name}, {rows} rows:", spread(points, costs[name][regime]), flush=True)
+    host = devices.find("host")
+    facts = {
+        "machine": host.machine,
+        "runtime": host.runtime,
+        "date": str(date.today()),
+        "command": "python benchmarks/costs.py",
+    }
+    if output:
+        files.write(output, json.dumps({**facts, "seconds": costs}, indent=1).encode(), overwrite)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What was learned by measuring: which lowerings of which layers took how long where. Kept, so that nothing is measured twice.
+
+The name and the idea are FFTW's (Frigo and Johnson, The Design and Implementation of FFTW3, 2005).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from . import files
+from .lowering import KINDS, Lowering
+
+FORMAT, VERSION = "keras-butterfly wisdom", 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a measurement is valid for.
+
+    Attributes:
+        layer: the layer's structure, in words; not its name, and not its weights.
+        input_shape: with the batch first, None where unknown.
+        precision: "float32", "float16", "dynamic" or "int8".
+        objective: "latency" or "size", by which candidates were chosen to be measured.
+        device, machine, runtime, threads: where and how it was measured.
+    """
+
+    layer: str
+    input_shape: tuple[int | None, ...]
+    precision: str
+    objective: str
+    device: str
+    machine: str
+    runtime: str
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One layer alone in a .tflite file.
+
+    Attributes:
+        seconds: median per invocation.
+        size_bytes: of the file.
+        error: largest difference from the layer in Keras, before its activation, relative to the largest value there, on the
+            layer's inputs.
+    """
+
+    seconds: float
+    size_bytes: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A lowering that was considered for a layer.
+
+    Attributes:
+        lowering: which.
+        estimate: estimated seconds per invocation.
+        weights_bytes: what its weights take.
+        measured: a `Measurement`, or None where only the estimate was asked for.
+    """
+
+    lowering: Lowering
+    estimate: float
+    weights_bytes: int
+    measured: Measurement | None = None
+
+
+class Wisdom:
+    """Measured candidates by problem. `export.wisdom` is the one that `to_tflite` uses by default, for the life of the process.
+
+    Example:
+
+        export.wisdom.merge(Wisdom.load("phone.json"))
+        export.to_tflite(model)
+        export.wisdom.save("phone.json", overwrite=True)
+    """
+
+    def __init__(self):
+        self._known: dict[Problem, tuple[Candidate, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._known)
+
+    def recall(self, problem: Problem) -> tuple[Candidate, ...]:
+        """What was measured for `problem`; empty if nothing was."""
+        return self._known.get(problem, ())
+
+    def learn(self, problem: Problem, candidates: tuple[Candidate, ...]) -> None:
+        self._known[problem] = candidates
+
+    def merge(self, other: "Wisdom") -> None:
+        """Takes over all that `other` knows; of what both know, `other`'s."""
+        self._known |= other._known
+
+    def forget(self, **facts) -> int:
+        """Drops the problems that have all these `facts`, for example `machine="AMD EPYC"`; without any, all. Returns how many.
+
+        Raises:
+            ValueError: for a fact that a `Problem` has not.
+        """
+        names = [field.name for field in fields(Problem)]
+        unknown = sorted(set(facts) - set(names))
+        if unknown:
+            raise ValueError(f"Expected facts among {names}. Received: {unknown}")
+        dropped = [p for p in self._known if all(getattr(p, name) == value for name, value in facts.items())]
+        for problem in dropped:
+            del self._known[problem]
+        return len(dropped)
+
+    def save(self, path, overwrite: bool = False) -> Path:
+        """Writes JSON, whole or not at all.
+
+        Raises:
+            ValueError: if the file exists and `overwrite` is False, or its folder does not.
+        """
+        entries = [
+            {"problem": asdict(problem), "candidates": [asdict(candidate) for candidate in candidates]}
+            for problem, candidates in self._known.items()
+        ]
+        content = json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
+        return files.write(path, content.encode(), overwrite)
+
+    @classmethod
+    def load(cls, path) -> "Wisdom":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: for a path that names no file, and a file that is no wisdom of this version, whole and sound.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"Expected the path of a wisdom file. Received: '{path}', which is no file.")
+        try:
+            content = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"Expected a wisdom file, which is JSON. '{path}' is none or is damaged: {error}") from error
+        kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+        if kind != (FORMAT, VERSION):
+            raise ValueError(
+                f"Expected a file of format {FORMAT!r}, version {VERSION}. '{path}' has {kind[0]!r}, version {kind[1]!r}. "
+                "Delete it and measure again."
+            )
+        wisdom = cls()
+        try:
+            for entry in content["entries"]:
+                wisdom.learn(_problem(entry["problem"]), tuple(_candidate(each) for each in entry["candidates"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"'{path}' is damaged: an entry is not as it was written, {error!r}. Measure again.") from error
+        return wisdom
+
+
+def _problem(saved: dict) -> Problem:
+    problem = Problem(**{**saved, "input_shape": tuple(saved["input_shape"])})
+    if not all(isinstance(getattr(problem, name), str) for name in ("layer", "precision", "device", "machine", "runtime")):
+        raise TypeError(f"no problem: {saved}")
+    return problem
+
+
+def _candidate(saved: dict) -> Candidate:
+    described = saved["lowering"]
+    lowering = Lowering(
+        **{**described, "counts": tuple(map(int, described["counts"])), "operators": tuple(map(str, described["operators"]))}
+    )
+    if lowering.kind not in KINDS:
+        raise ValueError(f"no such lowering: {lowering.kind!r}")
+    measured = Measurement(**saved["measured"])
+    if not (measured.seconds > 0 and measured.size_bytes > 0 and measured.error >= 0):
+        raise ValueError(f"no measurement: {saved}")
+    return Candidate(lowering, float(saved["estimate"]), int(saved["weights_bytes"]), measured)
+
+
+wisdom = Wisdom()

@@ -1,0 +1,10 @@
+"""A few of the random models of `make fuzz`."""
+
+import fuzz
+import pytest
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_random_model_agrees_with_keras(seed):
+    kind, why = fuzz.check(seed)
+    assert kind in ("right", "refused"), f"{why}\n{fuzz.describe(seed)}"

@@ -1,0 +1,373 @@
+"""The planner: what is measured, what is chosen by which objective, what wisdom saves, what data and precision do to it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_butterfly import Butterfly, ButterflyDense, export
+from keras_butterfly.export import verify
+from keras_butterfly.export.cost import estimate, weights_bytes, work
+from keras_butterfly.export.lowering import Lowering
+from keras_butterfly.export.plan import LayerPlan
+from keras_butterfly.export.quantize import dense_error
+from keras_butterfly.export.wisdom import Candidate, Measurement, Problem
+
+
+def model(n=128, count=1):
+    layers = [Butterfly(activation="relu", use_bias=True, seed=seed, name=f"hidden_{seed}") for seed in range(count)]
+    return keras.Sequential([keras.Input((n,), name="x"), *layers, keras.layers.Dense(3)])
+
+
+def data(n=128):
+    return np.random.default_rng(1).standard_normal((100, n)).astype("float32")
+
+
+class Clock:
+    """A device that answers from a table instead of a clock, and counts how often it is asked."""
+
+    name, runtime, machine = "clock", "table 1", "paper"
+
+    def __init__(self, seconds):
+        self.seconds, self.asked = seconds, []
+
+    def measure(self, models, *, threads, warmup, runs, progress):
+        self.asked.append(list(models))
+        progress(runs)
+        return {name: export.Latency((self.seconds(name),), 1, warmup, threads, self.runtime, self.machine) for name in models}
+
+
+def matmul_is_fast(name):
+    return 1.0 if name == "fused 16 matmul, 8 sum" else 2.0
+
+
+def test_the_fastest_by_the_device_is_taken():
+    clock = Clock(matmul_is_fast)
+    exported = export.to_tflite(model(), device=clock, wisdom=export.Wisdom())
+    (plan,) = exported.plan
+    assert str(plan.lowering) == "fused 16 matmul, 8 sum"
+    assert plan.source == "measured"
+    assert exported.operators.count("BATCH_MATMUL") == exported.operators.count("SUM") == 1
+    assert {str(candidate.lowering) for candidate in plan.candidates} == set(clock.asked[0])
+    assert all(candidate.measured.error < 1e-5 for candidate in plan.candidates)
+
+
+def test_what_is_not_exact_enough_is_not_taken():
+    """Dynamic-range rounding is off by about a hundredth; with a tolerance of 1e-9 the most exact one is left, and refused."""
+    with pytest.raises(export.ParityError, match="disagrees with Keras"):
+        export.to_tflite(model(), quantize="dynamic", tolerance=1e-9, device=Clock(matmul_is_fast), wisdom=export.Wisdom())
+
+
+def test_an_estimate_measures_nothing_and_says_so():
+    clock, known = Clock(matmul_is_fast), export.Wisdom()
+    (plan,) = export.to_tflite(model(), effort="estimate", device=clock, wisdom=known).plan
+    assert not clock.asked
+    assert not len(known)
+    assert plan.source == "estimated"
+    assert {candidate.measured for candidate in plan.candidates} == {None}
+    assert plan.error < 1e-5
+    assert plan.front == ()
+
+
+def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path):
+    clock, known = Clock(matmul_is_fast), export.Wisdom()
+    first = export.to_tflite(model(count=3), device=clock, wisdom=known)
+    assert len(clock.asked) == len(known) == 1
+    assert [plan.source for plan in first.plan] == ["measured", "wisdom", "wisdom"]
+    loaded = export.Wisdom.load(known.save(tmp_path / "wisdom.json"))
+    again = export.to_tflite(model(count=3), device=clock, wisdom=loaded)
+    assert len(clock.asked) == 1
+    assert [plan.lowering for plan in again.plan] == [plan.lowering for plan in first.plan]
+    assert {plan.source for plan in again.plan} == {"wisdom"}
+    assert all(plan.error < 1e-5 for plan in again.plan)
+
+
+def test_wisdom_holds_for_one_shape_precision_and_machine():
+    clock, known = Clock(matmul_is_fast), export.Wisdom()
+    for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}, {"objective": "size"}):
+        export.to_tflite(model(), device=clock, wisdom=known, **settings)
+    other = Clock(matmul_is_fast)
+    other.machine = "slate"
+    export.to_tflite(model(), device=other, wisdom=known)
+    assert len(clock.asked) == 4
+    assert len(other.asked) == 1
+    assert len(known) == 5
+    assert known.forget(machine="slate") == 1
+    assert known.forget(precision="float16", device="clock") == 1
+    assert known.forget() == 3
+    assert len(known) == 0
+
+
+def test_merging_keeps_both_and_prefers_the_newer():
+    def wisdom(seconds, *shapes):
+        known = export.Wisdom()
+        for shape in shapes:
+            problem = Problem("Butterfly", shape, "float32", "latency", "host", "m", "r")
+            known.learn(problem, (Candidate(Lowering("dense"), 1.0, 10, Measurement(seconds, 10, 0.0)),))
+        return known
+
+    older, newer = wisdom(1.0, (1, 8), (1, 16)), wisdom(2.0, (1, 16), (1, 32))
+    older.merge(newer)
+    assert {problem.input_shape: older.recall(problem)[0].measured.seconds for problem in older} == {
+        (1, 8): 1.0,
+        (1, 16): 2.0,
+        (1, 32): 2.0,
+    }
+
+
+def saved():
+    known = export.Wisdom()
+    export.to_tflite(model(), device=Clock(matmul_is_fast), wisdom=known)
+    return known
+
+
+def test_a_foreign_or_damaged_file_is_refused(tmp_path):
+    path = saved().save(tmp_path / "wisdom.json")
+    whole = path.read_text()
+    content = json.loads(whole)
+
+    def entry(**changes):
+        return json.dumps({**content, "entries": [{**content["entries"][0], **changes}]})
+
+    candidate = content["entries"][0]["candidates"][0]
+    damaged = {
+        whole[: len(whole) // 2]: "is none or is damaged",
+        "[]": "has None, version None",
+        json.dumps({**content, "format": "fftw"}): "has 'fftw', version 1",
+        json.dumps({**content, "version": 2}): "version 2. Delete it and measure again",
+        json.dumps({**content, "entries": 3}): "is damaged",
+        entry(problem={"layer": "x"}): "is damaged",
+        entry(candidates=[{**candidate, "measured": {**candidate["measured"], "seconds": 0}}]): "no measurement",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "kind": "magic"}}]): "no such lowering: 'magic'",
+    }
+    for text, message in damaged.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            export.Wisdom.load(path)
+    with pytest.raises(ValueError, match="which is no file"):
+        export.Wisdom.load(tmp_path / "nowhere.json")
+    with pytest.raises(ValueError, match="exists"):
+        saved().save(path)
+    with pytest.raises(ValueError, match=r"Expected facts among .* Received: \['cpu'\]"):
+        saved().forget(cpu="x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"effort": "exhaustive"}, r"`effort` must be one of \('measure', 'estimate'\). Received: effort='exhaustive'"),
+        ({"objective": "speed"}, "`objective` must be one of"),
+        ({"lowering": "magic"}, "`lowering` must be one of"),
+        ({"wisdom": {}}, "`wisdom` must be an export.Wisdom. Received: dict"),
+        ({"device": "phone"}, "`device` must be one of"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        export.to_tflite(model(), **settings)
+
+
+def test_size_is_an_objective():
+    """The smallest holds the effective weights and little else: radix 4 has as many as two stages."""
+    layer = Butterfly(seed=0)
+    net = keras.Sequential([keras.Input((1024,)), layer])
+    small = export.to_tflite(net, objective="size", wisdom=export.Wisdom())
+    fast = export.to_tflite(net, wisdom=export.Wisdom())
+    assert 4 * layer.effective_parameters < small.size_bytes < 4.4 * layer.effective_parameters
+    assert small.size_bytes < 0.5 * fast.size_bytes
+    assert max(small.plan[0].lowering.counts, default=1) <= 2
+
+
+def test_the_front_is_what_nothing_beats():
+    def candidate(name, seconds, size, error=0.0):
+        return Candidate(Lowering(name), 1.0, size, Measurement(seconds, size, error))
+
+    considered = (
+        candidate("dense", 1.0, 90),
+        candidate("fused", 2.0, 30),
+        candidate("folded", 3.0, 40),
+        candidate("slice", 4.0, 10),
+        candidate("gather", 0.5, 5, error=0.5),
+    )
+    plan = LayerPlan("x", (1, 8), Lowering("dense"), "measured", 0.0, 0.1, considered)
+    assert [each.lowering.kind for each in plan.front] == ["dense", "fused", "slice"]
+
+
+def test_a_front_of_whole_models():
+    exports = export.pareto_front(model(256, count=2), wisdom=export.Wisdom(), most=4)
+    assert 2 <= len(exports) <= 4
+    sizes = [each.size_bytes for each in exports]
+    assert sizes == sorted(sizes, reverse=True)
+    times = [sum(c.measured.seconds for p in each.plan for c in p.candidates if c.lowering == p.lowering) for each in exports]
+    assert times == sorted(times)
+    assert all(each.parity.relative_error < 1e-4 for each in exports)
+    with pytest.raises(ValueError, match=r"Received also: \['effort'\]"):
+        export.pareto_front(model(), effort="estimate")
+
+
+def test_an_int8_butterfly_is_kept_in_float_where_int8_is_less_exact_than_dense():
+    """Rounding between factors adds to the error; an island only rounds on the way in and out."""
+
+    def seconds(name):
+        return 5.0 if name.endswith("float32") or name == "dense" else 1.0
+
+    net = keras.Sequential([keras.Input((128,), name="x"), Butterfly(use_bias=True, seed=0), keras.layers.Dense(3)])
+    x = data()
+    x[:, 0] *= 1e3  # one outlier makes int8's steps coarse: the layer is only exact in float
+    settings = {"quantize": "int8", "representative_data": x, "device": Clock(seconds), "wisdom": export.Wisdom()}
+    fine = export.to_tflite(net, **{**settings, "representative_data": data()})
+    assert not fine.plan[0].lowering.island
+    for plan in (fine.plan[0], export.to_tflite(net, **settings).plan[0]):
+        chosen = next(c for c in plan.candidates if c.lowering == plan.lowering)
+        assert chosen.measured.error <= plan.limit
+        assert plan.limit == pytest.approx(
+            1.3 * dense_error(net.layers[0].kernel.numpy(), [x if plan is not fine.plan[0] else data()])
+        )
+
+
+@pytest.mark.parametrize("integer_io", [False, True])
+def test_an_island_of_float_inside_an_int8_model(integer_io):
+    """Its operators compute in float32, the layers around it in int8, and it is more exact than all int8."""
+
+    def island_is_fast(name):
+        return 1.0 if name.endswith("in float32") else 2.0
+
+    net = keras.Sequential(
+        [
+            keras.Input((64,), name="x"),
+            keras.layers.Dense(128, activation="relu"),
+            Butterfly(activation="relu", use_bias=True, seed=0, name="island"),
+            keras.layers.Dense(10),
+        ]
+    )
+    x = data(64)
+    common = {"quantize": "int8", "representative_data": x, "integer_io": integer_io}
+    mixed = export.to_tflite(net, device=Clock(island_is_fast), wisdom=export.Wisdom(), **common)
+    whole = export.to_tflite(net, lowering="fused", **common)
+    assert mixed.plan[0].lowering.island
+    types = tensor_types(mixed.content)
+    assert {kind for name, kind in types.items() if "island/" in name} == {"FLOAT32"}
+    assert types["output_0"] == ("INT8" if integer_io else "FLOAT32")
+    assert mixed.operators.count("FULLY_CONNECTED") == 2
+    assert mixed.plan[0].error < whole.plan[0].error
+    assert mixed.partitions == 1
+
+
+def tensor_types(content):
+    flat = verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content))
+    names = {code: name for name, code in vars(verify.schema.TensorType).items() if isinstance(code, int)}
+    (graph,) = flat.subgraphs
+    computed = {
+        index
+        for op in graph.operators
+        for index in op.outputs
+        if "QUANTIZE" not in verify._operator_name(flat.operatorCodes[op.opcodeIndex])
+    }
+    computed |= set(graph.outputs)
+    return {graph.tensors[index].name.decode(): names[graph.tensors[index].type] for index in computed}
+
+
+def test_dense_error_is_that_of_a_converted_dense(rng):
+    """Within a third: the converter's rounding of biases and of the result differs a little."""
+    layer = keras.layers.Dense(96, use_bias=False)
+    net = keras.Sequential([keras.Input((128,), name="x"), layer])
+    settings = {"quantize": "int8", "representative_data": data(), "integer_io": True}
+    measured = export.to_tflite(net, **settings).parity.relative_error
+    assert dense_error(layer.kernel.numpy(), [data()]) == pytest.approx(measured, rel=0.35)
+
+
+def test_calibration_gives_each_input_its_own_values():
+    """Equal shapes, ranges a thousand apart: with the inputs exchanged nothing of the small one would be left."""
+    inputs = [keras.Input((16,), name=name) for name in ("b", "a", "c")]
+    hidden = [keras.layers.Dense(4, name=f"dense_{tensor.name}")(tensor) for tensor in inputs]
+    net = keras.Model(inputs, {tensor.name: h for tensor, h in zip(inputs, hidden, strict=True)})
+    rng = np.random.default_rng(0)
+    x = {
+        "b": rng.standard_normal((50, 16)),
+        "a": 1e3 * rng.standard_normal((50, 16)),
+        "c": 1e-3 * rng.standard_normal((50, 16)),
+    }
+    exported = export.to_tflite(net, quantize="int8", representative_data=x)
+    assert exported.parity.relative_error < 0.03
+
+
+def test_every_layer_reports_its_error():
+    net = keras.Sequential([keras.Input((128,), name="x"), Butterfly(seed=0), ButterflyDense(16, seed=0)])
+    for lowering in ("auto", "fused", "gather"):
+        plans = export.to_tflite(net, quantize="int8", representative_data=data(), lowering=lowering).plan
+        assert len(plans) == 2
+        assert all(1e-3 < plan.error < 0.25 for plan in plans)
+
+
+def test_a_dynamic_batch():
+    net = keras.Sequential([keras.Input((6, 64), name="x"), Butterfly(use_bias=True, seed=0), ButterflyDense(8, seed=0)])
+    exported = export.to_tflite(net, batch_size=None)
+    assert exported.plan[0].input_shape == (None, 6, 64)
+    for count in (1, 5, 17):
+        x = np.random.default_rng(count).standard_normal((count, 6, 64)).astype("float32")
+        np.testing.assert_allclose(exported.predict(x), net.predict(x, verbose=0), atol=1e-5)
+    for lowering in ("gather", "slice", "fused", "folded", "dense"):
+        exported = export.to_tflite(net, batch_size=None, lowering=lowering)
+        np.testing.assert_allclose(exported.predict(x), net.predict(x, verbose=0), atol=1e-5)
+
+
+def test_explain_prints_the_evidence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    exported = export.to_tflite(model(), device=Clock(matmul_is_fast), wisdom=export.Wisdom())
+    exported.explain()
+    printed = capsys.readouterr().out
+    for part in ("float32, ", "1 XNNPACK partition", "BATCH_MATMUL 1", "against Keras, 4 examples", "hidden_0 (1, 128)"):
+        assert part in printed
+    assert "fused 16 matmul, 8 sum <-" in printed
+    assert "1,000,000.00" in printed  # the table's second, in microseconds
+
+
+def test_partitions_are_counted():
+    """GATHER is what XNNPACK does not run."""
+    assert export.to_tflite(model(), lowering="fused").partitions == 1
+    assert export.to_tflite(model(), lowering="gather").partitions > 5
+
+
+def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
+    inner = keras.Sequential(
+        [keras.Input((64,)), Butterfly(name="dense_1", use_bias=True, bias_initializer="ones")], name="block"
+    )
+    inputs = keras.Input((64,), name="pixels")
+    net = keras.Model(inputs, {"scores": ButterflyDense(8, name="last")(inner(inputs))})
+    for lowering in ("fused", "gather", "slice"):
+        exported = export.to_tflite(net, lowering=lowering)
+        names = verify.tensor_names(exported.content)
+        part = "factor" if lowering == "fused" else "stage"
+        for number in range(2):
+            assert any(name.startswith(f"dense_1/butterfly/{part}_{number}/") for name in names)
+        assert any(name.startswith("last/butterfly/j2_t/") for name in names)
+        assert names[-1] == "scores"
+        assert not any(";" in name for name in names)
+        assert len(names) == len(set(names))
+        interpreter = verify.load(exported.content)
+        assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["pixels"], "outputs": ["scores"]}}
+        assert interpreter.get_input_details()[0]["name"] == "pixels"
+
+
+def test_work_counts_what_the_lowering_does():
+    layer = Butterfly()
+    layer.build((None, 1024))
+    done = work(layer, Lowering("fused", (5, 5), ("conv", "conv")), 2)
+    assert done["weights"] == 4 * 2 * 1024 * 32
+    assert done["convs"] == 2
+    assert done["conv blocks"] == 64
+    assert done["conv multiplies"] == 2 * 2 * 1024 * 32
+    assert done["moves"] == 2
+    assert work(layer, Lowering("fused", (4, 3, 3), ("conv", "sum", "sum")), 1)["moves"] == 0
+    assert weights_bytes(layer, Lowering("dense"), "int8") == 1024 * 1024
+    assert weights_bytes(layer, Lowering("dense", island=True), "int8") == 4 * 1024 * 1024
+
+
+def test_estimates_rank_what_is_far_apart():
+    layer = Butterfly()
+    layer.build((None, 4096))
+    for precision in (None, "float16", "dynamic", "int8"):
+        fused, dense = (estimate(layer, lowering, 1, precision) for lowering in (Lowering("fused"), Lowering("dense")))
+        assert 0 < 5 * fused < dense
