@@ -77,7 +77,7 @@ def _fused(layer: Butterfly) -> Iterator[Lowering]:
 def _operators(counts: tuple[int, ...], wiring: Wiring) -> Iterator[tuple[str, ...]]:
     for blocked in range(len(counts) + 1):
         summed = counts[blocked:]
-        if summed and max(summed) > MOST_SUMMED:
+        if summed and (max(summed) > MOST_SUMMED or summed.count(1) > 1):  # one sum of radix 4 is never slower than two of 2
             continue
         few_blocks = blocked and wiring.size >> min(counts[:blocked]) <= MOST_SPLIT
         for operator in ("conv", "matmul", "split") if few_blocks else ("conv", "matmul") if blocked else ("",):

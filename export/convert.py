@@ -253,6 +253,8 @@ class _Export:
         with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
             content = renamed(convert(self.call, self.specs, precision, self.batches, variables, island=island))
         operators = verify.check_builtin(content)
+        if precision.name == "int8":
+            verify.check_survives(content)
         parity = _parity(content, self.batches, self.expected, self.planner.tolerance)
         partitions, names = verify.partitions(content), (self.input_names, self.output_names)
         return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()))
@@ -278,6 +280,11 @@ def convert(
         ValueError: naming the operators that TFLite has not built in.
     """
     concrete = tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+    if precision.name == "int8" and any("While" in operation.type for operation in concrete.graph.get_operations()):
+        raise ValueError(
+            "Expected a model without loops: TensorFlow cannot calibrate them for int8. Received one with a recurrent layer that "
+            'is not unrolled. Build that layer with unroll=True, or take quantize="dynamic".'
+        )
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)

@@ -96,8 +96,9 @@ def _butterfly(wiring: Wiring, lowering: Lowering, rows: int) -> Work:
 def _factor(operator: str, factor: fusion.Factor, rows: int) -> Work:
     size, blocks, radix = factor.high * factor.low * factor.radix, factor.high * factor.low, factor.radix
     stored = Counter({"weights": 4 * size * radix})
-    if operator == "sum":
-        return stored + Counter({"sums": 1, "sum products": rows * size * radix})
+    if operator == "sum":  # in pieces of values that lie side by side; at stride 1 they are single ones
+        pieces = rows * size * radix // max(factor.low, 1)
+        return stored + Counter({"sums": 1, "sum products": rows * size * radix, "sum pieces": pieces})
     if operator == "split":
         one = _product(radix, radix, rows)
         return Counter({unit: amount * blocks for unit, amount in one.items()}) + Counter({"moved": 2 * rows * size})

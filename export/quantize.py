@@ -104,13 +104,14 @@ def with_islands(calibrated: bytes, precision: Precision) -> bytes:
     return mlir_quantize(calibrated, input_data_type=io, output_data_type=io, denylisted_nodes=kept)
 
 
-def dense_error(kernel: np.ndarray, inputs: Sequence[np.ndarray]) -> float:
-    """Relative error of a Dense with this kernel in int8, by rounding in NumPy as TFLite does: inputs and outputs by one scale
-    over all `inputs`, the kernel by one symmetric scale a column."""
-    x = np.concatenate([value.reshape(-1, kernel.shape[0]) for value in inputs])
-    exact = x @ kernel
-    scales = np.maximum(np.abs(kernel).max(axis=0), np.finfo(np.float32).tiny) / 127
-    rounded = _rounded(_rounded(x) @ (np.round(kernel / scales) * scales))
+def dense_error(inputs: Sequence[np.ndarray], units: int) -> float:
+    """Relative error in int8 of a Dense with uniform random weights, by rounding in NumPy as TFLite does: inputs
+    and outputs by one scale over all of `inputs`, the kernel by one symmetric scale a column."""
+    width = inputs[0].shape[-1]
+    x = np.concatenate([value.reshape(-1, width) for value in inputs])
+    kernel = np.random.default_rng(0).uniform(-1, 1, (width, units)).astype(np.float32)
+    scales = np.abs(kernel).max(axis=0) / 127
+    exact, rounded = x @ kernel, _rounded(_rounded(x) @ (np.round(kernel / scales) * scales))
     largest = np.abs(exact).max()
     return float(np.abs(rounded - exact).max() / largest) if largest else 0.0
 

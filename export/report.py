@@ -117,7 +117,7 @@ def print_explanation(model) -> None:
     lines = (
         f"{precision}, {size}, {len(model.operators)} operators in {pieces}",
         f"operators: {counted(model.operators)}",
-        f"against Keras, {parity.examples} examples: error {parity.relative_error:.2g} relative, {parity.max_error:.2g} at most",
+        f"against Keras, {parity.examples} examples: off by {parity.relative_error:.2g} of the largest output",
     )
     console.print(*lines, sep="\n", highlight=False)
     for plan in model.plan:

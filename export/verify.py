@@ -1,14 +1,28 @@
 """What is inside a .tflite file, and whether it computes what Keras computes."""
 
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+# A program of its own, so that it imports neither TensorFlow nor Keras.
+_RUN_ONCE = """
+import sys
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(sys.argv[1])
+interpreter.allocate_tensors()
+interpreter.invoke()
+"""
 
 
 class ParityError(ValueError):
@@ -86,6 +100,24 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"Expected a TFLite model that the stock runtime loads. The runtime says: {error}") from error
     return interpreter
+
+
+def check_survives(content: bytes) -> None:
+    """Loads and runs the model in a process of its own: on some int8 operators the runtime aborts instead of giving an error.
+
+    Raises:
+        ValueError: if that process dies.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        done = subprocess.run([sys.executable, "-c", _RUN_ONCE, str(path)], capture_output=True)
+    if done.returncode < 0:
+        names = ", ".join(sorted(set(operators(content))))
+        raise ValueError(
+            f"Expected a model that the stock runtime runs. It dies of signal {-done.returncode} on this one, of the operators "
+            f'{names}. Try quantize="dynamic", or replace the layers that are not dense or butterfly ones.'
+        )
 
 
 def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

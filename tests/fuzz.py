@@ -82,7 +82,7 @@ class Drawn:
 
 
 def check(seed: int) -> tuple[str, str]:
-    """Exports model number `seed`: "right", "refused" (quantised, and as far off with Dense kernels) or "wrong", and why."""
+    """Exports model number `seed`: "right", "refused" (quantised, and no better with Dense kernels) or "wrong", and why."""
     drawn = Drawn(seed)
     fresh = drawn.examples(7)
     try:
@@ -93,6 +93,12 @@ def check(seed: int) -> tuple[str, str]:
         ours, dense = (drawn.exported(tolerance=1e9, lowering=lowering) for lowering in (drawn.settings["lowering"], "dense"))
         errors = [model.parity.relative_error for model in (ours, dense)]
         return "wrong" if errors[0] > WORSE_THAN_DENSE * errors[1] else "refused", f"relative error {errors}"
+    except ValueError as error:  # the runtime dies of some int8 operators; not of ours if it does with Dense kernels too
+        try:
+            drawn.exported(tolerance=1e9, lowering="dense")
+        except ValueError:
+            return "refused", str(error)
+        return "wrong", str(error)
     foreign = [name for name in exported.operators if name.startswith(("CUSTOM", "Flex"))]
     if foreign:
         return "wrong", f"operators {foreign}"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import verify
+from keras_butterfly.export import candidates, verify
+from keras_butterfly.export import plan as planning
 from keras_butterfly.export.cost import estimate, weights_bytes, work
 from keras_butterfly.export.lowering import Lowering
 from keras_butterfly.export.plan import LayerPlan
@@ -22,6 +23,13 @@ def model(n=128, count=1):
 
 def data(n=128):
     return np.random.default_rng(1).standard_normal((100, n)).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch):
+    """Fewer candidates than by default, to save time."""
+    monkeypatch.setattr(candidates, "MOST_MEASURED", 8)
+    monkeypatch.setattr(candidates, "ISLANDS", 1)
 
 
 class Clock:
@@ -39,16 +47,16 @@ class Clock:
 
 
 def matmul_is_fast(name):
-    return 1.0 if name == "fused 16 matmul, 8 sum" else 2.0
+    return 1.0 if "matmul" in name else 2.0
 
 
 def test_the_fastest_by_the_device_is_taken():
     clock = Clock(matmul_is_fast)
     exported = export.to_tflite(model(), device=clock, wisdom=export.Wisdom())
     (plan,) = exported.plan
-    assert str(plan.lowering) == "fused 16 matmul, 8 sum"
+    assert "matmul" in plan.lowering.operators
     assert plan.source == "measured"
-    assert exported.operators.count("BATCH_MATMUL") == exported.operators.count("SUM") == 1
+    assert exported.operators.count("BATCH_MATMUL") == plan.lowering.operators.count("matmul")
     assert {str(candidate.lowering) for candidate in plan.candidates} == set(clock.asked[0])
     assert all(candidate.measured.error < 1e-5 for candidate in plan.candidates)
 
@@ -174,10 +182,11 @@ def test_size_is_an_objective():
     layer = Butterfly(seed=0)
     net = keras.Sequential([keras.Input((1024,)), layer])
     small = export.to_tflite(net, objective="size", wisdom=export.Wisdom())
-    fast = export.to_tflite(net, wisdom=export.Wisdom())
     assert 4 * layer.effective_parameters < small.size_bytes < 4.4 * layer.effective_parameters
-    assert small.size_bytes < 0.5 * fast.size_bytes
     assert max(small.plan[0].lowering.counts, default=1) <= 2
+    sizes = {candidate.lowering: candidate.measured.size_bytes for candidate in small.plan[0].candidates}
+    assert sizes[small.plan[0].lowering] == min(sizes.values())
+    assert max(sizes.values()) > 1.5 * min(sizes.values())
 
 
 def test_the_front_is_what_nothing_beats():
@@ -207,24 +216,40 @@ def test_a_front_of_whole_models():
         export.pareto_front(model(), effort="estimate")
 
 
-def test_an_int8_butterfly_is_kept_in_float_where_int8_is_less_exact_than_dense():
-    """Rounding between factors adds to the error; an island only rounds on the way in and out."""
+def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a_dense(monkeypatch):
+    """Rounding between factors adds to the error; an island rounds only on the way in and out, as Dense does."""
 
     def seconds(name):
-        return 5.0 if name.endswith("float32") or name == "dense" else 1.0
+        return 5.0 if name == "dense" else 2.0 if name.endswith("float32") else 1.0
 
-    net = keras.Sequential([keras.Input((128,), name="x"), Butterfly(use_bias=True, seed=0), keras.layers.Dense(3)])
-    x = data()
-    x[:, 0] *= 1e3  # one outlier makes int8's steps coarse: the layer is only exact in float
-    settings = {"quantize": "int8", "representative_data": x, "device": Clock(seconds), "wisdom": export.Wisdom()}
-    fine = export.to_tflite(net, **{**settings, "representative_data": data()})
-    assert not fine.plan[0].lowering.island
-    for plan in (fine.plan[0], export.to_tflite(net, **settings).plan[0]):
-        chosen = next(c for c in plan.candidates if c.lowering == plan.lowering)
-        assert chosen.measured.error <= plan.limit
-        assert plan.limit == pytest.approx(
-            1.3 * dense_error(net.layers[0].kernel.numpy(), [x if plan is not fine.plan[0] else data()])
-        )
+    def planned():
+        settings = {"quantize": "int8", "representative_data": data(512), "wisdom": export.Wisdom()}
+        (plan,) = export.to_tflite(net, device=Clock(seconds), **settings).plan
+        return plan, {candidate.lowering: candidate.measured.error for candidate in plan.candidates}
+
+    net = keras.Sequential([keras.Input((512,), name="x"), Butterfly(seed=0), keras.layers.Dense(3)])
+    plan, errors = planned()
+    assert plan.limit == pytest.approx(1.4 * dense_error([data(512)], 512))
+    assert errors[plan.lowering] <= plan.limit
+    in_float = max(error for lowering, error in errors.items() if lowering.island)
+    in_int8 = min(error for lowering, error in errors.items() if not lowering.island)
+    assert in_float < in_int8
+    monkeypatch.setattr(planning, "dense_error", lambda inputs, units: (in_float + in_int8) / 2 / 1.4)
+    plan, _ = planned()
+    assert plan.lowering.island
+
+
+def test_a_dense_kernel_is_never_too_inexact():
+    """Nothing may be slower than Dense."""
+
+    def dense_is_fast(name):
+        return 1.0 if name == "dense" else 2.0
+
+    net = keras.Sequential([keras.Input((128,), name="x"), Butterfly(seed=0), keras.layers.Dense(3)])
+    settings = {"quantize": "int8", "representative_data": data(), "wisdom": export.Wisdom()}
+    (plan,) = export.to_tflite(net, device=Clock(dense_is_fast), **settings).plan
+    assert str(plan.lowering) == "dense"
+    assert plan.error > plan.limit
 
 
 @pytest.mark.parametrize("integer_io", [False, True])
@@ -269,13 +294,13 @@ def tensor_types(content):
     return {graph.tensors[index].name.decode(): names[graph.tensors[index].type] for index in computed}
 
 
-def test_dense_error_is_that_of_a_converted_dense(rng):
-    """Within a third: the converter's rounding of biases and of the result differs a little."""
+def test_dense_error_is_that_of_a_converted_dense():
+    """Within a third: of other weights, and the converter rounds the result a little differently."""
     layer = keras.layers.Dense(96, use_bias=False)
     net = keras.Sequential([keras.Input((128,), name="x"), layer])
     settings = {"quantize": "int8", "representative_data": data(), "integer_io": True}
     measured = export.to_tflite(net, **settings).parity.relative_error
-    assert dense_error(layer.kernel.numpy(), [data()]) == pytest.approx(measured, rel=0.35)
+    assert dense_error([data()], 96) == pytest.approx(measured, rel=0.35)
 
 
 def test_calibration_gives_each_input_its_own_values():
@@ -318,9 +343,9 @@ def test_explain_prints_the_evidence(capsys, monkeypatch):
     exported = export.to_tflite(model(), device=Clock(matmul_is_fast), wisdom=export.Wisdom())
     exported.explain()
     printed = capsys.readouterr().out
-    for part in ("float32, ", "1 XNNPACK partition", "BATCH_MATMUL 1", "against Keras, 4 examples", "hidden_0 (1, 128)"):
+    for part in ("float32, ", "1 XNNPACK partition", "BATCH_MATMUL", "against Keras, 4 examples", "hidden_0 (1, 128)"):
         assert part in printed
-    assert "fused 16 matmul, 8 sum <-" in printed
+    assert f"{exported.plan[0].lowering} <-" in printed
     assert "1,000,000.00" in printed  # the table's second, in microseconds
 
 

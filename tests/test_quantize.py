@@ -153,3 +153,29 @@ def test_different_numbers_of_examples_are_refused():
 def test_a_precision_beyond_the_tolerance_is_an_error():
     with pytest.raises(export.ParityError, match="disagrees with Keras"):
         export.to_tflite(model(), quantize="dynamic", tolerance=1e-5)
+
+
+def test_a_loop_is_refused_before_calibration_kills_the_process():
+    net = keras.Sequential([keras.Input((6, 16), name="x"), layers.LSTM(8), Butterfly(seed=0)])
+    x = np.random.default_rng(0).standard_normal((20, 6, 16))
+    with pytest.raises(
+        ValueError, match="without loops: TensorFlow cannot calibrate them for int8.* Build that layer with unroll=True"
+    ):
+        export.to_tflite(net, quantize="int8", representative_data=x)
+    assert export.to_tflite(net, quantize="dynamic", representative_data=x).parity.relative_error < 0.1
+
+
+def test_an_unrolled_loop_is_quantised():
+    net = keras.Sequential(
+        [keras.Input((4, 16), name="x"), layers.Bidirectional(layers.GRU(8, unroll=True)), Butterfly(seed=0)]
+    )
+    x = np.random.default_rng(0).standard_normal((20, 4, 16))
+    assert export.to_tflite(net, quantize="int8", representative_data=x).parity.relative_error < 0.25
+
+
+def test_a_file_that_the_runtime_dies_of_is_refused():
+    """RSQRT of a variance that is always 0 has no int8 scale that the runtime takes: it aborts."""
+    net = keras.Sequential([keras.Input((1,), name="x"), layers.LayerNormalization()])
+    x = np.random.default_rng(0).standard_normal((20, 1))
+    with pytest.raises(ValueError, match="dies of signal 6 on this one, of the operators .*RSQRT"):
+        export.to_tflite(net, quantize="int8", representative_data=x)
