@@ -282,8 +282,8 @@ def convert(
     concrete = tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
     if precision.name == "int8" and any("While" in operation.type for operation in concrete.graph.get_operations()):
         raise ValueError(
-            "Expected a model without loops: TensorFlow cannot calibrate them for int8. Received one with a recurrent layer that "
-            'is not unrolled. Build that layer with unroll=True, or take quantize="dynamic".'
+            "Expected a model without loops, which TensorFlow cannot calibrate for int8. Received one with a recurrent layer "
+            'that is not unrolled. Build that layer with unroll=True, or take quantize="dynamic".'
         )
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature

@@ -30,6 +30,17 @@ def _seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _few_candidates(monkeypatch):
+    """Each export measures fewer lowerings than by default, to save time, and none knows what another has measured."""
+    if keras.backend.backend() == "tensorflow":
+        from keras_butterfly.export import candidates, wisdom
+
+        monkeypatch.setattr(candidates, "MOST_MEASURED", 5)
+        monkeypatch.setattr(candidates, "ISLANDS", 1)
+        wisdom.forget()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

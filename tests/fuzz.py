@@ -84,7 +84,7 @@ class Drawn:
 def check(seed: int) -> tuple[str, str]:
     """Exports model number `seed`: "right", "refused" (quantised, and no better with Dense kernels) or "wrong", and why."""
     drawn = Drawn(seed)
-    fresh = drawn.examples(7)
+    fresh = drawn.examples(200)
     try:
         exported = drawn.exported()
     except export.ParityError as error:

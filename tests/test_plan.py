@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import candidates, verify
 from keras_butterfly.export import plan as planning
+from keras_butterfly.export import verify
 from keras_butterfly.export.cost import estimate, weights_bytes, work
 from keras_butterfly.export.lowering import Lowering
 from keras_butterfly.export.plan import LayerPlan
@@ -23,13 +23,6 @@ def model(n=128, count=1):
 
 def data(n=128):
     return np.random.default_rng(1).standard_normal((100, n)).astype("float32")
-
-
-@pytest.fixture(autouse=True)
-def _few(monkeypatch):
-    """Fewer candidates than by default, to save time."""
-    monkeypatch.setattr(candidates, "MOST_MEASURED", 8)
-    monkeypatch.setattr(candidates, "ISLANDS", 1)
 
 
 class Clock:
