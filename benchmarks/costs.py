@@ -1,6 +1,6 @@
 """Fits the costs that estimates are made of: measures lowerings of many sizes, and solves for seconds per unit of work.
 
-    python benchmarks/costs.py [--samples 14] [--runs 15] [--output export/costs.json --overwrite]
+    python benchmarks/costs.py [--samples 15] [--runs 15] [--output export/costs.json --overwrite]
 
 For each precision, and for one row and several rows apart, non-negative least squares on relative errors. Prints how far the
 fitted estimate is from the measurements it was fitted to.
@@ -28,6 +28,8 @@ from keras_butterfly.export.quantize import Precision, representative_batches
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 LARGEST_DENSE = 4096
+# One row, and several: XNNPACK has kernels of their own for one.
+REGIMES = {"row": (1,), "rows": (3, 16, 64)}
 
 
 def layers():
@@ -75,7 +77,7 @@ def spread(points: list[tuple[dict, float]], costs: dict[str, float]) -> str:
 
 
 @click.command()
-@click.option("--samples", default=14, show_default=True, type=click.IntRange(min=1), help="Fused lowerings of each layer.")
+@click.option("--samples", default=15, show_default=True, type=click.IntRange(min=1), help="Fused lowerings of each layer.")
 @click.option("--runs", default=15, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each.")
 @click.option("--output", type=click.Path(), help="Write the costs to this file, as JSON.")
 @click.option("--overwrite", is_flag=True)
@@ -85,10 +87,10 @@ def main(samples, runs, output, overwrite):
     costs: dict = {}
     for name, quantize in PRECISIONS.items():
         costs[name] = {}
-        for regime, rows in (("row", 1), ("rows", 64)):
-            points = measured(Precision(quantize), rows, samples, runs)
+        for regime, several in REGIMES.items():
+            points = [point for rows in several for point in measured(Precision(quantize), rows, samples // len(several), runs)]
             costs[name][regime] = fitted(points)
-            print(f"{name}, {rows} rows:", spread(points, costs[name][regime]), flush=True)
+            print(f"{name}, {regime}:", spread(points, costs[name][regime]), flush=True)
     host = devices.find("host")
     facts = {
         "machine": host.machine,

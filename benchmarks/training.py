@@ -19,8 +19,7 @@ from rich.table import Table
 
 from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.butterfly_dense import default_width
-from keras_butterfly.export import files
-from keras_butterfly.export.measure import machine
+from keras_butterfly.export import devices, files
 
 
 def layers(n: int) -> dict[str, Callable[[], keras.Model]]:
@@ -70,7 +69,8 @@ def measure(n: int, batch: int, runs: int) -> dict[str, list[float]]:
 
 def table(n: int, batch: int, seconds: dict[str, list[float]]) -> Table:
     result = Table(
-        title=f"n = {n}, batch {batch}, forward + backward, TensorFlow {tf.__version__}, {machine()}", title_justify="left"
+        title=f"n = {n}, batch {batch}, forward + backward, TensorFlow {tf.__version__}, {devices.find('host').machine}",
+        title_justify="left",
     )
     for column in ("layer", "graph ms", "against Dense", "XLA ms", "against Dense"):
         result.add_column(column, justify="left" if column == "layer" else "right")

@@ -4,10 +4,10 @@ measurement."""
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly import ButterflyDense, fusion
 from keras_butterfly.wiring import Wiring
 
-from .cost import LANES, estimate, weights_bytes
+from .cost import LANES, estimate, estimated_bytes
 from .lowering import Layer, Lowering
 
 # Stages in one factor: at radix 128 a factor costs as much as a dense kernel of 128 for every node.
@@ -18,7 +18,7 @@ MOST_SUMMED = 3
 MOST_SPLIT = 16
 # A candidate estimated to take this many times the best one's time is not measured: the estimate is of another machine.
 PRUNE = 3.0
-MOST_MEASURED = 16
+MOST_MEASURED = 12
 # How many of the smallest are measured as well where size counts.
 SMALLEST = 4
 # How many of the best in float32 are measured as islands of an int8 model.
@@ -30,8 +30,8 @@ def lowerings(layer: Layer) -> list[Lowering]:
     if isinstance(layer, ButterflyDense):
         rank = min(layer.middle_kernel.shape)
         padded = [Lowering("folded", width=-(-rank // LANES) * LANES)] if rank % LANES else []
-        return [Lowering("folded"), *padded, Lowering("fused"), Lowering("dense")]
-    return [*_fused(layer), Lowering("slice"), Lowering("dense")]
+        return [Lowering("folded"), *padded, *_fused_sandwich(layer), Lowering("slice"), Lowering("dense")]
+    return [*_fused(layer.wiring), Lowering("slice"), Lowering("dense")] if layer.wiring.strides else [Lowering("dense")]
 
 
 def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False) -> list[Lowering]:
@@ -44,28 +44,44 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     ranked = sorted(choices, key=estimates.__getitem__)
     best = estimates[ranked[0]]
     kept = [lowering for lowering in ranked if estimates[lowering] <= PRUNE * best]
-    kept = _with_dense(kept, kept[:MOST_MEASURED])
+    firsts = {_family(lowering): lowering for lowering in reversed(kept)}.values()  # the best of each family, however estimated
+    kept = kept[:MOST_MEASURED] + [lowering for lowering in kept[MOST_MEASURED:] if lowering in firsts]
     if precision == "int8":
         in_float = [lowering for lowering in shortlist(layer, rows, None) if lowering.kind != "dense"]
         kept += [replace(lowering, island=True) for lowering in in_float[:ISLANDS]]
     if small:
-        sizes = {lowering: weights_bytes(layer, lowering) for lowering in choices}
+        sizes = {lowering: estimated_bytes(layer, lowering, precision) for lowering in choices}
         smallest = sorted(choices, key=lambda lowering: (sizes[lowering], estimates[lowering]))[:SMALLEST]
         kept += [lowering for lowering in smallest if lowering not in kept]
     return kept
 
 
-def _with_dense(among: list[Lowering], kept: list[Lowering]) -> list[Lowering]:
-    """`kept`, with the dense kernel where it is `among` those within reach: nothing may be slower than Dense."""
-    return kept + [lowering for lowering in among if lowering.kind == "dense" and lowering not in kept]
+def _family(lowering: Lowering):
+    """Lowerings that an estimate errs about alike: by kind and by the operators used. The dense kernel is one by itself."""
+    return lowering.kind, frozenset(lowering.operators)
 
 
-def _fused(layer: Butterfly) -> Iterator[Lowering]:
+def _fused_sandwich(layer: ButterflyDense) -> Iterator[Lowering]:
+    """Both halves with the same operators, paired by rank: the one that costs k-th least with that of the other half."""
+    halves = [_fused_by_operators(wiring) for wiring in (layer.j1.wiring, layer.j2_t.wiring)]
+    for operators in halves[0].keys() & halves[1].keys():
+        for first, second in zip(halves[0][operators], halves[1][operators], strict=False):
+            yield Lowering("fused", first.counts + second.counts, first.operators + second.operators)
+
+
+def _fused_by_operators(wiring: Wiring) -> dict[tuple[str, ...], list[Lowering]]:
+    """The fused lowerings by the set of operators that they use, by rising multiply-adds and a charge for each factor."""
+    groups: dict[tuple[str, ...], list[Lowering]] = {}
+    for lowering in sorted(_fused(wiring), key=lambda lowering: fusion.factors_cost(wiring, lowering.counts)):
+        groups.setdefault(tuple(sorted(set(lowering.operators))), []).append(lowering)
+    return groups
+
+
+def _fused(wiring: Wiring) -> Iterator[Lowering]:
     """Every grouping into factors, the larger ones at the small strides, each with every sensible choice of operators.
 
     SUM works on values that are far apart, at large strides; the others on blocks of neighbours.
     """
-    wiring = layer.wiring
     for counts in _partitions(len(wiring.strides), MOST_STAGES):
         if len(counts) < 2:  # one factor is the dense kernel
             continue

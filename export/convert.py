@@ -131,10 +131,9 @@ def to_tflite(
             name. Needed for "int8"; where given, errors are measured on it, else on random inputs.
         integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
         lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
-        those
-            whose error is within the tolerance; in int8 a layer may be kept in float32 where that is faster, or where int8
-            would be less exact than a Dense's. "gather", "slice": stage by stage. "fused": block factors. "folded": thin
-            matrices. "dense": the whole kernel.
+            those whose error is within the tolerance; in int8 a layer may be kept in float32 where that is faster, or where
+            int8 would be much less exact than a Dense's. "gather", "slice": stage by stage. "fused": block factors.
+            "folded": thin matrices. "dense": the whole kernel.
         effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the one with the
             lowest estimated cost is taken; nothing is timed.
         objective: "latency" (default), or "size": the smallest file.
@@ -153,82 +152,82 @@ def to_tflite(
             built-in counterpart), data that do not fit it, or an argument out of range.
         ParityError: if the export disagrees with Keras.
     """
-    with _export(
-        model,
-        quantize=quantize,
-        representative_data=representative_data,
-        integer_io=integer_io,
-        lowering=lowering,
-        effort=effort,
-        objective=objective,
-        batch_size=batch_size,
-        tolerance=tolerance,
-        device=device,
-        wisdom=wisdom,
-        progress=progress,
-    ) as exporter:
+    settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
+    with settings.export(model, lowering, effort, objective) as exporter:
         return exporter.lowered(exporter.planner.plan(exporter.layers))
 
 
-@contextmanager
-def _export(
-    model,
+def pareto_front(
+    model: keras.Model,
     *,
-    quantize=None,
+    quantize: str | None = None,
     representative_data=None,
-    integer_io=False,
-    lowering="auto",
-    effort="measure",
-    objective="latency",
-    batch_size=1,
-    tolerance=None,
-    device="host",
-    wisdom=None,
-    progress=None,
-) -> Iterator["_Export"]:
-    """The model on its way, while progress is shown; the settings are those of `to_tflite`."""
-    batch_size = None if batch_size is None else positive_integer(batch_size, "batch_size")
-    precision = Precision(quantize, integer_io)
-    tolerance = precision.tolerance if tolerance is None else positive_number(tolerance, "tolerance")
-    known = process_wisdom if wisdom is None else wisdom
-    with Progress(progress) as bars:
-        planner = Planner(lowering, effort, objective, precision, tolerance, devices.find(device), known, convert, bars)
-        yield _Export(model, planner, representative_data, batch_size)
-
-
-def pareto_front(model: keras.Model, *, most: int = 8, **settings) -> list[TFLiteModel]:
+    integer_io: bool = False,
+    batch_size: int | None = 1,
+    tolerance: float | None = None,
+    device: str | devices.Device = "host",
+    wisdom: Wisdom | None = None,
+    progress: bool | None = None,
+    most: int = 8,
+) -> list[TFLiteModel]:
     """Exports of one model that trade latency for size: of those found no other one has less of both.
 
     The lowerings of every butterfly layer are measured, the smallest among them too; seconds and bytes are added up over the
-    layers, and the combinations that none beats are exported and compared with Keras each.
+    layers, and the combinations that none beats are exported, each compared with Keras; those that disagree are left out.
 
     Args:
-        model, settings: as for `to_tflite`; `lowering`, `effort` and `objective` are not among them.
-        most: at most so many exports, evenly spread.
+        most: at most so many exports, evenly spread. The others are as for `to_tflite`.
 
     Returns:
         `TFLiteModel`s, the fastest first, each smaller than the one before.
 
     Raises:
-        ValueError, ParityError: as `to_tflite`.
+        ValueError: as `to_tflite`.
+        ParityError: if all disagree with Keras.
     """
     most = positive_integer(most, "most")
-    refused = {"lowering", "effort", "objective"} & set(settings)
-    if refused:
-        raise ValueError(f"A front is over all measured lowerings. Received also: {sorted(refused)}")
-    with _export(model, objective="size", **settings) as exporter:
-        plans = front(exporter.planner.plan(exporter.layers))
-        exports: list[TFLiteModel] = []
-        for index in _spread(len(plans), most):
-            candidate = exporter.lowered(plans[index])
+    settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
+    exports: list[TFLiteModel] = []
+    with settings.export(model, "auto", "measure", "size") as exporter:
+        planner, seen = exporter.planner, exporter.layers
+        plans = front(planner.plan(seen))
+        for index in np.unique(np.linspace(0, len(plans) - 1, min(len(plans), most)).round().astype(int)):
+            try:
+                candidate = exporter.lowered(planner.with_errors(plans[index], seen))
+            except ParityError as error:
+                refused = error
+                continue
             if not exports or candidate.size_bytes < exports[-1].size_bytes:  # layers share what a file has only once
                 exports.append(candidate)
-        return exports
+    if not exports:
+        raise refused
+    return exports
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of the indices below `count`, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+@dataclass(frozen=True)
+class _Settings:
+    """What `to_tflite` and `pareto_front` have in common; the fields are described there."""
+
+    quantize: str | None
+    representative_data: object
+    integer_io: bool
+    batch_size: int | None
+    tolerance: float | None
+    device: str | devices.Device
+    wisdom: Wisdom | None
+    progress: bool | None
+
+    @contextmanager
+    def export(self, model, lowering: str, effort: str, objective: str) -> Iterator["_Export"]:
+        """The model on its way, while progress is shown."""
+        batch_size = None if self.batch_size is None else positive_integer(self.batch_size, "batch_size")
+        precision = Precision(self.quantize, self.integer_io)
+        tolerance = precision.tolerance if self.tolerance is None else positive_number(self.tolerance, "tolerance")
+        known = process_wisdom if self.wisdom is None else self.wisdom
+        with Progress(self.progress) as bars:
+            where = devices.find(self.device)
+            planner = Planner(lowering, effort, objective, precision, tolerance, where, known, convert, bars)
+            yield _Export(model, planner, self.representative_data, batch_size)
 
 
 class _Export:

@@ -14,12 +14,16 @@ from keras_butterfly import ButterflyDense, fusion
 from keras_butterfly.wiring import Wiring
 
 from .layout import natural, rotated
-from .lowering import Layer, Lowering
+from .lowering import Layer, Lowering, halves
 
 # Columns that XNNPACK's float kernels compute at a time, a multiple of what each instruction set takes.
 LANES = 16
 # Weights beyond these sizes come from slower memory: bytes that a second-level and a last-level cache are taken to hold.
 NEAR, FAR = 2**18, 2**24
+
+# Bytes of a .tflite file that are not weights: of any file, and of each such unit of work, as exports were seen to have.
+FILE_BYTES = 900
+BYTES = {"convs": 700, "matmuls": 500, "sums": 600, "products": 250, "stages": 1400, "gathers": 600}
 
 Work = Counter[str]  # whole numbers
 
@@ -29,13 +33,15 @@ def estimate(layer: Layer, lowering: Lowering, rows: int, precision: str | None 
     # XNNPACK unpacks float16 weights to float32 once, on loading.
     measured = "float32" if precision in (None, "float16") or lowering.island else precision
     costs = _costs()[measured]["row" if rows == 1 else "rows"]
-    return sum(amount * costs.get(unit, 0.0) for unit, amount in work(layer, lowering, rows).items())
+    return sum(amount * costs[unit] for unit, amount in work(layer, lowering, rows).items())
 
 
-def weights_bytes(layer: Layer, lowering: Lowering, precision: str | None = None) -> int:
-    """Bytes of the weights that the lowering stores, zeros of truncated butterflies included."""
+def estimated_bytes(layer: Layer, lowering: Lowering, precision: str | None = None) -> int:
+    """Estimated bytes of a .tflite file with the lowering alone: its weights, and what operators and tensors take."""
+    done = work(layer, lowering, 1)
     each = 4 if precision is None or lowering.island else 2 if precision == "float16" else 1
-    return int(work(layer, lowering, 1)["weights"]) * each // 4
+    described = sum(amount * BYTES[unit] for unit, amount in done.items() if unit in BYTES)
+    return int(done["weights"]) * each // 4 + int(described) + FILE_BYTES
 
 
 def work(layer: Layer, lowering: Lowering, rows: int) -> Work:
@@ -59,9 +65,9 @@ def _work(layer: Layer, lowering: Lowering, rows: int) -> Work:
         if lowering.kind == "folded":
             rank = min(k1, k2)
             return _product(n1, max(rank, lowering.width), rows) + _product(rank, n2, rows)
-        return (
-            _butterfly(layer.j1.wiring, lowering, rows) + _product(k1, k2, rows) + _butterfly(layer.j2_t.wiring, lowering, rows)
-        )
+        of_j1, of_j2_t = halves(layer, lowering)
+        ends = _butterfly(layer.j1.wiring, of_j1, rows) + _butterfly(layer.j2_t.wiring, of_j2_t, rows)
+        return ends + _product(k1, k2, rows)
     if lowering.kind in ("dense", "folded"):
         return _product(len(layer.wiring.inputs), len(layer.wiring.outputs), rows)
     one = _butterfly(layer.wiring, lowering, rows)
@@ -97,7 +103,7 @@ def _factor(operator: str, factor: fusion.Factor, rows: int) -> Work:
     size, blocks, radix = factor.high * factor.low * factor.radix, factor.high * factor.low, factor.radix
     stored = Counter({"weights": 4 * size * radix})
     if operator == "sum":  # in pieces of values that lie side by side; at stride 1 they are single ones
-        pieces = rows * size * radix // max(factor.low, 1)
+        pieces = rows * size * radix // factor.low
         return stored + Counter({"sums": 1, "sum products": rows * size * radix, "sum pieces": pieces})
     if operator == "split":
         one = _product(radix, radix, rows)

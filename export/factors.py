@@ -1,8 +1,7 @@
 """One block factor of a butterfly as TFLite operators, in four ways.
 
-Each takes values in some layout and gives them in the layout that suits it, with blocks (H, L, I, O) as constants, and adds a
-bias of
-N values in natural order where there is one:
+Each takes values in some layout and gives them in the layout that suits it, with blocks (H, L, I, O) as constants. A bias,
+where there is one, is N values in natural order:
 
     conv    TRANSPOSE where needed, CONV_2D with H L groups
     matmul  TRANSPOSE where needed, BATCH_MATMUL over H L blocks

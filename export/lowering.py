@@ -4,8 +4,9 @@ A `Lowering` names one; `lower(layer, lowering)` gives the function on TensorFlo
 the model is traced. Its operators carry the layer's name: "dense_1/butterfly/factor_0/...".
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ class Lowering:
             "fused": block factors, each by an operator of `factors.OPERATORS`.
             "folded": `ButterflyDense` as two thin FULLY_CONNECTED n1 -> min(k1, k2) -> n2; `Butterfly` as one.
             "dense": one FULLY_CONNECTED with the whole kernel.
-        counts: stages in each factor of a fused `Butterfly`; empty: `fusion.best_counts`.
+        counts: stages in each factor of a fused `Butterfly`, of a `ButterflyDense` those of J1 and then those of J2^T; empty:
+            `fusion.best_counts`.
         operators: of each factor, "conv", "matmul", "split" or "sum"; empty: "conv" for all.
         width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
             zeros that are sliced off. 0: none. On AVX2 10 columns have been seen to take 1.7 times as long as 16.
@@ -64,13 +66,18 @@ def lower(layer: Layer, lowering: Lowering) -> Affine:
     """The layer's linear map and bias, without activation, as a function (..., n) -> (..., units) on float tensors."""
     bias = None if layer.bias is None else ops.convert_to_numpy(layer.bias)
     affine = _affine(layer, lowering, bias)
-    scope = f"{layer.name}/{ISLAND_SCOPE if lowering.island else SCOPE}/"
+    scope = f"{_scope(layer.name)}/{ISLAND_SCOPE if lowering.island else SCOPE}/"
 
     def scoped(x):
         with tf.name_scope(scope):  # the slash at the end makes it the whole name, wherever in the model the layer sits
             return affine(x)
 
     return scoped
+
+
+def _scope(name: str) -> str:
+    """A layer's name as TensorFlow takes it for the first part of an operator's: letters, digits, and no underscore first."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "layer"
 
 
 def _affine(layer: Layer, lowering: Lowering, bias: np.ndarray | None) -> Affine:
@@ -88,8 +95,20 @@ def _sandwich(layer: ButterflyDense, lowering: Lowering, bias: np.ndarray | None
         # W' goes to the side that leaves the thinner middle.
         first, second = (j1, middle @ j2_t) if middle.shape[0] <= middle.shape[1] else (j1 @ middle, j2_t)
         return _thin(first, second, lowering.width, bias)
-    j1, j2_t = _butterfly(layer.j1, lowering, None), _butterfly(layer.j2_t, lowering, bias)
+    of_j1, of_j2_t = halves(layer, lowering)
+    j1, j2_t = _butterfly(layer.j1, of_j1, None), _butterfly(layer.j2_t, of_j2_t, bias)
     return _in_turn({"j1": j1, "middle": _product(middle), "j2_t": j2_t})
+
+
+def halves(layer: ButterflyDense, lowering: Lowering) -> tuple[Lowering, Lowering]:
+    """The lowerings of J1 and J2^T, whose factors `lowering` lists one after the other."""
+    stages_of_j1, first = len(layer.j1.wiring.strides), 0
+    while sum(lowering.counts[:first]) < stages_of_j1 and first < len(lowering.counts):
+        first += 1
+    return (
+        replace(lowering, counts=lowering.counts[:first], operators=lowering.operators[:first]),
+        replace(lowering, counts=lowering.counts[first:], operators=lowering.operators[first:]),
+    )
 
 
 def _butterfly(layer: Butterfly, lowering: Lowering, bias: np.ndarray | None) -> Affine:

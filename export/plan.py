@@ -14,12 +14,13 @@ from keras_butterfly.wiring import Wiring
 
 from . import verify
 from .candidates import shortlist
-from .cost import estimate, weights_bytes
+from .cost import estimate, estimated_bytes
 from .devices import Device
 from .lowering import KINDS, Layer, Lowering, lower
 from .observe import Seen, Shape
 from .progress import Progress
 from .quantize import Precision, dense_error
+from .verify import ParityError
 from .wisdom import Candidate, Measurement, Problem, Wisdom
 
 T = TypeVar("T")
@@ -41,13 +42,12 @@ class LayerPlan:
 
     Attributes:
         layer: the layer's name.
-        input_shape: of the layer's input at export, None where the batch is not fixed.
+        input_shape: of the layer's input at export, at its first call; None where the batch is not fixed.
         lowering: what it is lowered to.
         source: "measured", "wisdom" (measured before), "estimated" or "given".
-        error: of this lowering in the exported precision, on what the layer is given while the model runs on the
-        representative data:
-            largest difference from Keras relative to the layer's largest output.
-        limit: the largest error permitted.
+        error: of this lowering alone in the exported precision, on what the layer is given while the model runs on the
+            representative data: largest difference from Keras relative to the largest value, before the activation.
+        limit: the largest such error permitted.
         candidates: all that were considered.
     """
 
@@ -62,7 +62,7 @@ class LayerPlan:
     @property
     def front(self) -> tuple[Candidate, ...]:
         """The measured candidates, exact enough, that no other one beats in both seconds and bytes, the fastest first."""
-        exact = _exact(_measured(self.candidates), self.limit)
+        exact = [(c, m) for c, m in _pairs(self.candidates) if m.error <= self.limit]
         return tuple(candidate for _, _, candidate in _unbeaten([(m.seconds, m.size_bytes, c) for c, m in exact]))
 
 
@@ -100,10 +100,26 @@ class Planner:
             raise ValueError(f"`wisdom` must be an export.Wisdom. Received: {type(self.wisdom).__name__}")
 
     def plan(self, layers: Mapping[Layer, Seen]) -> dict[Layer, LayerPlan]:
-        """A plan for each of `layers`, as `observe` has seen them."""
-        plans: dict[Layer, LayerPlan] = {}
-        for layer, seen in self.progress.each(layers.items(), "plan"):
-            plans[layer] = self._choice(layer, seen)
+        """A plan for each of `layers`, as `observe` has seen them, with its error.
+
+        Raises:
+            ParityError: naming the layers for which the lowering that the caller gave is off beyond the tolerance.
+        """
+        plans = {layer: self._choice(layer, seen) for layer, seen in self.progress.each(layers.items(), "plan")}
+        plans = self.with_errors(plans, layers)
+        # What wisdom and estimates promised is not kept by these weights in this precision: see what is.
+        broken = [layer for layer, plan in plans.items() if plan.error > plan.limit and plan.source in ("wisdom", "estimated")]
+        again = {layer: self._by_measurement(layer, layers[layer], fresh=True) for layer in broken}
+        off = [f"'{p.layer}' {p.error:.3g}" for p in plans.values() if p.error > p.limit and p.source == "given"]
+        if off:
+            raise ParityError(
+                f"Lowered to {self.lowering!r}, layers are off from Keras by more than {self.tolerance:g} of their largest "
+                f'output: {", ".join(off)}. Take lowering="auto", or a larger `tolerance`. Nothing was returned.'
+            )
+        return {**plans, **again}
+
+    def with_errors(self, plans: dict[Layer, LayerPlan], layers: Mapping[Layer, Seen]) -> dict[Layer, LayerPlan]:
+        """`plans`, with the errors of those whose lowering was not run on the layer's own weights yet."""
         unknown = {layer: plan for layer, plan in plans.items() if np.isnan(plan.error)}
         errors = self._errors(unknown, {layer: layers[layer].inputs for layer in unknown})
         return {layer: replace(plan, error=errors.get(layer, plan.error)) for layer, plan in plans.items()}
@@ -116,45 +132,47 @@ class Planner:
     def _by_estimate(self, layer: Layer, seen: Seen) -> LayerPlan:
         considered = tuple(self._considered(layer, lowering, seen.shape) for lowering in self._shortlist(layer, seen.shape))
         small = self.objective == "size"
-        best = min(considered, key=lambda c: (c.weights_bytes, c.estimate) if small else (c.estimate,))
-        return LayerPlan(layer.name, seen.shape, best.lowering, "estimated", NOT_RUN, self.tolerance, considered)
+        best = min(considered, key=lambda c: (c.estimated_bytes, c.estimate) if small else (c.estimate,))
+        limit = self._limit(layer, seen.inputs, best.lowering)
+        return LayerPlan(layer.name, seen.shape, best.lowering, "estimated", NOT_RUN, limit, considered)
 
-    def _by_measurement(self, layer: Layer, seen: Seen) -> LayerPlan:
-        problem, limit = self._problem(layer, seen.shape), self._limit(layer, seen.inputs)
-        known, source = self.wisdom.recall(problem), "wisdom"
-        if not any(measured.error <= limit for _, measured in _measured(known)):  # errors depend on weights too
-            known, source = self._measured(layer, seen), "measured"
+    def _by_measurement(self, layer: Layer, seen: Seen, fresh: bool = False) -> LayerPlan:
+        problem = self._problem(layer, seen.shape)
+        known, source = () if fresh else self.wisdom.recall(problem), "wisdom"
+        if not known:
+            known, source = self._measure(layer, seen), "measured"
             self.wisdom.learn(problem, known)
-        best, measured = self._best(known, limit)
+        pairs = _pairs(known)
+        limits = {candidate.lowering: self._limit(layer, seen.inputs, candidate.lowering) for candidate, _ in pairs}
+        exact = [(candidate, measured) for candidate, measured in pairs if measured.error <= limits[candidate.lowering]]
+        best, measured = self._best(exact or [min(pairs, key=lambda pair: pair[1].error)])
         error = measured.error if source == "measured" else NOT_RUN
+        # Where nothing known is exact enough, the most exact one is; measuring again would find no other.
+        limit = max(limits[best.lowering], measured.error)
         return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known)
 
-    def _best(self, candidates: Sequence[Candidate], limit: float) -> Pair:
-        """The best one by the objective among those exact enough."""
-        exact = _exact(_measured(candidates), limit)
+    def _best(self, pairs: list[Pair]) -> Pair:
         if self.objective == "size":
-            return min(exact, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
-        return min(exact, key=lambda pair: pair[1].seconds)
+            return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
+        return min(pairs, key=lambda pair: pair[1].seconds)
 
-    def _limit(self, layer: Layer, inputs: list[np.ndarray]) -> float:
-        if self.precision.name != "int8":
+    def _limit(self, layer: Layer, inputs: list[np.ndarray], lowering: Lowering) -> float:
+        """The largest permitted error. A dense kernel in int8 is what Dense would be: without it something would be slower."""
+        if self.precision.name != "int8" or lowering == Lowering("dense"):
             return self.tolerance
         return min(self.tolerance, WORSE_THAN_DENSE * dense_error(inputs, layer.kernel.shape[1]))
 
     def _considered(self, layer: Layer, lowering: Lowering, shape: Shape, measured: Measurement | None = None) -> Candidate:
         name = self.precision.name
-        seconds, size = estimate(layer, lowering, _rows(shape), name), weights_bytes(layer, lowering, name)
+        seconds, size = estimate(layer, lowering, _rows(shape), name), estimated_bytes(layer, lowering, name)
         return Candidate(lowering, seconds, size, measured)
 
     def _shortlist(self, layer: Layer, shape: Shape) -> list[Lowering]:
         return shortlist(layer, _rows(shape), self.precision.name, small=self.objective == "size")
 
-    def _measured(self, layer: Layer, seen: Seen) -> tuple[Candidate, ...]:
-        precision, shape, inputs = self.precision, seen.shape, seen.inputs
+    def _measure(self, layer: Layer, seen: Seen) -> tuple[Candidate, ...]:
+        precision, shape, inputs = self._inside, seen.shape, seen.inputs
         lowerings = self._shortlist(layer, shape)
-        if precision.name == "int8":
-            # Inside a network of int8 a layer takes and gives int8, and an island pays for the way in and out.
-            precision = Precision("int8", integer_io=True)
         spec = [tf.TensorSpec(shape, layer.compute_dtype, name="x")]
         batches = [{"x": x} for x in inputs]
         expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs)))
@@ -190,7 +208,7 @@ class Planner:
             return {f"y{i}": affine(value) for i, (affine, value) in enumerate(zip(affines, values, strict=True))}
 
         island = any(plan.lowering.island for plan in plans.values())
-        content = self.convert(side_by_side, specs, self.precision, batches, island=island)
+        content = self.convert(side_by_side, specs, self._inside, batches, island=island)
         interpreter = verify.load(content)
         actual = [verify.run(interpreter, batch) for batch in batches]
         errors = {}
@@ -199,6 +217,11 @@ class Planner:
             measured = np.concatenate([outputs[f"y{i}"] for outputs in actual])
             errors[layer] = verify.compare_outputs([expected], [measured]).relative_error
         return errors
+
+    @property
+    def _inside(self) -> Precision:
+        """The precision of a layer amid others: in int8 it takes and gives int8, and an island pays for the way in and out."""
+        return Precision("int8", integer_io=True) if self.precision.name == "int8" else self.precision
 
     def _problem(self, layer: Layer, shape: Shape) -> Problem:
         precision, device = self.precision.name or "float32", self.device
@@ -210,7 +233,8 @@ def front(plans: Mapping[Layer, LayerPlan]) -> list[dict[Layer, LayerPlan]]:
     the fastest first; combined from the layers' own fronts."""
     combined: list[tuple[float, int, dict[Layer, LayerPlan]]] = [(0.0, 0, {})]
     for layer, plan in plans.items():
-        choices = [(m, replace(plan, lowering=c.lowering, error=m.error)) for c, m in _measured(plan.front)]
+        own = plan.source == "measured"  # wisdom's errors are of other weights
+        choices = [(m, replace(plan, lowering=c.lowering, error=m.error if own else NOT_RUN)) for c, m in _pairs(plan.front)]
         combined = _unbeaten(
             [(t + m.seconds, b + m.size_bytes, {**chosen, layer: choice}) for t, b, chosen in combined for m, choice in choices]
         )
@@ -226,13 +250,7 @@ def _unbeaten(points: list[tuple[float, int, T]]) -> list[tuple[float, int, T]]:
     return kept
 
 
-def _exact(pairs: list[Pair], limit: float) -> list[Pair]:
-    """Those with at most this error, and the dense kernel, so that nothing is slower than Dense; if none, the most exact."""
-    exact = [pair for pair in pairs if pair[1].error <= limit or pair[0].lowering == Lowering("dense")]
-    return exact or sorted(pairs, key=lambda pair: pair[1].error)[:1]
-
-
-def _measured(candidates: Sequence[Candidate]) -> list[Pair]:
+def _pairs(candidates: Sequence[Candidate]) -> list[Pair]:
     return [(candidate, candidate.measured) for candidate in candidates if candidate.measured is not None]
 
 

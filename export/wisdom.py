@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from . import files
+from .factors import OPERATORS
 from .lowering import KINDS, Lowering
 
 FORMAT, VERSION = "keras-butterfly wisdom", 1
@@ -23,7 +24,7 @@ class Problem:
         input_shape: with the batch first, None where unknown.
         precision: "float32", "float16", "dynamic" or "int8".
         objective: "latency" or "size", by which candidates were chosen to be measured.
-        device, machine, runtime, threads: where and how it was measured.
+        device, machine, runtime: where it was measured, on one thread.
     """
 
     layer: str
@@ -33,7 +34,6 @@ class Problem:
     device: str
     machine: str
     runtime: str
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Candidate:
     Attributes:
         lowering: which.
         estimate: estimated seconds per invocation.
-        weights_bytes: what its weights take.
+        estimated_bytes: of a .tflite file with it alone.
         measured: a `Measurement`, or None where only the estimate was asked for.
     """
 
     lowering: Lowering
     estimate: float
-    weights_bytes: int
+    estimated_bytes: int
     measured: Measurement | None = None
 
 
@@ -96,7 +96,7 @@ class Wisdom:
         self._known[problem] = candidates
 
     def merge(self, other: "Wisdom") -> None:
-        """Takes over all that `other` knows; of what both know, `other`'s."""
+        """Takes over all that `other` knows; of what both know, what `other` says."""
         self._known |= other._known
 
     def forget(self, **facts) -> int:
@@ -163,16 +163,24 @@ def _problem(saved: dict) -> Problem:
 
 
 def _candidate(saved: dict) -> Candidate:
-    described = saved["lowering"]
-    lowering = Lowering(
-        **{**described, "counts": tuple(map(int, described["counts"])), "operators": tuple(map(str, described["operators"]))}
-    )
-    if lowering.kind not in KINDS:
-        raise ValueError(f"no such lowering: {lowering.kind!r}")
     measured = Measurement(**saved["measured"])
     if not (measured.seconds > 0 and measured.size_bytes > 0 and measured.error >= 0):
         raise ValueError(f"no measurement: {saved}")
-    return Candidate(lowering, float(saved["estimate"]), int(saved["weights_bytes"]), measured)
+    return Candidate(_lowering(saved["lowering"]), float(saved["estimate"]), int(saved["estimated_bytes"]), measured)
+
+
+def _lowering(saved: dict) -> Lowering:
+    lowering = Lowering(**{**saved, "counts": tuple(saved["counts"]), "operators": tuple(saved["operators"])})
+    sound = (
+        lowering.kind in KINDS
+        and set(lowering.operators) <= set(OPERATORS)
+        and len(lowering.operators) in (0, len(lowering.counts))
+        and all(isinstance(count, int) and count >= 1 for count in (*lowering.counts, lowering.width + 1))
+        and isinstance(lowering.island, bool)
+    )
+    if not sound:
+        raise ValueError(f"no such lowering: {saved}")
+    return lowering
 
 
 wisdom = Wisdom()

@@ -22,7 +22,7 @@ if keras.backend.backend() != "tensorflow":
     collect_ignore = [
         path.name for path in Path(__file__).parent.glob("test_*.py") if needs_tensorflow.search(path.read_text())
     ]
-    collect_ignore += ["test_cli.py", "test_notebooks.py", "test_backends.py", "test_distributed.py"]
+    collect_ignore += ["test_cli.py", "test_notebooks.py", "test_backends.py", "test_distributed.py", "test_fuzz.py"]
 
 
 @pytest.fixture(autouse=True)

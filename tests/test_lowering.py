@@ -178,11 +178,11 @@ def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
 
 
 def test_what_is_estimated_to_cost_far_more_is_not_measured():
-    small, large = built(Butterfly(), 256), built(Butterfly(), 4096)
+    small, large = built(Butterfly(), 128), built(Butterfly(), 4096)
     assert Lowering("dense") in shortlist(small, 1, None)
     assert Lowering("dense") not in shortlist(large, 1, None)
     assert len(lowerings(large)) > 100
-    assert len(shortlist(large, 1, None)) < 12
+    assert len(shortlist(large, 1, None)) < 15
 
 
 def test_a_layer_is_found_wherever_it_sits():

@@ -44,8 +44,8 @@ def test_models_are_measured_in_turn(models, monkeypatch):
     order = []
     monkeypatch.setattr(host, "_block", lambda interpreter, invocations: order.append(id(interpreter)) or 1e-3)
     export.compare(models, runs=3)
-    first, second = order[:2]  # the warm-ups
-    assert order[2:] == [first, second] * 3
+    warmups, rounds = order[: 2 * host.WARMUP_BLOCKS], order[2 * host.WARMUP_BLOCKS :]
+    assert rounds == [warmups[0], warmups[-1]] * 3
 
 
 def test_a_block_is_long_enough_for_the_clock(models):

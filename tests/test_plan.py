@@ -9,7 +9,8 @@ import pytest
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import plan as planning
 from keras_butterfly.export import verify
-from keras_butterfly.export.cost import estimate, weights_bytes, work
+from keras_butterfly.export.candidates import lowerings
+from keras_butterfly.export.cost import estimate, estimated_bytes, work
 from keras_butterfly.export.lowering import Lowering
 from keras_butterfly.export.plan import LayerPlan
 from keras_butterfly.export.quantize import dense_error
@@ -140,7 +141,9 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
         json.dumps({**content, "entries": 3}): "is damaged",
         entry(problem={"layer": "x"}): "is damaged",
         entry(candidates=[{**candidate, "measured": {**candidate["measured"], "seconds": 0}}]): "no measurement",
-        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "kind": "magic"}}]): "no such lowering: 'magic'",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "kind": "magic"}}]): "no such lowering",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "operators": ["magic"]}}]): "no such lowering",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "counts": ["4"]}}]): "no such lowering",
     }
     for text, message in damaged.items():
         path.write_text(text)
@@ -162,6 +165,7 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
         ({"lowering": "magic"}, "`lowering` must be one of"),
         ({"wisdom": {}}, "`wisdom` must be an export.Wisdom. Received: dict"),
         ({"device": "phone"}, "`device` must be one of"),
+        ({"device": 3}, "`device` must be one of .* Received: device=3"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )
@@ -182,6 +186,41 @@ def test_size_is_an_objective():
     assert max(sizes.values()) > 1.5 * min(sizes.values())
 
 
+def test_the_smallest_file_at_4096_is_a_hundred_and_fiftieth_of_dense():
+    net = keras.Sequential([keras.Input((4096,)), Butterfly(seed=0)])
+    small = export.to_tflite(net, objective="size", effort="estimate")
+    assert small.size_bytes * 150 <= 4 * 4096**2
+
+
+@pytest.mark.parametrize("n", [8, 16, 32, 128])
+def test_a_small_layer_is_estimated_to_be_small_as_what_it_is(n):
+    """An operator takes some hundred bytes: below n = 64 a dense kernel is the smallest."""
+    net = keras.Sequential([keras.Input((n,)), Butterfly(seed=0)])
+    sizes = {lowering: export.to_tflite(net, lowering=lowering).size_bytes for lowering in ("dense", "fused", "slice")}
+    assert export.to_tflite(net, objective="size", effort="estimate").size_bytes <= 1.15 * min(sizes.values())
+
+
+def test_every_unit_of_work_has_a_cost():
+    """`estimate` looks each up; a unit that was not fitted would be an error."""
+    for layer in (Butterfly(), Butterfly(40), ButterflyDense(64), ButterflyDense(64, 32, 32)):
+        layer.build((None, 64))
+        for lowering in [*lowerings(layer), Lowering("gather")]:
+            for rows in (1, 5):
+                for precision in (None, "float16", "dynamic", "int8"):
+                    assert estimate(layer, lowering, rows, precision) > 0
+
+
+def test_a_sandwich_is_fused_in_many_ways():
+    layer = ButterflyDense(256, 64, 64, seed=0)
+    net = keras.Sequential([keras.Input((256,), name="x"), layer])
+    considered = lowerings(layer)
+    assert {"folded", "fused", "slice", "dense"} == {lowering.kind for lowering in considered}
+    assert len({lowering.counts for lowering in considered}) > 5
+    assert {"conv", "matmul", "sum"} <= {operator for lowering in considered for operator in lowering.operators}
+    small = export.to_tflite(net, objective="size", effort="estimate")
+    assert small.size_bytes < 2.2 * 4 * layer.count_params()
+
+
 def test_the_front_is_what_nothing_beats():
     def candidate(name, seconds, size, error=0.0):
         return Candidate(Lowering(name), 1.0, size, Measurement(seconds, size, error))
@@ -198,15 +237,53 @@ def test_the_front_is_what_nothing_beats():
 
 
 def test_a_front_of_whole_models():
-    exports = export.pareto_front(model(256, count=2), wisdom=export.Wisdom(), most=4)
+    def fewer_factors_are_faster(name):
+        return 1.0 + name.count(",")
+
+    clock, known = Clock(fewer_factors_are_faster), export.Wisdom()
+    settings = {"quantize": "float16", "device": clock, "wisdom": known}
+    exports = export.pareto_front(model(256, count=2), most=4, **settings)
     assert 2 <= len(exports) <= 4
     sizes = [each.size_bytes for each in exports]
     assert sizes == sorted(sizes, reverse=True)
     times = [sum(c.measured.seconds for p in each.plan for c in p.candidates if c.lowering == p.lowering) for each in exports]
     assert times == sorted(times)
-    assert all(each.parity.relative_error < 1e-4 for each in exports)
-    with pytest.raises(ValueError, match=r"Received also: \['effort'\]"):
-        export.pareto_front(model(), effort="estimate")
+    for each in exports:  # two layers of equal structure, each with the error of its own weights
+        assert len({plan.error for plan in each.plan}) == 2
+        assert all(0 < plan.error < 1e-3 for plan in each.plan)
+    with pytest.raises(export.ParityError, match="disagrees with Keras"):
+        export.pareto_front(model(256), tolerance=1e-9, **settings)
+    with pytest.raises(ValueError, match="`most` must be a positive integer"):
+        export.pareto_front(model(), most=0)
+
+
+def test_a_given_lowering_beyond_the_tolerance_is_refused_by_layer():
+    """Beside a skip path the error of one layer is a small part of the model's."""
+    inputs = keras.Input((256,), name="x")
+    hidden = Butterfly(seed=0, name="off")(inputs)
+    net = keras.Model(inputs, keras.layers.Add()([hidden, keras.layers.Rescaling(50.0)(inputs)]))
+    settings = {"quantize": "int8", "representative_data": data(256), "lowering": "gather"}
+    export.to_tflite(net, **settings)
+    with pytest.raises(export.ParityError, match=r"Lowered to 'gather', layers are off .* more than 0.03 .*: 'off' 0.0"):
+        export.to_tflite(net, tolerance=0.03, **settings)
+
+
+def test_wisdom_that_other_weights_do_not_keep_is_measured_anew():
+    """What an identity, which int8 holds exactly, was measured with, does not do for a random butterfly."""
+
+    def int8_is_fast(name):
+        return 2.0 if name.endswith("float32") or name == "dense" else 1.0
+
+    def net(initializer):
+        butterfly = Butterfly(kernel_initializer=initializer, seed=0)
+        return keras.Sequential([keras.Input((512,), name="x"), butterfly, keras.layers.Dense(3)])
+
+    clock, known = Clock(int8_is_fast), export.Wisdom()
+    settings = {"quantize": "int8", "representative_data": data(512), "device": clock, "wisdom": known}
+    (first,) = export.to_tflite(net("identity"), **settings).plan
+    (second,) = export.to_tflite(net("orthogonal"), **settings).plan
+    assert first.source == second.source == "measured" or second.error <= second.limit
+    assert second.error <= max(second.limit, min(c.measured.error for c in second.candidates))
 
 
 def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a_dense(monkeypatch):
@@ -242,7 +319,7 @@ def test_a_dense_kernel_is_never_too_inexact():
     settings = {"quantize": "int8", "representative_data": data(), "wisdom": export.Wisdom()}
     (plan,) = export.to_tflite(net, device=Clock(dense_is_fast), **settings).plan
     assert str(plan.lowering) == "dense"
-    assert plan.error > plan.limit
+    assert plan.error > 1.4 * dense_error([data()], 128)
 
 
 @pytest.mark.parametrize("integer_io", [False, True])
@@ -342,6 +419,13 @@ def test_explain_prints_the_evidence(capsys, monkeypatch):
     assert "1,000,000.00" in printed  # the table's second, in microseconds
 
 
+@pytest.mark.parametrize("name", ["_hidden", "-", "1>2"])
+def test_any_name_of_a_layer(name):
+    """Names that TensorFlow takes below another name, but not as the first."""
+    net = keras.Sequential([keras.Input((64,)), Butterfly(name=name)])
+    assert export.to_tflite(net, lowering="fused").parity.relative_error < 1e-5
+
+
 def test_partitions_are_counted():
     """GATHER is what XNNPACK does not run."""
     assert export.to_tflite(model(), lowering="fused").partitions == 1
@@ -379,8 +463,8 @@ def test_work_counts_what_the_lowering_does():
     assert done["conv multiplies"] == 2 * 2 * 1024 * 32
     assert done["moves"] == 2
     assert work(layer, Lowering("fused", (4, 3, 3), ("conv", "sum", "sum")), 1)["moves"] == 0
-    assert weights_bytes(layer, Lowering("dense"), "int8") == 1024 * 1024
-    assert weights_bytes(layer, Lowering("dense", island=True), "int8") == 4 * 1024 * 1024
+    assert estimated_bytes(layer, Lowering("dense"), "int8") == pytest.approx(1024 * 1024, rel=0.01)
+    assert estimated_bytes(layer, Lowering("dense", island=True), "int8") == pytest.approx(4 * 1024 * 1024, rel=0.01)
 
 
 def test_estimates_rank_what_is_far_apart():

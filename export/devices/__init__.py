@@ -41,8 +41,8 @@ def find(device: str | Device) -> Device:
     Raises:
         ValueError: for a name that is not known.
     """
-    if not isinstance(device, str):
-        return device
+    if all(hasattr(device, part) for part in ("name", "runtime", "machine", "measure")):
+        return device  # type: ignore[return-value]
     if device not in DEVICES:
         raise ValueError(f"`device` must be one of {tuple(DEVICES)}, or an export.devices.Device. Received: device={device!r}")
     return DEVICES[device]
