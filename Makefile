@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
-.PHONY: demo test test-jax test-backends check format bench fuzz notebooks clean
+.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
@@ -30,11 +30,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The table of speed-ups against the project's aims: float32 with batch 1 and 128, and int8.
+# The tables of speed-ups against the project's aims: float32 with batch 1 and 128, and int8; then how long planning takes.
 bench: $(VENV)/.examples
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/latency.py --batch 128 --runs 20
-	$(BIN)/python benchmarks/latency.py --quantize int8 --sizes 512,1024,2048,4096
+	$(BIN)/python benchmarks/latency.py --quantize int8
+	$(BIN)/python benchmarks/planning.py
+
+# Whether anything exported is slower than Dense: 17 sizes, up to 4 layers each, 4 precisions.
+sweep: $(VENV)/.examples
+	$(BIN)/python benchmarks/sweep.py
 
 # 300 random models, exported and compared with Keras; `make test` runs a few.
 fuzz: $(VENV)/.dev
