@@ -105,12 +105,16 @@ def check(seed: int) -> tuple[str, str]:
     error, bound = drawn.error(exported, fresh), FRESH * max(exported.parity.relative_error, 2e-6)
     if error <= bound:
         return "right", ""
-    dense = drawn.error(drawn.exported(tolerance=1e9, lowering="dense"), fresh)
-    kind = "right" if drawn.settings["quantize"] and error <= WORSE_THAN_DENSE * dense else "wrong"
-    return (
-        kind,
-        f"relative error on fresh inputs {error:.3g}, on the data {exported.parity.relative_error:.3g}, of Dense {dense:.3g}",
-    )
+    why = f"relative error on fresh inputs {error:.3g}, on the data {exported.parity.relative_error:.3g}"
+    if drawn.settings["quantize"] is None:
+        return "wrong", why
+    # Fresh inputs leave the ranges that few data have shown. The same lowerings in float32 tell whether that is all.
+    exact = [drawn.error(drawn.exported(quantize=None, lowering=kind), fresh) for kind in sorted(_kinds(exported))]
+    return ("right" if max(exact, default=0.0) < 1e-4 else "wrong"), f"{why}, of the same in float32 {exact}"
+
+
+def _kinds(exported: export.TFLiteModel) -> set[str]:
+    return {plan.lowering.kind for plan in exported.plan}
 
 
 def describe(seed: int) -> str:
