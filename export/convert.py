@@ -135,7 +135,7 @@ def to_tflite(
             int8 would be much less exact than a Dense's. "gather", "slice": stage by stage. "fused": block factors.
             "folded": thin matrices. "dense": the whole kernel.
         effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the one with the
-            lowest estimated cost is taken; nothing is timed.
+            lowest estimated cost is taken; nothing is timed, unless that one turns out not to be exact enough.
         objective: "latency" (default), or "size": the smallest file.
         batch_size: the batch the exported model takes; None: any, planned for 1.
         tolerance: largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01,

@@ -133,7 +133,7 @@ class Planner:
         considered = tuple(self._considered(layer, lowering, seen.shape) for lowering in self._shortlist(layer, seen.shape))
         small = self.objective == "size"
         best = min(considered, key=lambda c: (c.estimated_bytes, c.estimate) if small else (c.estimate,))
-        limit = self._limit(layer, seen.inputs, best.lowering)
+        limit = self._permitted(best.lowering, self._limit(layer, seen))
         return LayerPlan(layer.name, seen.shape, best.lowering, "estimated", NOT_RUN, limit, considered)
 
     def _by_measurement(self, layer: Layer, seen: Seen, fresh: bool = False) -> LayerPlan:
@@ -142,13 +142,12 @@ class Planner:
         if not known:
             known, source = self._measure(layer, seen), "measured"
             self.wisdom.learn(problem, known)
-        pairs = _pairs(known)
-        limits = {candidate.lowering: self._limit(layer, seen.inputs, candidate.lowering) for candidate, _ in pairs}
-        exact = [(candidate, measured) for candidate, measured in pairs if measured.error <= limits[candidate.lowering]]
+        pairs, limit = _pairs(known), self._limit(layer, seen)
+        exact = [(c, m) for c, m in pairs if m.error <= self._permitted(c.lowering, limit)]
         best, measured = self._best(exact or [min(pairs, key=lambda pair: pair[1].error)])
         error = measured.error if source == "measured" else NOT_RUN
         # Where nothing known is exact enough, the most exact one is; measuring again would find no other.
-        limit = max(limits[best.lowering], measured.error)
+        limit = max(self._permitted(best.lowering, limit), measured.error)
         return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known)
 
     def _best(self, pairs: list[Pair]) -> Pair:
@@ -156,11 +155,16 @@ class Planner:
             return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
         return min(pairs, key=lambda pair: pair[1].seconds)
 
-    def _limit(self, layer: Layer, inputs: list[np.ndarray], lowering: Lowering) -> float:
-        """The largest permitted error. A dense kernel in int8 is what Dense would be: without it something would be slower."""
-        if self.precision.name != "int8" or lowering == Lowering("dense"):
+    def _limit(self, layer: Layer, seen: Seen) -> float:
+        """The largest permitted error."""
+        if self.precision.name != "int8":
             return self.tolerance
-        return min(self.tolerance, WORSE_THAN_DENSE * dense_error(inputs, layer.kernel.shape[1]))
+        units = layer.compute_output_shape(seen.shape)[-1]
+        return min(self.tolerance, WORSE_THAN_DENSE * dense_error(seen.inputs, units))
+
+    def _permitted(self, lowering: Lowering, limit: float) -> float:
+        """`limit`, but for a dense kernel, which is what Dense would be: without it something would be slower than Dense."""
+        return self.tolerance if lowering == Lowering("dense") else limit
 
     def _considered(self, layer: Layer, lowering: Lowering, shape: Shape, measured: Measurement | None = None) -> Candidate:
         name = self.precision.name
