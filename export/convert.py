@@ -254,8 +254,9 @@ class _Export:
         operators = verify.check_builtin(content)
         if precision.name == "int8":
             verify.check_survives(content)
-        parity = _parity(content, self.batches, self.expected, self.planner.tolerance)
-        partitions, names = verify.partitions(content), (self.input_names, self.output_names)
+        interpreter = verify.load(content)
+        parity = _parity(interpreter, self.batches, self.expected, self.planner.tolerance)
+        partitions, names = verify.partitions(interpreter), (self.input_names, self.output_names)
         return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()))
 
     def call(self, *values) -> dict:
@@ -386,23 +387,19 @@ def _output_names(model) -> tuple[str, ...]:
 
 
 def _parity(
-    content: bytes, batches: Sequence[dict[str, np.ndarray]], expected: Sequence[dict[str, np.ndarray]], tolerance: float
+    interpreter: verify.Interpreter,
+    batches: Sequence[dict[str, np.ndarray]],
+    results: Sequence[dict[str, np.ndarray]],
+    tolerance: float,
 ) -> Parity:
-    interpreter = verify.load(content)
-    actual = [verify.run(interpreter, batch) for batch in batches]
-
-    def joined(results, name):
-        return np.concatenate([np.atleast_1d(result[name]) for result in results])
-
-    broken = [name for name in expected[0] if not np.all(np.isfinite(joined(expected, name)))]
+    expected, actual = verify.joined(results), verify.run_all(interpreter, batches)
+    broken = [name for name, value in expected.items() if not np.all(np.isfinite(value))]
     if broken:
         raise ParityError(
             f"Keras itself gives values that are not finite in {broken}, against which nothing can be proven. "
             "Check the model's weights."
         )
-    parity = verify.compare_outputs(
-        [joined(expected, name) for name in expected[0]], [joined(actual, name) for name in expected[0]]
-    )
+    parity = verify.compare_outputs(list(expected.values()), [actual[name] for name in expected])
     if not parity.relative_error <= tolerance:
         raise ParityError(
             f"The exported model disagrees with Keras: relative error {parity.relative_error:.3g}, maximum error "

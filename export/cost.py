@@ -87,9 +87,9 @@ def _butterfly(wiring: Wiring, lowering: Lowering, rows: int) -> Work:
     for kept in (wiring.inputs, wiring.outputs):
         if kept != tuple(range(len(kept))):
             total += Counter({"gathers": 1, "gathered": rows * size})
-    counts = lowering.counts or fusion.best_counts(wiring)
+    counts, operators = lowering.grouping(wiring)
     layout = natural(size)
-    for factor, operator in zip(fusion.factors(wiring, counts), lowering.operators or ("conv",) * len(counts), strict=True):
+    for factor, operator in zip(fusion.factors(wiring, counts), operators, strict=True):
         total += _factor(operator, factor, rows)
         if operator != "sum" and (layout != rotated(factor, size) or (operator == "matmul" and rows > 1)):
             total += Counter({"moves": 1, "moved": rows * size})

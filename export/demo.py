@@ -130,7 +130,7 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
             task = progress.add_task(f"train {kind}", total=epochs)
             model = build(kind, data.x_train.shape[1], seed)
             losses = train(model, data, epochs, lambda task=task: progress.advance(task))
-            exported[kind] = to_tflite(model)
+            exported[kind] = to_tflite(model, progress=False)  # these bars are on the terminal already
             outcomes[kind] = evaluate(model, exported[kind], data, losses)
             console.print(f"{kind}: trained, exported, equal to Keras within {outcomes[kind].max_error:.1e}")
         runs = 200

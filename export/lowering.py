@@ -52,6 +52,11 @@ class Lowering:
     width: int = 0
     island: bool = False
 
+    def grouping(self, wiring: Wiring) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Stages and operator of each factor of a fused butterfly, the defaults filled in."""
+        counts = self.counts or fusion.best_counts(wiring)
+        return counts, self.operators or ("conv",) * len(counts)
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.kind, self._detail(), "in float32" if self.island else "") if part)
 
@@ -137,8 +142,7 @@ def _slice(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> A
 
 
 def _fused(wiring: Wiring, weights: np.ndarray, lowering: Lowering, bias: np.ndarray | None) -> Affine:
-    counts = lowering.counts or fusion.best_counts(wiring)
-    operators = lowering.operators or ("conv",) * len(counts)
+    counts, operators = lowering.grouping(wiring)
     factors = fusion.factors(wiring, counts)
     blocks = [ops.convert_to_numpy(block) for block in kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)]
     # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.

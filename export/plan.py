@@ -213,13 +213,11 @@ class Planner:
 
         island = any(plan.lowering.island for plan in plans.values())
         content = self.convert(side_by_side, specs, self._inside, batches, island=island)
-        interpreter = verify.load(content)
-        actual = [verify.run(interpreter, batch) for batch in batches]
+        actual = verify.run_all(verify.load(content), batches)
         errors = {}
         for i, layer in enumerate(layers):
             expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs[layer][:count])))
-            measured = np.concatenate([outputs[f"y{i}"] for outputs in actual])
-            errors[layer] = verify.compare_outputs([expected], [measured]).relative_error
+            errors[layer] = verify.compare_outputs([expected], [actual[f"y{i}"]]).relative_error
         return errors
 
     @property
@@ -275,9 +273,8 @@ def _wired(wiring: Wiring) -> str:
 
 
 def _error(content: bytes, batches: list[dict[str, np.ndarray]], expected: np.ndarray) -> float:
-    interpreter = verify.load(content)
-    actual = [next(iter(verify.run(interpreter, batch).values())) for batch in batches]
-    return verify.compare_outputs([expected], [np.concatenate(actual)]).relative_error
+    (actual,) = verify.run_all(verify.load(content), batches).values()
+    return verify.compare_outputs([expected], [actual]).relative_error
 
 
 def _rows(shape: Shape) -> int:

@@ -61,10 +61,10 @@ def tensor_names(content: bytes) -> list[str]:
     ]
 
 
-def partitions(content: bytes) -> int:
+def partitions(interpreter: Interpreter) -> int:
     """Into how many pieces the stock runtime cuts the model for its XNNPACK delegate; each costs a crossing. 0: it runs
     nothing."""
-    return sum(op["op_name"] == "DELEGATE" for op in load(content)._get_ops_details())
+    return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
 
 
 def check_builtin(content: bytes) -> tuple[str, ...]:
@@ -136,6 +136,16 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         typed[name] = _quantized(value, detail)
     outputs = runner(**typed)
     return {name: _dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+
+
+def run_all(interpreter: Interpreter, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`run` for every batch; the outputs by name, those of all batches joined."""
+    return joined([run(interpreter, batch) for batch in batches])
+
+
+def joined(results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Outputs by name, those of all `results` one after the other."""
+    return {name: np.concatenate([np.atleast_1d(result[name]) for result in results]) for name in results[0]}
 
 
 def _quantized(value: np.ndarray, detail: dict) -> np.ndarray:

@@ -18,8 +18,7 @@ from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
 PRECISIONS = (None, None, "float16", "dynamic", "int8")
 # Errors on fresh inputs may exceed those on the representative data by so many times: they are the largest of a few values.
 FRESH = 4.0
-# A quantised model that was refused, or is off on fresh inputs, is wrong if it is so many times as far off as with Dense
-# kernels.
+# A quantised model that was refused is wrong if it is so many times as far off as with Dense kernels.
 WORSE_THAN_DENSE = 4.0
 # More refusals than this would hide something.
 MOST_REFUSED = 0.1
