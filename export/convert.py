@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.execution import executions
+from keras_butterfly.progress import Progress
 from keras_butterfly.wiring import positive_integer, positive_number
 
 from . import devices, files, verify
@@ -21,7 +22,6 @@ from .lowering import Layer, lower
 from .naming import renamed
 from .observe import observe
 from .plan import LayerPlan, Planner, front
-from .progress import Progress
 from .quantize import Precision, by_name, representative_batches, with_islands
 from .verify import Parity, ParityError
 from .wisdom import Wisdom

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_butterfly import ButterflyDense
+from keras_butterfly.progress import Progress
 from keras_butterfly.wiring import Wiring
 
 from . import verify
@@ -18,7 +19,6 @@ from .cost import estimate, estimated_bytes
 from .devices import Device
 from .lowering import KINDS, Layer, Lowering, lower
 from .observe import Seen, Shape
-from .progress import Progress
 from .quantize import Precision, dense_error
 from .verify import ParityError
 from .wisdom import Candidate, Measurement, Problem, Wisdom

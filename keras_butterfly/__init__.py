@@ -5,5 +5,6 @@ from ._version import __version__
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .kaleidoscope import Kaleidoscope
+from .replace import replace_dense
 
-__all__ = ["Butterfly", "ButterflyDense", "Kaleidoscope", "__version__", "initializers", "transforms"]
+__all__ = ["Butterfly", "ButterflyDense", "Kaleidoscope", "__version__", "initializers", "replace_dense", "transforms"]

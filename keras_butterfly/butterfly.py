@@ -219,6 +219,18 @@ class Butterfly(keras.layers.Layer):
         if self.gadgets is not None:
             self.gadgets.assign(weights / self._weight_gain)
 
+    def set_bias(self, bias) -> None:
+        """Stores `bias`, (units,), so that the layer uses it.
+
+        Raises:
+            ValueError: for a layer without a bias, before it is built, or for another shape.
+        """
+        bias = np.asarray(bias)
+        if self._bias is None or bias.shape != tuple(self._bias.shape):
+            expected = "no bias" if self._bias is None else f"a bias of shape {tuple(self._bias.shape)}"
+            raise ValueError(f"Layer '{self.name}' has {expected}. Received: {bias.shape}")
+        self._bias.assign(bias / self.gain)
+
     @property
     def bias(self):
         """The bias, the stored one times its gain, in the variables' dtype: (units,); or None."""

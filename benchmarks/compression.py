@@ -1,0 +1,284 @@
+"""A trained network made small in every way, recovered by distillation: accuracy, weights, file size, latency.
+
+    python benchmarks/compression.py FOLDER [--seeds 3] [--epochs 6] [--variant NAME ...] [--no-export]
+
+Fashion-MNIST, 784-1024-1024-10. For every seed a dense teacher is trained (Adam at 1e-3, cosine decay, batches of 128); both
+hidden layers are replaced, butterfly layers fitted to the teacher's outputs on 4,096 training images, SVD and Monarch
+projected, and the student is distilled for as many epochs. Then every student of the first seed is exported in
+float32 and int8, all are measured in turn, and the int8 accuracy of every seed is that of the exported file. What is done is
+kept in FOLDER: an interrupted run goes on where it stopped. Prints a table; writes results.json and pareto.png there.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+from keras import layers
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from keras_butterfly import projection, replace_dense
+from keras_butterfly.distillation import distill
+from keras_butterfly.export import compare, files, to_tflite, verify
+from keras_butterfly.export.demo import WIDTH, Data, load
+
+HIDDEN = ("hidden_0", "hidden_1")
+BATCH, RATE = 128, 1e-3
+FITTED_ON = 4096
+
+
+def teacher(data: Data, seed: int, epochs: int) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    hidden = [layers.Dense(WIDTH, activation="relu", name=name) for name in HIDDEN]
+    model = keras.Sequential([keras.Input((data.x_train.shape[1],)), *hidden, layers.Dense(10, "softmax", name="class")])
+    rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * -(-len(data.x_train) // BATCH))
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=True)
+    model.fit(data.x_train, data.y_train, BATCH, epochs, verbose=0)
+    return model
+
+
+def butterfly(**settings):
+    def make(model, examples, seed):
+        return replace_dense(model, where=HIDDEN, data=examples, seed=10 * seed, **settings)[0]
+
+    return make
+
+
+def sequential(model, hidden) -> keras.Model:
+    """The teacher with other hidden layers, lists of layers; the output layer keeps its weights."""
+    output = layers.Dense(10, "softmax", name="class")
+    student = keras.Sequential([keras.Input(model.input_shape[1:]), *itertools.chain(*hidden), output])
+    output.set_weights(model.get_layer("class").get_weights())
+    return student
+
+
+def low_rank(rank: int):
+    """Pairs of Dense layers: the kernel seen through the leading singular vectors of the layer's outputs on the examples."""
+
+    def make(model, examples, seed):
+        hidden, x = [[layers.Dense(rank, use_bias=False), layers.Dense(WIDTH, "relu")] for _ in HIDDEN], examples
+        student = sequential(model, hidden)
+        for (down, up), name in zip(hidden, HIDDEN, strict=True):
+            kernel, bias = model.get_layer(name).get_weights()
+            directions = np.linalg.svd(x @ kernel, full_matrices=False)[2][:rank]
+            down.set_weights([kernel @ directions.T])
+            up.set_weights([directions, bias])
+            x = np.maximum(x @ kernel + bias, 0)
+        return student
+
+    return make
+
+
+def monarch(model, examples, seed):
+    """Two block-diagonal factors with the inputs regrouped between them, from the kernel."""
+    sides = {"hidden_0": 28, "hidden_1": 32}
+    hidden = [
+        [
+            layers.Reshape((side, side)),
+            layers.EinsumDense("bgi,gio->bgo", (side, 32)),
+            layers.Permute((2, 1)),
+            layers.EinsumDense("bgi,gio->bgo", (32, 32)),
+            layers.Permute((2, 1)),
+            layers.Reshape((WIDTH,)),
+            Bias(),
+            layers.ReLU(),
+        ]
+        for side in sides.values()
+    ]
+    student = sequential(model, hidden)
+    for (_, first, _, second, _, _, shift, _), (name, side) in zip(hidden, sides.items(), strict=True):
+        kernel, bias = model.get_layer(name).get_weights()
+        for layer, factor in zip((first, second), projection.monarch(kernel, (side, 32)), strict=True):
+            layer.set_weights([factor])
+        shift.set_weights([bias])
+    return student
+
+
+@keras.saving.register_keras_serializable("benchmarks")
+class Bias(layers.Layer):
+    def build(self, shape):
+        self.bias = self.add_weight(shape=shape[-1:], initializer="zeros")
+
+    def call(self, x):
+        return x + self.bias
+
+
+# Names say how many weights a hidden layer holds; SVD's ranks are those of as many weights as 1, 2 and 4 butterflies.
+VARIANTS = {
+    "butterfly": butterfly(),
+    "butterfly, 2 stacks": butterfly(stacks=2),
+    "butterfly, 4 stacks": butterfly(stacks=4),
+    "sandwich, k = 10": butterfly(k=10),
+    "sandwich, k = 64": butterfly(k=64),
+    "sandwich, k = 128": butterfly(k=128),
+    "SVD, rank 10": low_rank(10),
+    "SVD, rank 20": low_rank(20),
+    "SVD, rank 40": low_rank(40),
+    "Monarch, radix 32": monarch,
+}
+
+
+class Work:
+    """What has been done, in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "results.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.results = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def file(self, name: str, seed: int, suffix: str) -> Path:
+        return self.folder / f"{name.replace(', ', '-').replace(' ', '')}-{seed}{suffix}"
+
+    def model(self, name: str, seed: int, make=None) -> keras.Model:
+        path = self.file(name, seed, ".keras")
+        if not path.exists():
+            files.write(path, make().save)
+        return keras.models.load_model(path)
+
+    def exported(self, name: str, seed: int, precision: str, data: Data) -> Path:
+        path = self.file(name, seed, f".{precision}.tflite")
+        if not path.exists():
+            settings = {"quantize": "int8", "representative_data": data.x_train[:500]} if precision == "int8" else {}
+            to_tflite(self.model(name, seed), **settings).save(path)
+        return path
+
+    def once(self, name: str, seed: int, key: str, compute):
+        """The result `key`, computed and written where it is not there."""
+        entry = self.results.setdefault(name, {}).setdefault(str(seed), {})
+        if key not in entry:
+            entry[key] = compute()
+            files.write(self.path, json.dumps(self.results, indent=2).encode(), overwrite=True)
+        return entry[key]
+
+    def mean(self, name: str, key: str) -> float:
+        return float(np.mean([entry[key] for entry in self.results[name].values() if key in entry]))
+
+
+def accuracy(probabilities, labels) -> float:
+    return float(np.mean(np.asarray(probabilities).argmax(-1) == labels))
+
+
+def train(work: Work, data: Data, names, seed: int, epochs: int, note) -> None:
+    original = work.model("dense", seed, lambda: teacher(data, seed, epochs))
+    score = work.once("dense", seed, "float32", lambda: accuracy(original.predict(data.x_test, verbose=0), data.y_test))
+    work.once("dense", seed, "weights", original.count_params)
+    note(f"seed {seed}: teacher {score:.4f}")
+    examples = data.x_train[np.random.default_rng(seed).choice(len(data.x_train), FITTED_ON, replace=False)]
+
+    def student(name):
+        keras.utils.set_random_seed(seed)
+        model = VARIANTS[name](original, examples, seed)
+        start = accuracy(model.predict(data.x_test, verbose=0), data.y_test)
+        work.once(name, seed, "before training", lambda: start)
+        settings = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE, "jit_compile": True}
+        distill(model, original, data.x_train, data.y_train, **settings)
+        return model
+
+    for name in names:
+        model = work.model(name, seed, lambda name=name: student(name))
+        score = work.once(
+            name, seed, "float32", lambda model=model: accuracy(model.predict(data.x_test, verbose=0), data.y_test)
+        )
+        work.once(name, seed, "weights", model.count_params)
+        note(f"seed {seed}: {name} {score:.4f}")
+
+
+def export(work: Work, data: Data, names, seeds: int, console: Console):
+    """The int8 accuracy of every seed's file, and the files of the first seed measured in turn."""
+    jobs = [(name, seed) for seed in range(seeds) for name in names]
+    for name, seed in track(jobs, "export to int8", console=console, disable=not console.is_terminal):
+
+        def score(name=name, seed=seed):
+            content = work.exported(name, seed, "int8", data).read_bytes()
+            return accuracy(predict(content, data.x_test), data.y_test)
+
+        work.once(name, seed, "int8", score)
+    models = {
+        f"{name} {precision}": work.exported(name, 0, precision, data) for precision in ("float32", "int8") for name in names
+    }
+    return compare(models, runs=200)
+
+
+def predict(content: bytes, x: np.ndarray) -> np.ndarray:
+    """Outputs of a .tflite file that takes one example at a time."""
+    interpreter = verify.load(content)
+    name, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    results = []
+    for example in x:
+        interpreter.set_tensor(name["index"], example[None])
+        interpreter.invoke()
+        results.append(interpreter.get_tensor(output["index"])[0])
+    return np.array(results)
+
+
+def table(work: Work, names, comparison, epochs: int) -> Table:
+    facts = comparison.latencies[comparison.baseline]
+    title = f"Fashion-MNIST, 784-1024-1024-10, {epochs} epochs of distillation\n{facts.runtime}, {facts.machine}"
+    result = Table(title=title, title_justify="left")
+    result.add_column("hidden layers")
+    for column in ("weights", "part", "untrained", "float32", "loss", "int8", "KiB", "us", "int8 KiB", "us"):
+        result.add_column(column, justify="right")
+    base = work.mean("dense", "float32")
+    for name in names:
+        weights = work.mean(name, "weights")
+        start = work.mean(name, "before training") if name != "dense" else base
+        cells = [f"{weights:,.0f}", f"1/{work.mean('dense', 'weights') / weights:.1f}", f"{start:.4f}"]
+        cells += [f"{work.mean(name, 'float32'):.4f}", f"{100 * (base - work.mean(name, 'float32')):.2f}"]
+        cells += [f"{work.mean(name, 'int8'):.4f}"]
+        for precision in ("float32", "int8"):
+            key = f"{name} {precision}"
+            cells += [f"{comparison.sizes[key] / 1024:,.0f}", f"{comparison.latencies[key].median * 1e6:,.1f}"]
+        result.add_row(name, *cells)
+    return result
+
+
+def plot(work: Work, names, comparison, path: Path) -> None:
+    """Accuracy over file size and over latency; what no other beats in both is joined by a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    figures = {"file size, KiB": lambda key: comparison.sizes[key] / 1024}
+    figures["median latency, us"] = lambda key: comparison.latencies[key].median * 1e6
+    for axis, (label, cost) in zip(axes, figures.items(), strict=True):
+        points = []
+        for precision, marker in (("float32", "o"), ("int8", "s")):
+            for index, name in enumerate(names):
+                x, y = cost(f"{name} {precision}"), 100 * work.mean(name, precision)
+                legend = name if precision == "float32" else None
+                axis.scatter(x, y, marker=marker, color=f"C{index % 10}" if index < 10 else "black", label=legend)
+                points.append((x, y))
+        front = [point for point in sorted(points) if all(y < point[1] for x, y in points if x < point[0])]
+        axis.plot(*zip(*front, strict=True), color="gray", linewidth=1, zorder=0)
+        axis.set(xscale="log", xlabel=label)
+    axes[0].set(ylabel="test accuracy, % (circles float32, squares int8)")
+    axes[1].legend(fontsize=8)
+    files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--epochs", default=6, show_default=True, type=click.IntRange(min=1))
+@click.option("--variant", "chosen", multiple=True, type=click.Choice(list(VARIANTS)), help="Repeatable. Default: all.")
+@click.option("--export/--no-export", "exports", default=True, help="Export and measure.")
+def main(folder, seeds, epochs, chosen, exports):
+    console, work, data = Console(width=160), Work(folder), load("fashion_mnist")
+    names = list(chosen or VARIANTS)
+    for seed in range(seeds):
+        train(work, data, names, seed, epochs, console.print)
+    if not exports:
+        return
+    names = ["dense", *names]
+    comparison = export(work, data, names, seeds, console)
+    console.print(table(work, names, comparison, epochs))
+    files.write(folder / "comparison.json", json.dumps(comparison.to_dict()).encode(), overwrite=True)
+    plot(work, names, comparison, folder / "pareto.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Recovering a model's accuracy after its layers were replaced: training against the original."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from .butterfly import Butterfly
+from .butterfly_dense import ButterflyDense
+from .cloning import named_layers
+from .progress import Progress
+from .recording import recorded
+from .replace import check_data, check_model
+from .wiring import positive_integer, positive_number
+
+# Probabilities below it count as it, so that logarithms stay finite.
+SMALLEST = 1e-7
+# How far the sum of an output may be from 1 to count as probabilities.
+SUM_TOLERANCE = 1e-3
+
+Pairs = Sequence[tuple[keras.layers.Layer, keras.layers.Layer]]
+
+
+class Distiller(keras.Model):
+    """A student that learns from a teacher; `compile` and `fit` train it like any model.
+
+    Loss: `soft` * D + `hint` * H + what `compile` says of labels, where `fit` is given any. D compares the outputs: where they
+    are probabilities by T^2 KL(teacher || student), both softened by the temperature T (p^(1/T), normalised), else by the mean
+    squared error relative to the teacher's mean square. H is the same relative error of the outputs of each pair of layers,
+    added up.
+
+    Args:
+        student, teacher: built models that take the same inputs and give outputs of the same structure.
+        pairs: layers of the student, each with the teacher's whose outputs it is to give; see `matching_layers`.
+        soft, hint: weights of the two terms, 0 or more.
+        temperature: T, above 0; above 1 the teacher's small probabilities count more.
+        probabilities: for each output whether it is probabilities over the last axis.
+
+    Reference: Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015 (outputs); Romero et al., *FitNets:
+        Hints for Thin Deep Nets*, ICLR 2015 (layer by layer).
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        *,
+        pairs: Pairs = (),
+        soft: float = 1.0,
+        hint: float = 0.0,
+        temperature: float = 2.0,
+        probabilities: Sequence[bool] = (True,),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.student = student
+        self.soft, self.hint, self.temperature = soft, hint, temperature
+        self.probabilities = tuple(probabilities)
+        pairs = list(pairs) if hint else []
+        keys = [(id(own), id(others)) for own, others in pairs]
+        # Functions, because Keras would track models and layers held as attributes, and save the teacher with the student.
+        self._taught = lambda x: _run(teacher, x, [others for _, others in pairs], False)
+        self._learned = lambda x: _run(student, x, [own for own, _ in pairs], True)
+        self._paired = lambda own, others: [
+            call for a, b in keys for call in zip(own.get(a, ()), others.get(b, ()), strict=True)
+        ]
+
+    def call(self, inputs, training=False):
+        if not training:
+            return self.student(inputs, training=False)
+        wanted, theirs = self._taught(inputs)
+        outputs, own = self._learned(inputs)
+        flat = zip(keras.tree.flatten(wanted), keras.tree.flatten(outputs), self.probabilities, strict=True)
+        for target, output, probabilities in flat:
+            difference = self._divergence if probabilities else relative_error
+            self.add_loss(self.soft * difference(ops.stop_gradient(target), output))
+        for mine, other in self._paired(own, theirs):
+            self.add_loss(self.hint * relative_error(ops.stop_gradient(other.outputs), mine.outputs))
+        return outputs
+
+    def _divergence(self, target, output):
+        """T^2 KL of the softened probabilities: the factor keeps the gradient's size whatever T."""
+        wanted, given = (ops.log_softmax(_log(p) / self.temperature) for p in (target, output))
+        return self.temperature**2 * ops.mean(ops.sum(ops.exp(wanted) * (wanted - given), axis=-1))
+
+
+def distill(
+    student: keras.Model,
+    teacher: keras.Model,
+    x,
+    y=None,
+    *,
+    epochs: int = 6,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    loss="sparse_categorical_crossentropy",
+    metrics=("accuracy",),
+    validation_data=None,
+    soft: float = 1.0,
+    hint: float = 0.0,
+    temperature: float = 2.0,
+    checkpoint=None,
+    jit_compile="auto",
+    progress: bool | None = None,
+) -> keras.callbacks.History:
+    """Trains `student` in place to do what `teacher` does: Adam with cosine decay, `Distiller`'s loss.
+
+    Args:
+        student: a built model, such as `replace_dense` returns.
+        teacher: the original; it is not changed.
+        x: inputs, an array, list or dict, (examples, ...).
+        y: labels, or None to learn from the teacher alone.
+        epochs, batch_size, learning_rate: the rate is that before the decay.
+        loss, metrics: of the labels, as in `compile`; without labels not used.
+        validation_data: (x, y), evaluated after every epoch.
+        soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
+        checkpoint: a folder; after each epoch the state of the training is kept there, and a call with the same arguments after
+            an interruption goes on from it. It is removed at the end.
+        jit_compile: as in `compile`.
+        progress: show bars on stderr. Default: where it is a terminal.
+
+    Returns:
+        Keras's history of the epochs run now.
+
+    Raises:
+        ValueError: for models that are not built or whose outputs differ in shape, data that do not fit, or an argument out of
+            range.
+    """
+    for model in (student, teacher):
+        check_model(model)
+    x = check_data(student, x)
+    epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
+    positive_number(temperature, "temperature")
+    probabilities = _compared_outputs(student, teacher, x)
+    distiller = Distiller(
+        student,
+        teacher,
+        pairs=matching_layers(student, teacher),
+        soft=soft,
+        hint=hint,
+        temperature=temperature,
+        probabilities=probabilities,
+    )
+    count = len(keras.tree.flatten(x)[0])
+    steps = -(-count // batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * steps)
+    compiled = {} if y is None else {"loss": loss, "metrics": list(metrics)}
+    distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
+    distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a backup is of a built model
+    backup = [] if checkpoint is None else [keras.callbacks.BackupAndRestore(str(Path(checkpoint)))]
+    with Progress(progress) as bars, bars.task("distill", epochs * steps) as advance:
+        shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+        return distiller.fit(x, y, batch_size, epochs, verbose=0, validation_data=validation_data, callbacks=[*backup, shown])
+
+
+def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """The student's butterfly layers, each with the teacher's layer of the same path."""
+    theirs = dict(named_layers(teacher))
+    pairs = {
+        id(layer): (layer, theirs[path])
+        for path, layer in named_layers(student)
+        if isinstance(layer, Butterfly | ButterflyDense) and path in theirs
+    }
+    return list(pairs.values())
+
+
+def relative_error(target, output):
+    """Mean squared error over the target's mean square."""
+    return ops.mean(ops.square(output - target)) / ops.maximum(ops.mean(ops.square(target)), SMALLEST)
+
+
+def _log(probabilities):
+    return ops.log(ops.maximum(probabilities, SMALLEST))
+
+
+def _run(model, x, layers, training: bool):
+    with recorded(layers) as calls:
+        return model(x, training=training), calls
+
+
+def _compared_outputs(student, teacher, x) -> list[bool]:
+    """Whether each output is probabilities, as the first examples show.
+
+    Raises:
+        ValueError: if the models give different shapes.
+    """
+    few = keras.tree.map_structure(lambda array: array[:8], x)
+    own, theirs = (
+        [ops.convert_to_numpy(output) for output in keras.tree.flatten(model(few, training=False))]
+        for model in (student, teacher)
+    )
+    if [output.shape for output in own] != [output.shape for output in theirs]:
+        shapes = [[output.shape for output in outputs] for outputs in (own, theirs)]
+        raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
+    return [_are_probabilities(output) for output in theirs]
+
+
+def _are_probabilities(output) -> bool:
+    return output.shape[-1] > 1 and bool(output.min() >= 0 and abs(output.sum(-1) - 1).max() < SUM_TOLERANCE)

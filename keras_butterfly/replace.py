@@ -1,0 +1,395 @@
+"""Replacing the dense layers of a trained model by butterfly layers."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+from keras import ops
+from rich.table import Table
+
+from .butterfly import Butterfly
+from .butterfly_dense import ButterflyDense
+from .cloning import clone_with, named_layers
+from .dense_map import KINDS, DenseMap
+from .fitting import STEPS, fit
+from .progress import Progress
+from .recording import recorded
+from .wiring import check_seed, positive_integer
+
+REPLACEMENTS = ("auto", "butterfly", "sandwich")
+INITIALIZE = ("fit", "fresh")
+# Without `where` a layer is replaced if that leaves at most this part of its weights.
+WORTHWHILE = 0.5
+# Rows of each layer's inputs that are kept of the data; more cost memory and change the fit little.
+MOST_ROWS = 8192
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Change:
+    """One layer replaced.
+
+    Attributes:
+        layer: its path, names joined by "/".
+        was, kind: classes of the old layer and the new one.
+        inputs, units: sizes of the last axis before and after.
+        weights_before, weights_after: with the bias.
+        error: relative error in the 2-norm of the fit: of the outputs on the data (about their mean, where there is a bias
+            to move), else of the kernel. 1 is that of the zero map; None where nothing was fitted.
+        fitted_to: "data", "kernel" or None.
+    """
+
+    layer: str
+    was: str
+    kind: str
+    inputs: int
+    units: int
+    weights_before: int
+    weights_after: int
+    error: float | None = None
+    fitted_to: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `replace_dense` did.
+
+    Attributes:
+        changes: the layers replaced, in the order of the model.
+        kept: path -> why it stays, for the other layers that are or resemble dense ones.
+        weights_before, weights_after: of the whole model.
+    """
+
+    changes: tuple[Change, ...]
+    kept: dict[str, str]
+    weights_before: int
+    weights_after: int
+
+    def table(self) -> Table:
+        """A rich table; print it with `rich.print`."""
+        table = Table(title=f"{self.weights_before:,} weights -> {self.weights_after:,}", title_justify="left")
+        for column in ("layer", "was", "is", "shape"):
+            table.add_column(column)
+        for column in ("weights before", "after", "relative error"):
+            table.add_column(column, justify="right")
+        for change in self.changes:
+            error = "" if change.error is None else f"{change.error:.3f} ({change.fitted_to})"
+            shape = f"{change.inputs} -> {change.units}"
+            counts = (f"{change.weights_before:,}", f"{change.weights_after:,}")
+            table.add_row(change.layer, change.was, change.kind, shape, *counts, error)
+        return table
+
+    def to_dict(self) -> dict:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A dense layer and what takes its place."""
+
+    path: str
+    map: DenseMap
+    new: Butterfly | ButterflyDense
+
+    @property
+    def old(self) -> keras.layers.Layer:
+        return self.map.layer
+
+    @property
+    def placed(self) -> keras.layers.Layer:
+        """What stands in the model: the new layer, after a selection of rows and columns for a convolution with strides."""
+        if self.map.strides == (1, 1):
+            return self.new
+        return keras.Sequential([keras.layers.MaxPooling2D(1, self.map.strides), self.new], name=self.old.name)
+
+
+def replace_dense(
+    model: keras.Model,
+    *,
+    kind: str = "auto",
+    k: int | None = None,
+    stacks: int = 1,
+    where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | int | None = None,
+    initialize: str = "fit",
+    data=None,
+    steps: int = STEPS,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> tuple[keras.Model, Record]:
+    """A new model whose dense layers are butterfly layers; `model` stays as it is.
+
+    `Dense` on inputs of any rank, `EinsumDense` whose equation is a dense map of the last axis, and 1x1 `Conv2D` (a butterfly
+    over the channels), in Sequential and functional models, nested and shared ones, wrappers, and layers and models of a user's
+    class that Keras can make again from its config. Names, activations, biases, regularisers, dtype policies and `trainable`
+    are kept. (A regulariser of the kernel acts on the butterfly's weights as stored.)
+
+    Args:
+        model: a built model.
+        kind: "butterfly": `Butterfly`, of full rank. "sandwich": `ButterflyDense`, J2^T W' J1 of rank k. "auto" (default):
+            "sandwich" where `k` is given, else "butterfly", which after training is the more accurate at equal weights.
+        k: k1 = k2 of a sandwich. Default: those of `ButterflyDense`.
+        stacks: of a `Butterfly`: the sum of that many.
+        where: which layers. None (default): each dense one (no convolution) of which at most half the weights would be left. A
+            name or path, or several; a compiled regular expression, searched in paths; a predicate of layers; or a number: all,
+            convolutions too, with at least that many weights. A name must be of a layer that can be replaced.
+        initialize: "fit" (default): all factors are fitted (see `fitting.fit`): to what the layer gives on `data`, or without
+            data to its kernel, which is of little use for kernels without structure. One after the other, each given what the
+            layers before it, already replaced, give. "fresh": random factors, to be trained.
+        data: inputs of the model, an array, list or dict; as many as the widest layer has inputs, or more.
+        steps: gradient steps of each fit.
+        seed: of the new layers' random draws.
+        progress: show bars on stderr. Default: where it is a terminal.
+
+    Returns:
+        The new model, compiled like the old one where Keras can copy how, and a `Record` of what changed.
+
+    Raises:
+        ValueError: for no or an unbuilt model, no layer that fits `where`, `k` larger than a layer's sides, data that do not
+            fit the model or are not finite, or an argument out of range.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
+    """
+    check_model(model)
+    make = _Maker(kind, k, stacks, seed)
+    if initialize not in INITIALIZE:
+        raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
+    data = None if data is None else check_data(model, data)
+    targets, kept = _chosen(model, where, make)
+    new = clone_with(model, {id(target.old): target.placed for target in targets}, lambda clone: _call_once(clone, data))
+    with Progress(progress) as bars:
+        results = _initialize(model, new, targets, initialize, data, steps, bars)
+    return new, Record(
+        tuple(_change(target, *result) for target, result in zip(targets, results, strict=True)),
+        kept,
+        model.count_params(),
+        new.count_params(),
+    )
+
+
+def check_model(model) -> None:
+    """Raises ValueError unless `model` is a built Keras model."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
+    if not model.built:
+        raise ValueError(f"Expected a built model. Received: '{model.name}', not built. Call it on data, or build(...), first.")
+
+
+def check_data(model: keras.Model, data):
+    """`data` as arrays in the structure that the model takes.
+
+    Raises:
+        ValueError: for shapes that are not those of the model's inputs, no or unequal numbers of examples, or NaN.
+    """
+    arrays = keras.tree.map_structure(np.asarray, data)
+    if isinstance(data, list) and not all(np.ndim(item) for item in data):
+        arrays = np.asarray(data)
+    flat = keras.tree.flatten(arrays)
+    inputs = getattr(model, "inputs", None)
+    expected = [tuple(tensor.shape[1:]) for tensor in inputs] if inputs else [array.shape[1:] for array in flat]
+    received = [array.shape for array in flat]
+    fits = len(flat) == len(expected) and all(
+        len(array.shape) == len(shape) + 1 and all(e in (None, a) for e, a in zip(shape, array.shape[1:], strict=True))
+        for array, shape in zip(flat, expected, strict=False)
+    )
+    if not fits or len({len(array) for array in flat}) != 1 or not len(flat[0]):
+        raise ValueError(f"Expected data of the shapes {[('examples', *shape) for shape in expected]}. Received: {received}")
+    for array in flat:
+        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise ValueError(f"Expected numbers in the data. Received: {array.dtype}")
+        if not np.all(np.isfinite(array)):
+            raise ValueError("Expected finite numbers in the data. Received NaN or infinite values.")
+    return arrays
+
+
+class _Maker:
+    """Makes the layer that takes a dense map's place.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(self, kind: str, k: int | None, stacks: int, seed: int | None):
+        if kind not in REPLACEMENTS:
+            raise ValueError(f"`kind` must be one of {REPLACEMENTS}. Received: kind={kind!r}")
+        self.k = None if k is None else positive_integer(k, "k")
+        self.stacks, self.seed, self.made = positive_integer(stacks, "stacks"), check_seed(seed), 0
+        self.sandwich = kind == "sandwich" or (kind == "auto" and k is not None)
+        if k is not None and not self.sandwich:
+            raise ValueError(f'`k` is of kind="sandwich"; a full butterfly has none. Received: kind={kind!r}, k={k}')
+        if self.sandwich and stacks != 1:
+            raise ValueError(f'`stacks` is of kind="butterfly". Received: kind={kind!r}, k={k}, stacks={stacks}')
+
+    def __call__(self, dense: DenseMap) -> Butterfly | ButterflyDense:
+        """The built layer. Raises ValueError, saying why, where k is larger than a side of the layer."""
+        layer = dense.layer
+        if self.k is not None and self.k > min(dense.inputs, dense.units):
+            raise ValueError(f"has {dense.inputs} inputs and {dense.units} units, fewer than k={self.k}")
+        settings = {
+            "units": dense.units,
+            "activation": layer.activation,
+            "use_bias": layer.bias is not None,
+            "bias_initializer": layer.bias_initializer,
+            "kernel_regularizer": layer.kernel_regularizer,
+            "bias_regularizer": layer.bias_regularizer,
+            "activity_regularizer": layer.activity_regularizer,
+            "bias_constraint": layer.bias_constraint,
+            "dtype": layer.dtype_policy,
+            "trainable": layer.trainable,
+            "name": layer.name,
+            # Two numbers apart, as a ButterflyDense takes two.
+            "seed": None if self.seed is None else (self.seed + 2 * self.made) % 2**32,
+        }
+        self.made += 1
+        if self.sandwich:
+            new = ButterflyDense(k1=self.k, k2=self.k, butterfly_regularizer=layer.kernel_regularizer, **settings)
+        else:
+            new = Butterfly(stacks=self.stacks, **settings)
+        new.build((None, dense.inputs))
+        return new
+
+
+def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dict[str, str]]:
+    """The layers to replace, and why each of the others stays."""
+    candidates: dict[int, tuple[str, keras.layers.Layer]] = {}
+    for path, layer in named_layers(model):
+        if isinstance(layer, KINDS):
+            candidates.setdefault(id(layer), (path, layer))
+    wanted, must = _wanted(where, [(path, layer.name) for path, layer in candidates.values()])
+    targets, kept = [], {}
+    for path, layer in candidates.values():
+        try:
+            if not wanted(path, layer):
+                raise ValueError("is not asked for")
+            dense = DenseMap.of(layer)
+            target = _Target(path, dense, make(dense))
+            if where is None and target.new.count_params() > WORTHWHILE * dense.weights:
+                raise ValueError(f"would keep {target.new.count_params():,} of its {dense.weights:,} weights")
+            targets.append(target)
+        except ValueError as reason:
+            if must(path, layer):
+                raise ValueError(f"Layer '{path}' {reason}. Choose other layers by `where`, or other arguments.") from None
+            kept[path] = str(reason)
+    if not targets:
+        reasons = "; ".join(f"'{path}' {reason}" for path, reason in kept.items()) or "the model has no dense layer"
+        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {reasons}.")
+    return targets, kept
+
+
+def _wanted(where, known: list[tuple[str, str]]):
+    """Whether a layer is asked for, and whether it must be replaced, as functions of (path, layer)."""
+    if where is None:
+        return (lambda path, layer: not isinstance(layer, keras.layers.Conv2D)), (lambda path, layer: False)
+    if isinstance(where, str):
+        where = [where]
+    if isinstance(where, re.Pattern):
+        return (lambda path, layer: where.search(path) is not None), (lambda path, layer: False)
+    if isinstance(where, int) and not isinstance(where, bool):
+        least = positive_integer(where, "where")
+        return (lambda path, layer: layer.count_params() >= least), (lambda path, layer: False)
+    if callable(where):
+        return (lambda path, layer: bool(where(layer))), (lambda path, layer: False)
+    if isinstance(where, Sequence) and all(isinstance(name, str) for name in where):
+        unknown = [name for name in where if not any(name in names for names in known)]
+        if unknown:
+            raise ValueError(f"Expected names of dense layers, of {[path for path, _ in known]}. Received: {unknown}")
+
+        def named(path, layer):
+            return path in where or layer.name in where
+
+        return named, named
+    raise ValueError(
+        "`where` must be None, a name, names, a compiled regular expression, a predicate, or a number of weights. "
+        f"Received: where={where!r}"
+    )
+
+
+def _call_once(clone: keras.Model, data) -> None:
+    """Builds a model of a user's class."""
+    if data is None:
+        raise ValueError(f"'{clone.name}' is built by its first call only. Give `data`, or define build() in its class.")
+    clone(keras.tree.map_structure(lambda array: array[:1], data), training=False)
+
+
+def _initialize(model, new, targets: list[_Target], initialize: str, data, steps: int, bars: Progress) -> list[tuple]:
+    """(error, what it was fitted to) of each target, whose weights are set."""
+    seen = {}
+    if data is not None and initialize == "fit":
+        seen = _rows(model, {t.old: t.map.strides for t in targets}, data, bars, "run the model")
+    results: dict[int, tuple] = {}
+    # In the order in which the model calls them, so that each is given what those before it give now.
+    order = {key: index for index, key in enumerate(seen)}
+    for target in sorted(targets, key=lambda t: order.get(id(t.old), len(order))):
+        _set_bias(target.new, target.map.bias)
+        if initialize == "fresh":
+            results[id(target)] = (None, None)
+            continue
+        with bars.task(f"fit {target.path}", steps) as advance:
+            if id(target.old) in seen:
+                given = _rows(new, {target.new: (1, 1)}, data, bars, f"run for {target.path}")[id(target.new)]
+                error = _fit_outputs(target, seen[id(target.old)], given, steps, advance)
+                results[id(target)] = (error, "data")
+            else:
+                results[id(target)] = (fit(target.new, target.map.kernel, steps=steps, advance=advance), "kernel")
+    return [results[id(target)] for target in targets]
+
+
+def _fit_outputs(target: _Target, inputs: np.ndarray, given: np.ndarray, steps: int, advance) -> float:
+    """Fits the layer to give on the rows `given` what the old one gives on `inputs`; a bias takes up the mean."""
+    kernel, bias = target.map.kernel, target.map.bias
+    wanted = inputs @ kernel
+    if bias is None:
+        return fit(target.new, kernel, (given, wanted), steps=steps, advance=advance)
+    centre, mean = given.mean(0), wanted.mean(0)
+    error = fit(target.new, kernel, (given - centre, wanted - mean), steps=steps, advance=advance)
+    _set_bias(target.new, bias + mean - _linear(target.new, centre[None])[0])
+    return error
+
+
+def _linear(layer, x: np.ndarray) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(layer.linear(ops.cast(x, layer.compute_dtype)), "float32"))
+
+
+def _set_bias(layer, bias: np.ndarray | None) -> None:
+    if bias is not None:
+        layer.set_bias(bias) if isinstance(layer, Butterfly) else layer.bias.assign(bias)
+
+
+def _rows(model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars: Progress, description: str):
+    """Rows of the last axis that each layer (a key) is given on `data`, by id, in the order of the first calls.
+
+    At most MOST_ROWS, the same of two models whose layers are called alike; of a convolution with strides only those that it
+    looks at. Layers that let no values out, inside a compiled loop, are left out.
+    """
+    count = len(keras.tree.flatten(data)[0])
+    starts = list(range(0, count, BATCH))
+    steps = {id(layer): step for layer, step in strides.items()}
+    collected: dict[int, list[np.ndarray]] = {}
+    for start in bars.each(starts, description):
+        batch = keras.tree.map_structure(lambda array, start=start: array[start : start + BATCH], data)
+        with recorded(strides) as calls:
+            model(batch, training=False)
+        for key, made in calls.items():
+            try:
+                rows = np.concatenate([_flat(call.inputs, steps[key]) for call in made])
+            except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError):
+                continue
+            most = -(-MOST_ROWS // len(starts))
+            if len(rows) > most:
+                rows = rows[np.random.default_rng(start).choice(len(rows), most, replace=False)]
+            collected.setdefault(key, []).append(rows)
+    return {key: np.concatenate(parts)[:MOST_ROWS] for key, parts in collected.items()}
+
+
+def _flat(x, strides: tuple[int, int]) -> np.ndarray:
+    values = ops.convert_to_numpy(ops.cast(x, "float32"))
+    values = values if strides == (1, 1) else values[:, :: strides[0], :: strides[1]]
+    return values.reshape(-1, values.shape[-1])
+
+
+def _change(target: _Target, error: float | None, fitted_to: str | None) -> Change:
+    was, kind = type(target.old).__name__, type(target.new).__name__
+    counts = (target.map.weights, target.new.count_params())
+    return Change(target.path, was, kind, target.map.inputs, target.map.units, *counts, error, fitted_to)
