@@ -6,8 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -17,89 +16,16 @@ from keras_butterfly.execution import executions
 from keras_butterfly.progress import Progress
 from keras_butterfly.wiring import positive_integer, positive_number
 
-from . import devices, files, verify
+from . import devices, verify
 from .lowering import Layer, lower
+from .model import TFLiteModel
 from .naming import renamed
 from .observe import observe
 from .plan import LayerPlan, Planner, front
-from .quantize import Precision, by_name, representative_batches, with_islands
+from .quantize import Precision, representative_batches, with_islands
 from .verify import Parity, ParityError
 from .wisdom import Wisdom
 from .wisdom import wisdom as process_wisdom
-
-
-@dataclass(frozen=True)
-class TFLiteModel:
-    """An exported model with its evidence.
-
-    Attributes:
-        content: the bytes of the .tflite file.
-        operators: names of its operators, in the order of execution; all built in.
-        partitions: pieces into which the stock runtime cuts it for XNNPACK; 1 is best.
-        input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
-        precision: of its weights and activations.
-        parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
-        plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
-    """
-
-    content: bytes = field(repr=False)
-    operators: tuple[str, ...]
-    partitions: int
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    precision: Precision
-    parity: Parity
-    plan: tuple[LayerPlan, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.content)
-
-    def explain(self) -> None:
-        """Prints the evidence: size, operators, partitions, parity, and for each butterfly layer the lowerings considered."""
-        from .report import print_explanation
-
-        print_explanation(self)
-
-    def predict(self, x):
-        """Runs the model in the stock runtime.
-
-        Args:
-            x: array, or for several inputs a list of arrays or a dict by input name, of any number of examples; they are run
-                in batches of the exported batch size, the last one padded, or at once where that is not fixed.
-
-        Returns:
-            The output array, or a list of them in the order of `output_names`; in float also where the model's are int8.
-
-        Raises:
-            ValueError: for inputs whose number, names or shapes do not fit.
-        """
-        inputs = by_name(x, self.input_names)
-        interpreter = verify.load(self.content)
-        examples = {len(value) if value.ndim else 0 for value in inputs.values()}
-        if len(examples) != 1 or 0 in examples:
-            shapes = {name: value.shape for name, value in inputs.items()}
-            raise ValueError(f"Expected at least one example, as many in every input. Received shapes: {shapes}")
-        count = examples.pop()
-        batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
-        batch = count if batch < 0 else batch
-        results = []
-        for start in range(0, count, batch):
-            part = {name: value[start : start + batch] for name, value in inputs.items()}
-            given = len(next(iter(part.values())))
-            padded = {name: np.concatenate([v, np.repeat(v[:1], batch - given, axis=0)]) for name, v in part.items()}
-            outputs = verify.run(interpreter, padded)
-            results.append([outputs[name][:given] for name in self.output_names])
-        joined = [np.concatenate(column) for column in zip(*results, strict=True)]
-        return joined[0] if len(joined) == 1 else joined
-
-    def save(self, path, overwrite: bool = False) -> Path:
-        """Writes the .tflite file, whole or not at all.
-
-        Raises:
-            ValueError: if the file exists and `overwrite` is False, or its folder does not.
-        """
-        return files.write(path, self.content, overwrite)
 
 
 def to_tflite(

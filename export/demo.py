@@ -14,7 +14,8 @@ from rich.table import Table
 from keras_butterfly import Butterfly
 
 from . import files
-from .convert import TFLiteModel, to_tflite
+from .convert import to_tflite
+from .model import TFLiteModel
 from .report import Comparison, compare
 from .verify import compare_outputs
 

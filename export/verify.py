@@ -28,6 +28,8 @@ interpreter.invoke()
 class ParityError(ValueError):
     """The exported model disagrees with the Keras model beyond the tolerance."""
 
+    exit_code = 1  # of the command line: the input was good, the result is not
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -100,6 +102,19 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"Expected a TFLite model that the stock runtime loads. The runtime says: {error}") from error
     return interpreter
+
+
+def signature(interpreter: Interpreter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the inputs and outputs of the file's one signature.
+
+    Raises:
+        ValueError: if it has none, or several.
+    """
+    found = interpreter.get_signature_list()
+    if len(found) != 1:
+        raise ValueError(f"Expected a .tflite file with one signature, as to_tflite writes it. Received: {list(found)}")
+    (names,) = found.values()
+    return tuple(names["inputs"]), tuple(names["outputs"])
 
 
 def check_survives(content: bytes) -> None:

@@ -61,8 +61,10 @@ class _Cloner:
         def copied(layer):
             if id(layer) in self.exchanged:
                 return self.exchanged[id(layer)]
-            copies.append((layer, remade(layer)))
-            return copies[-1][1]
+            copy = remade(layer)
+            if isinstance(layer, Layer):  # else a bare operation, such as the sum of two tensors
+                copies.append((layer, copy))
+            return copy
 
         compiled, model.compiled = model.compiled, False  # or Keras would compile the copy, before its layers are final
         try:

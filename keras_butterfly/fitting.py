@@ -24,19 +24,19 @@ class Problem:
     """Find B with `inputs @ B` nearest to `targets` in the 2-norm.
 
     Attributes:
-        inputs: (rows, n).
+        inputs: (rows, n), or None for the identity, which for a wide layer is larger than all else.
         targets: (rows, units).
         rest: squared norm of what no B can reach.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | None
     targets: np.ndarray
     rest: float = 0.0
 
     @classmethod
     def of_kernel(cls, kernel: np.ndarray) -> "Problem":
         """B near to the kernel itself, in Frobenius norm."""
-        return cls(np.eye(len(kernel), dtype=np.float32), np.asarray(kernel, np.float32))
+        return cls(None, kernel)
 
     @classmethod
     def of_data(cls, inputs: np.ndarray, targets: np.ndarray) -> "Problem":
@@ -53,14 +53,21 @@ class Problem:
         """Squared norm of all targets."""
         return float(np.sum(np.square(self.targets, dtype=np.float64))) + self.rest
 
+    def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the inputs, with their targets."""
+        if self.inputs is not None:
+            return self.inputs[index], self.targets[index]
+        inputs = np.zeros((len(index), len(self.targets)), np.float32)
+        inputs[np.arange(len(index)), index] = 1
+        return inputs, self.targets[index]
+
     def error(self, layer) -> float:
         """Relative error in the 2-norm of the layer's linear map."""
-        parts = (slice(start, start + BATCH) for start in range(0, len(self.inputs), BATCH))
-        off = sum(
-            np.sum(np.square(ops.convert_to_numpy(layer.linear(self.inputs[part])) - self.targets[part], dtype=np.float64))
-            for part in parts
-        )
-        return float(np.sqrt((off + self.rest) / self.norm)) if self.norm else 0.0
+        off = self.rest
+        for start in range(0, len(self.targets), BATCH):
+            inputs, targets = self.rows(np.arange(start, min(start + BATCH, len(self.targets))))
+            off += float(np.sum(np.square(ops.convert_to_numpy(layer.linear(inputs)) - targets, dtype=np.float64)))
+        return float(np.sqrt(off / self.norm)) if self.norm else 0.0
 
 
 def fit(
@@ -145,8 +152,7 @@ def _start_sandwich(twin: ButterflyDense, kernel: np.ndarray, problem: Problem) 
     """J1 and J2 near to the singular vectors of the outputs, W' the best between them."""
     k1, k2 = twin.middle_kernel.shape
     rank = min(k1, k2)
-    _, _, vt = np.linalg.svd(problem.targets, full_matrices=False)
-    right = vt[:rank]  # the outputs' leading directions, (rank, units)
+    right = np.linalg.eigh(problem.targets.T @ problem.targets)[1].T[: -rank - 1 : -1]  # the outputs' leading directions
     left = kernel @ right.T
     for butterfly, matrix in ((twin.j1, _widened(left.T, k1).T), (twin.j2_t, _widened(right, k2))):
         butterfly.set_gadget_weights(_alive(factorize(matrix, butterfly.wiring))[None])
@@ -167,15 +173,14 @@ def _alive(weights: np.ndarray) -> np.ndarray:
 def _descend(twin, problem: Problem, steps: int, advance: Callable[[float], None]) -> None:
     if not steps or not problem.norm or not twin.trainable_variables:
         return
-    inputs = keras.Input((problem.inputs.shape[1],))
+    inputs = keras.Input((len(twin.kernel),))
     model = keras.Model(inputs, twin(inputs))
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    scale = len(problem.inputs) / problem.norm  # a loss of 1 at zero, whatever the data's scale
+    scale = len(problem.targets) / problem.norm  # a loss of 1 at zero, whatever the data's scale
     model.compile(keras.optimizers.Adam(schedule), lambda wanted, given: ops.sum(ops.square(wanted - given), -1) * scale)
-    rng, count = np.random.default_rng(0), len(problem.inputs)
+    rng, count = np.random.default_rng(0), len(problem.targets)
     for _ in range(steps):
-        rows = slice(None) if count <= BATCH else np.sort(rng.choice(count, BATCH, replace=False))
-        model.train_on_batch(problem.inputs[rows], problem.targets[rows])
+        model.train_on_batch(*problem.rows(rng.permutation(count)[:BATCH]))
         advance(1)
 
 

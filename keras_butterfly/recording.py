@@ -34,9 +34,9 @@ def recorded(layers: Iterable[keras.layers.Layer]) -> Iterator[dict[int, list[Ca
 
 
 def _noting(call, calls: dict[int, list[Call]], key: int):
-    def noting(inputs, *args, **kwargs):
-        outputs = call(inputs, *args, **kwargs)
-        calls.setdefault(key, []).append(Call(inputs, outputs))
+    def noting(*args, **kwargs):
+        outputs = call(*args, **kwargs)
+        calls.setdefault(key, []).append(Call(next(iter((*args, *kwargs.values()))), outputs))
         return outputs
 
     return noting

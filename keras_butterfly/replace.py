@@ -132,9 +132,10 @@ def replace_dense(
             "sandwich" where `k` is given, else "butterfly", which after training is the more accurate at equal weights.
         k: k1 = k2 of a sandwich. Default: those of `ButterflyDense`.
         stacks: of a `Butterfly`: the sum of that many.
-        where: which layers. None (default): each dense one (no convolution) of which at most half the weights would be left. A
-            name or path, or several; a compiled regular expression, searched in paths; a predicate of layers; or a number: all,
-            convolutions too, with at least that many weights. A name must be of a layer that can be replaced.
+        where: which layers. None (default): each dense one of which at most half the weights would be left, and of the
+            convolutions those that see a single position. A name or path, or several; a compiled regular expression,
+            searched in paths; a predicate of layers; or a number: all, convolutions too, with at least that many weights. A
+            name must be of a layer that can be replaced.
         initialize: "fit" (default): all factors are fitted (see `fitting.fit`): to what the layer gives on `data`, or without
             data to its kernel, which is of little use for kernels without structure. One after the other, each given what the
             layers before it, already replaced, give. "fresh": random factors, to be trained.
@@ -273,15 +274,23 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
                 raise ValueError(f"Layer '{path}' {reason}. Choose other layers by `where`, or other arguments.") from None
             kept[path] = str(reason)
     if not targets:
-        reasons = "; ".join(f"'{path}' {reason}" for path, reason in kept.items()) or "the model has no dense layer"
-        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {reasons}.")
+        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(kept)}.")
     return targets, kept
+
+
+def _summed_up(kept: dict[str, str]) -> str:
+    """Each reason once, with the first layers it holds for."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in kept.items():
+        paths.setdefault(reason, []).append(f"'{path}'")
+    parts = [f"{', '.join(held[:3])}{' and others' if len(held) > 3 else ''} {reason}" for reason, held in paths.items()]
+    return "; ".join(parts[:8]) or "the model has no dense layer"
 
 
 def _wanted(where, known: list[tuple[str, str]]):
     """Whether a layer is asked for, and whether it must be replaced, as functions of (path, layer)."""
     if where is None:
-        return (lambda path, layer: not isinstance(layer, keras.layers.Conv2D)), (lambda path, layer: False)
+        return (lambda path, layer: _on_one_position(layer)), (lambda path, layer: False)
     if isinstance(where, str):
         where = [where]
     if isinstance(where, re.Pattern):
@@ -304,6 +313,12 @@ def _wanted(where, known: list[tuple[str, str]]):
         "`where` must be None, a name, names, a compiled regular expression, a predicate, or a number of weights. "
         f"Received: where={where!r}"
     )
+
+
+def _on_one_position(layer) -> bool:
+    """Whether it is no convolution, or one that sees a single pixel, such as the last ones of MobileNetV3."""
+    shape = (layer.get_build_config() or {}).get("input_shape")
+    return not isinstance(layer, keras.layers.Conv2D) or (shape is not None and tuple(shape[1:3]) == (1, 1))
 
 
 def _call_once(clone: keras.Model, data) -> None:

@@ -48,8 +48,115 @@ def demo(dataset, epochs, seed, output, overwrite):
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
 
+MODEL = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+
+
+def _output(suffix: str):
+    return click.option("-o", "--output", type=MODEL, required=True, help=f"The {suffix} file to write.")
+
+
+@cli.command()
+@click.argument("model", type=MODEL)
+@AS_JSON
+def summary(model, as_json):
+    """Weights, multiply-adds and bytes of each layer of MODEL, a .keras file."""
+    from keras_butterfly_cli.commands import summary as run
+
+    run(model, as_json)
+
+
+@cli.command()
+@click.argument("model", type=MODEL)
+@_output(".keras")
+@click.option("--kind", type=click.Choice(["auto", "butterfly", "sandwich"]), default="auto", show_default=True)
+@click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Width of a sandwich; with targets repeatable.")
+@click.option("--stacks", multiple=True, type=click.IntRange(min=1), help="Of full butterflies; with targets repeatable.")
+@click.option("--where", multiple=True, help="Name or path of a layer to replace, repeatable; or one regular expression.")
+@click.option("--least", type=click.IntRange(min=1), help="Replace all layers of at least so many weights.")
+@click.option("--initialize", type=click.Choice(["fit", "fresh"]), default="fit", show_default=True)
+@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
+@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y; x_test, y_test to score on, else the last fifth.")
+@click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Of distillation from the original.")
+@click.option("--checkpoint", type=MODEL, help="Folder that an interrupted distillation goes on from.")
+@click.option("--target-latency", type=float, help="Pick by measuring: at most so many microseconds.")
+@click.option("--target-size", type=float, help="Pick by measuring: at most so many KiB of .tflite.")
+@click.option("--max-accuracy-drop", type=float, help="Pick by measuring: at most so many points of accuracy, 0 to 100, lost.")
+@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that targets are measured in.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@OVERWRITE
+@AS_JSON
+def replace(**options):
+    """Replace the dense layers of MODEL, a .keras file, by butterfly layers.
+
+    With a target, several ks and stacks are tried, exported and measured, and the one that meets it is written.
+    """
+    from keras_butterfly_cli.commands import replace as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=MODEL)
+@_output(".tflite")
+@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
+@click.option("--data", type=MODEL, help="A .npz with typical inputs, x or by the inputs' names; needed for int8.")
+@click.option("--integer-io", is_flag=True, help="With int8: inputs and outputs in int8 too.")
+@click.option(
+    "--lowering",
+    type=click.Choice(["auto", "gather", "slice", "fused", "folded", "dense"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--effort", type=click.Choice(["measure", "estimate"]), default="measure", show_default=True)
+@click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--tolerance", type=float, help="Largest error relative to the largest output.")
+@click.option("--wisdom", type=MODEL, help="File of measurements, used and added to.")
+@OVERWRITE
+@AS_JSON
+def export(**options):
+    """Convert MODEL, a .keras file, to TFLite, compared with Keras."""
+    from keras_butterfly_cli.commands import export as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=MODEL)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=1), default=50, show_default=True, help="Untimed invocations first.")
+@click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
+@AS_JSON
+def measure(**options):
+    """Latency of MODEL, a .tflite file, on this machine."""
+    from keras_butterfly_cli.commands import measure as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("models", type=MODEL, nargs=-1, required=True)
+@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
+@click.option("--plot", type=MODEL, help="Write a picture to this file too.")
+@OVERWRITE
+@AS_JSON
+def compare(**options):
+    """Latency, size and accuracy of MODELS, .keras and .tflite files, measured in turn; the first is the baseline.
+
+    A .keras file is exported in float32 first.
+    """
+    from keras_butterfly_cli.commands import compare as run
+
+    run(**options)
+
+
 def main(arguments=None) -> None:
-    """Entry point. Bad input is one line on stderr and exit code 2; a failing disk or an interrupt is exit code 1."""
+    """Entry point. Bad input is one line on stderr and exit code 2; exit code 1 is a target or a tolerance that is not met, a
+    failing disk, or an interrupt."""
     try:
         sys.exit(cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError:
@@ -57,7 +164,7 @@ def main(arguments=None) -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except ValueError as error:
-        _fail(str(error))
+        _fail(str(error), code=getattr(error, "exit_code", 2))
     except OSError as error:
         _fail(str(error), code=1)
     except (click.Abort, KeyboardInterrupt):

@@ -1,0 +1,212 @@
+"""What the commands do once click has read their arguments. Importing this imports TensorFlow."""
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import keras_butterfly
+from keras_butterfly import export as exporting
+from keras_butterfly.export import files, verify
+from keras_butterfly.export.measure import content_of
+from keras_butterfly.export.model import predict
+from keras_butterfly.export.reading import LABELS, inputs_of, load_arrays, load_model, split
+from keras_butterfly.export.sweep import MOST_FITTED, accuracy
+from keras_butterfly.progress import Progress
+from keras_butterfly.replace import check_data
+
+# A file or a pipe has no width of its own.
+FILE_WIDTH = 120
+
+
+def summary(model, as_json):
+    found = keras_butterfly.summary(load_model(model), show=False)
+    _print(found.to_dict(), [found.table()], as_json)
+
+
+def replace(model, output, overwrite, as_json, data, target_latency, target_size, max_accuracy_drop, **options):
+    """Writes the new model; with a target the one of several that meets it."""
+    _check_output(output, ".keras", overwrite)
+    original = load_model(model)
+    arrays = None if data is None else load_arrays(data)
+    targets = {
+        "target_latency": None if target_latency is None else target_latency / 1e6,
+        "target_size": None if target_size is None else int(target_size * 1024),
+        "max_accuracy_drop": None if max_accuracy_drop is None else max_accuracy_drop / 100,
+    }
+    settings = {key: options[key] for key in ("initialize", "seed")} | {"where": _where(options["where"], options["least"])}
+    settings |= {} if options["steps"] is None else {"steps": options["steps"]}
+    if any(target is not None for target in targets.values()):
+        new, report, shown = _picked(original, arrays, targets, options, settings)
+    else:
+        new, report, shown = _replaced(original, arrays, options, settings)
+    files.write(output, new.save, overwrite)
+    _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
+
+
+def _replaced(original, arrays, options, settings):
+    ks, stacks = options["ks"], options["stacks"]
+    if len(ks) > 1 or len(stacks) > 1:
+        raise ValueError("Expected one --k or one --stacks. Several are tried only for a target, such as --target-latency.")
+    if options["epochs"] and arrays is None:
+        raise ValueError("Expected --data to train on. Received --epochs without it.")
+    if options["quantize"]:
+        raise ValueError("Expected --quantize with a target only; a .keras file stays in float. Give it to the export command.")
+    how = {"kind": options["kind"], "k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
+    x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
+    some = None if x is None else keras.tree.map_structure(lambda array: array[:MOST_FITTED], x)
+    new, record = keras_butterfly.replace_dense(original, data=some, **how, **settings)
+    if options["epochs"]:
+        labels = arrays.get(LABELS)
+        labels = labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
+        keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=options["checkpoint"])
+    return new, record.to_dict(), [record.table()]
+
+
+def _picked(original, arrays, targets, options, settings):
+    if arrays is None:
+        raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
+    train, test = split(arrays, _input_names(original))
+    ks, stacks = options["ks"], options["stacks"]
+    full = {"auto": stacks or (() if ks else (1, 2)), "butterfly": stacks or (1, 2), "sandwich": ()}[options["kind"]]
+    tried = exporting.sweep(
+        original,
+        test,
+        ks=ks,
+        stacks=full,
+        train=train,
+        epochs=options["epochs"],
+        quantize=options["quantize"],
+        **settings,
+    )
+    point = tried.pick(**targets)
+    return point.model, {"picked": point.to_dict(), **tried.to_dict()}, [tried.table(), f"picked {point.name}"]
+
+
+def export(model, output, data, wisdom, overwrite, as_json, **settings):
+    _check_output(output, ".tflite", overwrite)
+    keras_model = load_model(model)
+    known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
+    representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
+    exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
+    exported.save(output, overwrite)
+    if wisdom is not None:
+        known.save(wisdom, overwrite=True)
+    if as_json:
+        _print_json({"written": str(output), **exported.to_dict()})
+        return
+    exported.explain()
+    print(f"wrote {output}")
+
+
+def measure(model, as_json, **settings):
+    latency = exporting.measure(model, **settings)
+    table = Table(title=f"{latency.runtime}, threads {latency.threads}, {latency.machine}", title_justify="left")
+    for column in ("median us", "p95 us", "IQR us", "blocks", "invocations a block"):
+        table.add_column(column, justify="right")
+    times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
+    table.add_row(*times, str(len(latency.seconds)), str(latency.invocations))
+    _print(latency.to_dict(), [table], as_json)
+
+
+def compare(models, data, threads, runs, plot, overwrite, as_json):
+    """Latencies of all; on data the accuracy of each and how far its outputs are from the first one's."""
+    if plot is not None:
+        files.check_writable(plot, overwrite)
+    if len({str(path) for path in models}) != len(models):
+        raise ValueError(f"Expected different models. Received: {[str(path) for path in models]}")
+    arrays = None if data is None else load_arrays(data)
+    with Progress() as bars:
+        contents = {str(path): _content(path) for path in bars.each(models, "load and export")}
+        judged = {}
+        if arrays is not None:
+            judged = _judged({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
+        with bars.task("measure", runs) as advance:
+            comparison = exporting.compare(contents, threads=threads, runs=runs, progress=lambda done: advance(1))
+    if plot is not None:
+        comparison.plot(plot, overwrite)
+    report = comparison.to_dict()
+    for name, figures in judged.items():
+        report["models"][name] |= figures
+    _print(report, [comparison.table(), *([_judgement(judged)] if judged else [])], as_json)
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix in (".keras", ".h5"):
+        return exporting.to_tflite(load_model(path), progress=False).content
+    return content_of(path)
+
+
+def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
+    labels, first, judged = arrays.get(LABELS), None, {}
+    for name, content in contents.items():
+        outputs = predict(content, inputs_of(arrays, _signature_inputs(content)))
+        first = outputs if first is None else first
+        listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
+        try:
+            far = verify.compare_outputs(*listed).relative_error
+        except verify.ParityError as error:
+            raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
+        judged[name] = {"difference": far}
+        if labels is not None:
+            judged[name]["accuracy"] = accuracy(labels, outputs)
+    return judged
+
+
+def _judgement(judged: dict[str, dict]) -> Table:
+    table = Table("model", title="On the data; difference: largest, of the largest output of the first", title_justify="left")
+    scored = any("accuracy" in figures for figures in judged.values())
+    for column in ("accuracy", "difference") if scored else ("difference",):
+        table.add_column(column, justify="right")
+    for name, figures in judged.items():
+        score = [f"{figures['accuracy']:.4f}"] if scored else []
+        table.add_row(name, *score, f"{figures['difference']:.2g}")
+    return table
+
+
+def _signature_inputs(content: bytes):
+    return verify.signature(verify.load(content))[0]
+
+
+def _input_names(model) -> list[str]:
+    names = getattr(model, "input_names", None) or [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    return list(names) or ["x"]
+
+
+def _where(names, least):
+    """What `replace_dense` takes: names, a regular expression, a number of weights, or None."""
+    if names and least:
+        raise ValueError("Expected --where or --least. Received both.")
+    if len(names) == 1 and not re.fullmatch(r"[\w/.-]+", names[0]):
+        try:
+            return re.compile(names[0])
+        except re.error as error:
+            raise ValueError(f"Expected a name or a regular expression for --where. Received: {names[0]!r}: {error}") from None
+    return list(names) or least
+
+
+def _check_output(path, suffix: str, overwrite: bool) -> None:
+    if Path(path).suffix != suffix:
+        raise ValueError(f"Expected an --output that ends in {suffix}. Received: '{path}'")
+    if Path(path).exists() and not overwrite:
+        raise ValueError(f"'{path}' exists. Choose another --output, or pass --overwrite.")
+    files.check_writable(path, overwrite)
+
+
+def _print(report: dict, shown: list, as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, FILE_WIDTH)
+    for part in shown:
+        console.print(part, highlight=False)
+
+
+def _print_json(report: dict) -> None:
+    print(json.dumps(report, indent=2))

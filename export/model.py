@@ -1,0 +1,114 @@
+"""An exported model with its evidence, and how it is run."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import files, verify
+from .plan import LayerPlan
+from .quantize import Precision, by_name
+from .verify import Parity
+
+
+@dataclass(frozen=True)
+class TFLiteModel:
+    """An exported model with its evidence.
+
+    Attributes:
+        content: the bytes of the .tflite file.
+        operators: names of its operators, in the order of execution; all built in.
+        partitions: pieces into which the stock runtime cuts it for XNNPACK; 1 is best.
+        input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
+        precision: of its weights and activations.
+        parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
+        plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
+    """
+
+    content: bytes = field(repr=False)
+    operators: tuple[str, ...]
+    partitions: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    precision: Precision
+    parity: Parity
+    plan: tuple[LayerPlan, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.content)
+
+    def to_dict(self) -> dict:
+        """The evidence, ready for JSON; without the bytes."""
+        return {
+            "size_bytes": self.size_bytes,
+            "operators": list(self.operators),
+            "partitions": self.partitions,
+            "inputs": list(self.input_names),
+            "outputs": list(self.output_names),
+            "precision": self.precision.name or "float32",
+            "parity": asdict(self.parity),
+            "plan": [
+                {"layer": plan.layer, "lowering": str(plan.lowering), "source": plan.source, "error": plan.error}
+                for plan in self.plan
+            ],
+        }
+
+    def explain(self) -> None:
+        """Prints the evidence: size, operators, partitions, parity, and for each butterfly layer the lowerings considered."""
+        from .report import print_explanation
+
+        print_explanation(self)
+
+    def predict(self, x):
+        """Runs the model in the stock runtime.
+
+        Args:
+            x: array, or for several inputs a list of arrays or a dict by input name, of any number of examples; they are run
+                in batches of the exported batch size, the last one padded, or at once where that is not fixed.
+
+        Returns:
+            The output array, or a list of them in the order of `output_names`; in float also where the model's are int8.
+
+        Raises:
+            ValueError: for inputs whose number, names or shapes do not fit.
+        """
+        return predict(self.content, x, self.input_names, self.output_names)
+
+    def save(self, path, overwrite: bool = False) -> Path:
+        """Writes the .tflite file, whole or not at all.
+
+        Raises:
+            ValueError: if the file exists and `overwrite` is False, or its folder does not.
+        """
+        return files.write(path, self.content, overwrite)
+
+
+def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_names: Sequence[str] | None = None):
+    """Runs the bytes of a .tflite file in the stock runtime, as `TFLiteModel.predict`.
+
+    Args:
+        content: of a file with one signature.
+        x: as in `TFLiteModel.predict`.
+        input_names, output_names: of the signature, in the order wanted. Default: that of the file.
+    """
+    interpreter = verify.load(content)
+    given, returned = verify.signature(interpreter)
+    inputs, output_names = by_name(x, input_names or given), output_names or returned
+    examples = {len(value) if value.ndim else 0 for value in inputs.values()}
+    if len(examples) != 1 or 0 in examples:
+        shapes = {name: value.shape for name, value in inputs.items()}
+        raise ValueError(f"Expected at least one example, as many in every input. Received shapes: {shapes}")
+    count = examples.pop()
+    batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
+    batch = count if batch < 0 else batch
+    results = []
+    for start in range(0, count, batch):
+        part = {name: value[start : start + batch] for name, value in inputs.items()}
+        given_now = len(next(iter(part.values())))
+        padded = {name: np.concatenate([v, np.repeat(v[:1], batch - given_now, axis=0)]) for name, v in part.items()}
+        outputs = verify.run(interpreter, padded)
+        results.append([outputs[name][:given_now] for name in output_names])
+    joined = [np.concatenate(column) for column in zip(*results, strict=True)]
+    return joined[0] if len(joined) == 1 else joined

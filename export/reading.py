@@ -1,0 +1,83 @@
+"""Models and data from files."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+LABELS = "y"
+TEST = "_test"
+
+
+def load_model(path) -> keras.Model:
+    """The Keras model in a .keras or .h5 file.
+
+    Raises:
+        ValueError: if the file is none, is damaged, or holds layers of classes that are not registered.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"Expected a .keras file. Received: '{path}', which is no file.")
+    try:
+        model = keras.models.load_model(path)
+    except Exception as error:  # Keras, zipfile, h5py and json raise their own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a Keras model. '{path}' holds a {type(model).__name__}.")
+    return model
+
+
+def load_arrays(path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name, or the one of a .npy file as "x".
+
+    Raises:
+        ValueError: if the file is none, damaged, or holds pickled objects.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {error}") from error
+
+
+def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str = ""):
+    """The model's inputs among `arrays`: those of the inputs' names, or for a single input "x", or the only array.
+
+    Raises:
+        ValueError: if they are not there.
+    """
+    wanted = [name + suffix for name in names]
+    if all(name in arrays for name in wanted):
+        return {name: arrays[name + suffix] for name in names} if len(names) > 1 else arrays[wanted[0]]
+    if len(names) == 1:
+        others = [name for name in arrays if name != LABELS + suffix and name.endswith(suffix)]
+        if "x" + suffix in arrays:
+            return arrays["x" + suffix]
+        if len(others) == 1:
+            return arrays[others[0]]
+        wanted = ["x" + suffix]
+    raise ValueError(f"Expected the arrays {wanted} in the data. Received: {list(arrays)}")
+
+
+def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float = 0.2):
+    """((x, y) to train on, (x, y) to score on): by names that end in "_test", or the last part of the examples.
+
+    Raises:
+        ValueError: if inputs or labels are not there.
+    """
+    x = inputs_of(arrays, names)
+    if LABELS not in arrays:
+        raise ValueError(f"Expected labels '{LABELS}' in the data, to score with. Received: {list(arrays)}")
+    if LABELS + TEST in arrays:
+        return (x, arrays[LABELS]), (inputs_of(arrays, names, TEST), arrays[LABELS + TEST])
+    count = len(arrays[LABELS])
+    if count < 2:
+        raise ValueError(f"Expected at least two examples, to train on some and score on others. Received: {count}")
+    cut = count - max(1, round(count * held_out))
+    parts = [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in (slice(cut), slice(cut, None))]
+    return (parts[0], arrays[LABELS][:cut]), (parts[1], arrays[LABELS][cut:])
