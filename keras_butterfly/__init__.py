@@ -4,9 +4,19 @@ from . import initializers, transforms
 from ._version import __version__
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
-from .kaleidoscope import Kaleidoscope
 from .distillation import distill
+from .kaleidoscope import Kaleidoscope
 from .replace import replace_dense
 from .summary import summary
 
-__all__ = ["Butterfly", "ButterflyDense", "Kaleidoscope", "__version__", "distill", "initializers", "replace_dense", "summary", "transforms"]
+__all__ = [
+    "Butterfly",
+    "ButterflyDense",
+    "Kaleidoscope",
+    "__version__",
+    "distill",
+    "initializers",
+    "replace_dense",
+    "summary",
+    "transforms",
+]

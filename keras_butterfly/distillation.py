@@ -132,6 +132,12 @@ def distill(
     x = check_data(student, x)
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
     positive_number(temperature, "temperature")
+    for name, value in (("soft", soft), ("hint", hint)):
+        if value != 0:
+            positive_number(value, name, "0 or ")
+    count = len(keras.tree.flatten(x)[0])
+    if y is not None and len(y) != count:
+        raise ValueError(f"Expected as many labels as examples, {count}. Received: {len(y)}")
     probabilities = _compared_outputs(student, teacher, x)
     distiller = Distiller(
         student,
@@ -142,7 +148,6 @@ def distill(
         temperature=temperature,
         probabilities=probabilities,
     )
-    count = len(keras.tree.flatten(x)[0])
     steps = -(-count // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * steps)
     compiled = {} if y is None else {"loss": loss, "metrics": list(metrics)}

@@ -184,11 +184,11 @@ def check_data(model: keras.Model, data):
     Raises:
         ValueError: for shapes that are not those of the model's inputs, no or unequal numbers of examples, or NaN.
     """
-    arrays = keras.tree.map_structure(np.asarray, data)
-    if isinstance(data, list) and not all(np.ndim(item) for item in data):
-        arrays = np.asarray(data)
-    flat = keras.tree.flatten(arrays)
     inputs = getattr(model, "inputs", None)
+    # A list of examples, not a list of one input's array.
+    one = isinstance(data, list) and len(inputs or ()) == 1 and bool(data) and np.ndim(data[0]) < len(inputs[0].shape)
+    arrays = np.asarray(data) if one else keras.tree.map_structure(np.asarray, data)
+    flat = keras.tree.flatten(arrays)
     expected = [tuple(tensor.shape[1:]) for tensor in inputs] if inputs else [array.shape[1:] for array in flat]
     received = [array.shape for array in flat]
     fits = len(flat) == len(expected) and all(

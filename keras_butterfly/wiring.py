@@ -292,11 +292,11 @@ def check_seed(seed, name: str = "seed") -> int | None:
     return number
 
 
-def positive_number(value, name: str) -> float:
-    """`value` as a float, or a ValueError that names what came."""
+def positive_number(value, name: str, allowed: str = "") -> float:
+    """`value` as a float, or a ValueError that names what came, and what the caller has `allowed` besides."""
     number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0
     if not 0 < number < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be {allowed}a positive number. Received: {name}={value!r}")
     return number
 
 

@@ -1,0 +1,108 @@
+"""How near butterflies come to given kernels without training, beside truncated SVD and Monarch at equal weights.
+
+    python benchmarks/projection.py [--model FILE.keras] [--layer hidden_1] [--json FILE]
+
+Relative errors in the 2-norm: of the kernel, where factors are fitted to it, and of the layer's outputs on 4,096 Fashion-MNIST
+training images about their mean, where they are fitted to those (SVD: of the outputs). The trained kernel is that of a layer of
+--model, a network on flattened Fashion-MNIST images such as benchmarks/compression.py leaves in its folder; the others are known.
+"""
+
+import json
+
+import click
+import keras
+import numpy as np
+import scipy.fft
+import scipy.linalg
+from keras import ops
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from keras_butterfly import Butterfly, ButterflyDense, fitting, transforms
+from keras_butterfly.export import files
+from keras_butterfly.export.demo import load
+from keras_butterfly.projection import low_rank, monarch
+
+N = 1024
+FITTED_ON = 4096
+
+
+def relative(given, wanted) -> float:
+    return float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted))
+
+
+def layers() -> dict[str, keras.layers.Layer]:
+    made = {f"butterfly, {n} stack{'s' * (n > 1)}": Butterfly(N, stacks=n, seed=0) for n in (1, 2, 3)}
+    made |= {f"sandwich, k = {k}": ButterflyDense(N, k, k, use_bias=False, seed=0) for k in (10, 64)}
+    for layer in made.values():
+        layer.build((None, N))
+    return made
+
+
+def kernels(trained) -> dict[str, np.ndarray]:
+    butterfly = Butterfly(N, seed=1)
+    butterfly.build((None, N))
+    return {
+        "trained": trained,
+        "Gaussian": np.random.default_rng(0).standard_normal((N, N)) / np.sqrt(N),
+        "Hadamard": scipy.linalg.hadamard(N) / np.sqrt(N),
+        "a butterfly": ops.convert_to_numpy(butterfly.kernel),
+        "DCT-II": scipy.fft.dct(np.eye(N), norm="ortho"),
+    }
+
+
+def rows(kernels: dict[str, np.ndarray], x: np.ndarray, console: Console):
+    """(name, weights, error of each kernel, error of the outputs of the first on x)."""
+    outputs = x @ kernels["trained"]
+    for name, layer in track(layers().items(), "fit", console=console, disable=not console.is_terminal):
+        # The cosine transform alone is no butterfly; as a product of butterflies it is exact, see `transforms.dct`.
+        errors = {key: fitting.fit(layer, kernel) for key, kernel in kernels.items()}
+        yield name, layer.effective_parameters, errors, fitting.fit(layer, kernels["trained"], (x, outputs))
+    for rank in (10, 20, 30, 32):
+        errors = {key: relative(low_rank(kernel, rank), kernel) for key, kernel in kernels.items()}
+        directions = np.linalg.svd(outputs, full_matrices=False)[2][:rank]
+        yield f"SVD, rank {rank}", 2 * N * rank, errors, relative(outputs @ directions.T @ directions, outputs)
+    projected = {key: product(*monarch(kernel, (32, 32))) for key, kernel in kernels.items()}
+    errors = {key: relative(projected[key], kernel) for key, kernel in kernels.items()}
+    yield "Monarch, radix 32", 2 * N * 32, errors, relative(x @ projected["trained"], outputs)
+
+
+def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.einsum("jlp,pjo->jlop", first, second).reshape(N, N)
+
+
+@click.command()
+@click.option("--model", "path", type=click.Path(exists=True), required=True, help="A trained .keras file.")
+@click.option("--layer", default="hidden_1", show_default=True, help="Its Dense(1024) on 1024 inputs.")
+@click.option("--json", "report", type=click.Path(), help="Also write the figures to this new file.")
+def main(path, layer, report):
+    if report:
+        files.check_writable(report)
+    console, model = Console(width=140), keras.models.load_model(path)
+    dense = model.get_layer(layer)
+    images = load("fashion_mnist").x_train[:FITTED_ON]
+    x = keras.Model(model.inputs, dense.input).predict(images, verbose=0)
+    known = kernels(ops.convert_to_numpy(dense.kernel))
+    table = Table("map", title="Relative error of the kernel, and of the outputs on data", title_justify="left")
+    for column in ("weights", *known, "outputs of trained"):
+        table.add_column(column, justify="right")
+    found = []
+    for name, weights, errors, on_data in rows(known, x - x.mean(0), console):
+        found.append({"map": name, "weights": weights, "kernel": errors, "outputs": on_data})
+        table.add_row(
+            name,
+            f"{weights:,}",
+            *(f"{error:.1e}" if error < 1e-3 else f"{error:.3f}" for error in errors.values()),
+            f"{on_data:.3f}",
+        )
+        console.print(f"{name}: {on_data:.3f}")
+    exact = relative(transforms.dct(N)(np.eye(N, dtype=np.float32)), known["DCT-II"])
+    console.print(table)
+    console.print(f"transforms.dct({N}), a product of 10 butterflies: DCT-II within {exact:.1e}")
+    if report:
+        files.write(report, json.dumps(found, indent=2).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The commands on models: arguments, output, exit codes and files. Some as processes, most in this one, to save their start."""
+
+import errno
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_butterfly_cli import main
+
+from keras_butterfly import Butterfly, export
+
+
+def run(*arguments, folder, limit=None):
+    """The command's process; `limit`: no file may become larger, in bytes, as on a full disk."""
+    command = [Path(sys.executable).with_name("keras-butterfly"), *map(str, arguments)]
+    before = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=before)
+
+
+class Outcome(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """The command within this process, in the folder."""
+    monkeypatch.chdir(folder)
+
+    def outcome(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(["--verbose", *map(str, arguments)])  # else it would silence this process for good
+        return Outcome(stopped.value.code or 0, *capsys.readouterr())
+
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained model, a small one by the command, and data."""
+    where, rng = tmp_path_factory.mktemp("models"), np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    x = rng.standard_normal((400, 64)).astype("float32")
+    y = (x @ rng.standard_normal((64, 4))).argmax(-1)
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(128, "relu", name="hidden"),
+            layers.Dense(128, "relu", name="next"),
+            layers.Dense(4, "softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=5, verbose=0)
+    model.save(where / "model.keras")
+    np.savez(where / "data.npz", x=x, y=y)
+    np.savez(where / "nan.npz", x=np.full((5, 64), np.nan, "float32"))
+    np.savez(where / "narrow.npz", x=np.ones((5, 63), "float32"))
+    (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
+    (where / "text.keras").write_text("no model")
+    done = run("replace", "model.keras", "-o", "small.keras", "--data", "data.npz", "--steps", 20, "--epochs", 2, folder=where)
+    assert done.returncode == 0, done.stderr
+    assert "128 -> 128" in done.stdout and "wrote small.keras" in done.stdout
+    assert done.stderr == ""  # no bars in a pipe
+    return where
+
+
+def test_replaced_file_loads_and_is_smaller(folder):
+    small = keras.models.load_model(folder / "small.keras")
+    assert [type(layer) for layer in small.layers] == [Butterfly, Butterfly, layers.Dense]
+    assert small.count_params() * 4 < keras.models.load_model(folder / "model.keras").count_params()
+
+
+def test_from_keras_to_int8_to_comparison(folder, call):
+    done = run(
+        "export", "small.keras", "-o", "small.tflite", "--quantize", "int8", "--data", "data.npz", "--json", folder=folder
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["precision"] == "int8"
+    assert report["size_bytes"] == (folder / "small.tflite").stat().st_size
+    assert [plan["layer"] for plan in report["plan"]] == ["hidden", "next"]
+    assert report["parity"]["relative_error"] < 0.25
+    done = call("compare", "model.keras", "small.tflite", "--data", "data.npz", "--runs", 5, "--plot", "bars.png")
+    assert done.returncode == 0, done.stderr
+    for word in ("model.keras", "small.tflite", "speed-up", "accuracy", "difference"):
+        assert word in done.stdout
+    assert (folder / "bars.png").read_bytes()[:4] == b"\x89PNG"
+    done = call("measure", "small.tflite", "--runs", 5, "--json")
+    assert json.loads(done.stdout)["median"] > 0
+    assert "median us" in call("measure", "small.tflite", "--runs", 5).stdout
+
+
+def test_compare_judges_by_the_data(folder, call):
+    done = call("compare", "model.keras", "--data", "data.npz", "--runs", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "data.npz") as data:
+        outputs = keras.models.load_model(folder / "model.keras").predict(data["x"], verbose=0)
+        expected = np.mean(outputs.argmax(-1) == data["y"])
+    model = json.loads(done.stdout)["models"]["model.keras"]
+    assert model["accuracy"] == pytest.approx(expected)
+    assert model["difference"] == 0
+
+
+def test_summary(folder, call):
+    done = call("summary", "small.keras", "--json")
+    assert done.returncode == 0, done.stderr
+    small = keras.models.load_model(folder / "small.keras")
+    assert json.loads(done.stdout)["total"]["weights"] == small.count_params()
+    text = call("summary", "small.keras").stdout
+    for word in ("hidden", "Butterfly", "multiply-", "total", "int8"):
+        assert word in text
+
+
+def test_a_target_picks(folder, call):
+    done = call(
+        *("replace", "model.keras", "-o", "picked.keras", "--data", "data.npz", "--steps", 5, "--stacks", 1, "--k", 4),
+        *("--max-accuracy-drop", 100, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [point["name"] for point in report["points"]] == ["original", "full", "k = 4"]
+    fastest = min(report["points"][1:], key=lambda point: point["median_seconds"])
+    assert report["picked"]["name"] == fastest["name"]
+    assert keras.models.load_model(folder / "picked.keras").count_params() == fastest["weights"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("summary", "nowhere.keras"), "Expected a .keras file. Received: 'nowhere.keras'"),
+        (("summary", "corrupt.keras"), "'corrupt.keras' could not be loaded"),
+        (("summary", "text.keras"), "'text.keras' could not be loaded"),
+        (("summary", "data.npz"), "'data.npz' could not be loaded"),
+        (("replace", "model.keras", "-o", "new.keras", "--where", "nobody"), "Expected names of dense layers"),
+        (("replace", "model.keras", "-o", "new.keras", "--where", "no.*body"), "Expected a layer to replace"),
+        (("replace", "model.keras", "-o", "new.keras", "--where", "(*"), "Expected a name or a regular expression"),
+        (("replace", "model.keras", "-o", "new.keras", "--where", "hidden", "--k", 500), "fewer than k=500"),
+        (("replace", "model.keras", "-o", "new.keras", "--data", "nan.npz"), "Expected finite numbers"),
+        (("replace", "model.keras", "-o", "new.keras", "--data", "narrow.npz"), "Received: [(5, 63)]"),
+        (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),
+        (("replace", "model.keras", "-o", "new.keras", "--epochs", 1), "Expected --data to train on"),
+        (("replace", "model.keras", "-o", "new.keras", "--k", 4, "--k", 8), "Expected one --k or one --stacks"),
+        (("replace", "model.keras", "-o", "new.keras", "--target-size", 9), "Expected --data"),
+        (("replace", "model.keras", "-o", "small.keras"), "'small.keras' exists"),
+        (("replace", "model.keras", "-o", "new.h5"), "ends in .keras"),
+        (("replace", "model.keras", "-o", "nowhere/new.keras"), "Expected an existing folder"),
+        (("export", "small.keras", "-o", "new.tflite", "--quantize", "int8"), "Expected `representative_data`"),
+        (("export", "small.keras", "-o", "new.tflite", "--quantize", "int8", "--data", "nan.npz"), "Expected finite numbers"),
+        (("export", "small.keras", "-o", "new.tflite", "--data", "narrow.npz"), "Received: (5, 63)"),
+        (("measure", "data.npz"), "Expected a TFLite model that the stock runtime loads"),
+        (("compare", "model.keras", "model.keras"), "Expected different models"),
+        (("compare",), "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, folder, call):
+    before = sorted(entry.name for entry in folder.iterdir())
+    done = call(*arguments)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert done.stdout == ""
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(folder):
+    before = sorted(entry.name for entry in folder.iterdir())
+    done = run("replace", "model.keras", "-o", "new.keras", "--initialize", "fresh", folder=folder, limit=9000)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("keras-butterfly: ")
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_tflite_file(folder, call, monkeypatch):
+    """The converter has files of its own, which a limit on this process would hit first."""
+
+    def full(self, content):
+        self.open("wb").write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(entry.name for entry in folder.iterdir())
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = call("export", "small.keras", "-o", "new.tflite", "--effort", "estimate")
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
+    done = call(
+        *("replace", "model.keras", "-o", "new.keras", "--data", "data.npz", "--steps", 0, "--k", 4),
+        *("--target-latency", 0.001),
+    )
+    assert done.returncode == 1
+    assert "Nothing tried meets the targets. k = 4" in done.stderr
+    assert not (folder / "new.keras").exists()
+
+
+def test_an_export_off_by_more_than_the_tolerance_is_exit_code_1(folder, call):
+    done = call("export", "small.keras", "-o", "new.tflite", "--tolerance", 1e-30)
+    assert done.returncode == 1, done.stderr
+    assert not (folder / "new.tflite").exists()
+    assert export.ParityError.exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["summary", "replace", "export", "measure", "compare"])
+def test_help(command, call):
+    done = call(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout

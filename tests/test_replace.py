@@ -1,0 +1,376 @@
+"""Dense layers of any Keras model replaced; what stays and what becomes of it."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_butterfly import Butterfly, ButterflyDense, replace_dense
+from keras_butterfly.cloning import Exchanged, named_layers
+from keras_butterfly.dense_map import DenseMap
+from keras_butterfly.replace import check_data
+
+QUICK = {"steps": 2, "seed": 0, "progress": False}
+
+
+def mlp():
+    return keras.Sequential(
+        [
+            keras.Input((32,)),
+            layers.Dense(64, activation="relu", name="first"),
+            layers.Dropout(0.1),
+            layers.Dense(64, use_bias=False, name="second"),
+            layers.BatchNormalization(),
+            layers.Dense(10, name="last"),
+        ]
+    )
+
+
+def values(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+def kinds(model):
+    return {path: type(layer).__name__ for path, layer in named_layers(model)}
+
+
+def test_the_original_stays_and_the_record_is_true(rng):
+    model = mlp()
+    x = rng.standard_normal((100, 32)).astype("float32")
+    before, weights = values(model, x), [value.copy() for value in model.get_weights()]
+    new, record = replace_dense(model, data=x, **QUICK)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
+    assert np.array_equal(before, values(model, x))
+    assert [(change.layer, change.was, change.kind) for change in record.changes] == [
+        ("first", "Dense", "Butterfly"),
+        ("second", "Dense", "Butterfly"),
+    ]
+    assert re.fullmatch(r"would keep 4\d\d of its 650 weights", record.kept.pop("last"))
+    assert not record.kept
+    assert (record.weights_before, record.weights_after) == (model.count_params(), new.count_params())
+    first = record.changes[0]
+    assert (first.inputs, first.units, first.weights_before) == (32, 64, 32 * 64 + 64)
+    assert first.weights_after == new.get_layer("first").count_params() == new_count(32, 64) + 64
+    assert first.fitted_to == "data"
+    # The recorded error is that of the deviation from the mean, as the bias takes up the mean.
+    wanted = x @ model.get_layer("first").get_weights()[0]
+    given = keras.ops.convert_to_numpy(new.get_layer("first").linear(x))
+    wanted, given = wanted - wanted.mean(0), given - given.mean(0)
+    assert abs(np.linalg.norm(given - wanted) / np.linalg.norm(wanted) - first.error) < 0.02
+    assert record.to_dict()["changes"][0]["layer"] == "first"
+    assert record.table().row_count == 2
+
+
+def new_count(inputs, units):
+    layer = Butterfly(units, seed=0)
+    layer.build((None, inputs))
+    return layer.effective_parameters
+
+
+def test_a_butterfly_in_dense_clothes_is_carried_over_exactly(rng):
+    """Whose kernel a butterfly has, the replaced model computes the same."""
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16, activation="tanh"), layers.Dense(16)])
+    for index, layer in enumerate(model.layers):
+        butterfly = Butterfly(16, seed=index)
+        butterfly.build((None, 16))
+        layer.set_weights([keras.ops.convert_to_numpy(butterfly.kernel), rng.standard_normal(16)])
+    x = rng.standard_normal((50, 16)).astype("float32")
+    for data in (None, x):
+        new, record = replace_dense(model, where=1, data=data, **{**QUICK, "steps": 0})
+        assert max(change.error for change in record.changes) < 1e-2
+        assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
+
+
+def test_fitting_to_data_comes_nearer_than_to_the_kernel(rng):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(64, activation="relu"), layers.Dense(64)])
+    x = (rng.standard_normal((400, 6)) @ rng.standard_normal((6, 64))).astype("float32")
+    settings = {"steps": 60, "seed": 0, "progress": False}
+    errors = {}
+    for name, how in {"data": {"data": x}, "kernel": {}, "fresh": {"initialize": "fresh"}}.items():
+        new, record = replace_dense(model, **how, **settings)
+        errors[name] = np.linalg.norm(values(new, x) - values(model, x))
+        assert {change.fitted_to for change in record.changes} == {None if name == "fresh" else name}
+    assert errors["data"] < 0.7 * errors["kernel"]
+    assert errors["data"] < 0.7 * errors["fresh"]
+
+
+def test_settings_of_the_layers_are_kept():
+    dense = layers.Dense(
+        64,
+        activation="gelu",
+        kernel_regularizer=keras.regularizers.L2(1e-3),
+        bias_regularizer="l1",
+        activity_regularizer="l2",
+        bias_constraint="non_neg",
+        dtype="mixed_bfloat16",
+        name="kept",
+    )
+    model = keras.Sequential([keras.Input((64,)), dense])
+    dense.trainable = False
+    dense.bias.assign(np.linspace(0, 1, 64))
+    for k, kind in ((None, Butterfly), (8, ButterflyDense)):
+        new = replace_dense(model, k=k, initialize="fresh", **QUICK)[0].get_layer("kept")
+        assert isinstance(new, kind)
+        assert new.activation is dense.activation
+        assert new.kernel_regularizer.l2 == pytest.approx(1e-3)
+        assert type(new.bias_regularizer) is keras.regularizers.L1
+        assert type(new.activity_regularizer) is keras.regularizers.L2
+        assert type(new.bias_constraint) is keras.constraints.NonNeg
+        assert new.dtype_policy.name == "mixed_bfloat16"
+        assert not new.trainable
+        assert np.allclose(keras.ops.convert_to_numpy(new.bias), np.linspace(0, 1, 64), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("where", "replaced"),
+    [
+        ("first", ["first"]),
+        (["first", "inner/deep"], ["first", "inner/deep"]),
+        (["deep"], ["inner/deep"]),
+        (re.compile("inner/"), ["inner/deep"]),
+        (lambda layer: layer.units == 48, ["wide"]),
+        (2500, ["wide", "inner/deep"]),
+        (None, ["first", "wide", "inner/deep"]),
+    ],
+)
+def test_where(where, replaced):
+    inputs = keras.Input((32,))
+    x = layers.Dense(32, name="first")(inputs)
+    x = layers.Dense(48, name="wide")(layers.Dense(64, name="ends")(x) if where == 2500 else x)
+    inner = keras.Sequential([keras.Input((48,)), layers.Dense(64, name="deep")], name="inner")
+    model = keras.Model(inputs, inner(x))
+    if where == 2500:
+        replaced = ["wide", "inner/deep"]
+    _, record = replace_dense(model, where=where, initialize="fresh", **QUICK)
+    assert [change.layer for change in record.changes] == replaced
+
+
+def test_shared_layers_stay_shared_and_branches_stay_apart(rng):
+    inputs = keras.Input((32,))
+    shared = layers.Dense(32, activation="relu", name="shared")
+    left, right = shared(inputs), shared(layers.Dense(32, name="own")(inputs))
+    model = keras.Model(inputs, {"sum": left + right, "right": right})
+    x = rng.standard_normal((40, 32)).astype("float32")
+    new, record = replace_dense(model, data=x, **QUICK)
+    assert sorted(change.layer for change in record.changes) == ["own", "shared"]
+    outputs = new(x)
+    assert sorted(outputs) == ["right", "sum"]
+    layer = new.get_layer("shared")
+    difference = keras.ops.convert_to_numpy(outputs["sum"] - outputs["right"])
+    assert np.allclose(difference, keras.ops.convert_to_numpy(layer(x)), atol=1e-5)
+    assert sum(isinstance(layer, Butterfly) for layer in new.layers) == 2
+
+
+def test_rank_3_einsum_and_wrapped_layers(rng):
+    inputs = keras.Input((5, 32))
+    x = layers.Dense(32, name="rank_3")(inputs)
+    x = layers.EinsumDense("abc,cd->abd", (None, 32), bias_axes="d", activation="relu", name="einsum")(x)
+    x = layers.TimeDistributed(layers.Dense(32, name="inner"), name="each")(x)
+    model = keras.Model(inputs, layers.Bidirectional(layers.LSTM(4))(x))
+    data = rng.standard_normal((20, 5, 32)).astype("float32")
+    new, record = replace_dense(model, data=data, **QUICK)
+    assert [change.layer for change in record.changes] == ["rank_3", "einsum", "each/inner"]
+    assert new.get_layer("einsum").activation is keras.activations.relu
+    assert values(new, data).shape == (20, 8)
+    # What was not replaced has the original's weights.
+    own, theirs = (model_.layers[-1].get_weights() for model_ in (new, model))
+    assert all(np.array_equal(a, b) for a, b in zip(own, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "reason"),
+    [
+        (layers.EinsumDense("abc,cde->abde", (None, 4, 8)), (None, 3, 32), "has the equation 'abc,cde->abde'"),
+        (layers.EinsumDense("abc,bcd->abd", (3, 32)), (None, 3, 32), "has the equation 'abc,bcd->abd'"),
+        (layers.EinsumDense("abc,bd->adc", (32, 32)), (None, 32, 32), "has the equation"),
+        (layers.EinsumDense("abc,cd->abd", (3, 32), bias_axes="bd"), (None, 3, 32), r"has a bias of shape \(3, 32\)"),
+        (layers.Conv2D(8, 3), (None, 5, 5, 8), r"is a convolution of \(3, 3\)"),
+        (layers.Conv2D(8, 1, groups=2), (None, 5, 5, 8), "in 2 group"),
+        (layers.Dense(32, kernel_constraint="non_neg"), (None, 32), "has a kernel_constraint"),
+        (type("Own", (layers.Dense,), {})(32), (None, 32), "is a Own, not one of Dense, EinsumDense, Conv2D"),
+    ],
+)
+def test_layers_that_are_no_dense_map_say_why(layer, shape, reason):
+    layer.build(shape)
+    with pytest.raises(ValueError, match=reason):
+        DenseMap.of(layer)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_convolutions_of_one_pixel(strides, rng):
+    convolution = layers.Conv2D(32, 1, strides=strides, activation="relu", name="mix")
+    model = keras.Sequential([keras.Input((5, 7, 32)), convolution])
+    butterfly = Butterfly(32, seed=3)
+    butterfly.build((None, 32))
+    convolution.set_weights([keras.ops.convert_to_numpy(butterfly.kernel)[None, None], rng.standard_normal(32)])
+    x = rng.standard_normal((30, 5, 7, 32)).astype("float32")
+    with pytest.raises(ValueError, match="Found none for where=None: 'mix' is not asked for"):
+        replace_dense(model, **QUICK)
+    new, record = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
+    assert record.changes[0].was == "Conv2D"
+    assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
+
+
+def test_convolutions_of_a_single_position_are_dense():
+    inputs = keras.Input((1, 1, 64))
+    model = keras.Model(inputs, layers.Conv2D(64, 1, name="logits")(inputs))
+    assert replace_dense(model, initialize="fresh", **QUICK)[1].changes[0].layer == "logits"
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A transformer's feed-forward pair, held in a list, a dict and an attribute, and a Sequential."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.pair = [layers.Dense(2 * units, activation="gelu", name="up"), layers.Dense(units, name="down")]
+        self.gates = {"gate": layers.Dense(units, name="gate")}
+        self.tail = keras.Sequential([layers.Dense(units, name="tail_dense")], name="tail")
+        self.norm = layers.LayerNormalization(name="norm")
+
+    def build(self, shape):
+        for layer in (self.pair[0], self.gates["gate"], self.tail, self.norm):
+            layer.build(shape)
+        self.pair[1].build((*shape[:-1], 2 * self.units))
+        self.built = True
+
+    def call(self, x):
+        y = x
+        for layer in self.pair:
+            y = layer(y)
+        return self.norm(x + self.tail(y * self.gates["gate"](x)))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Network(keras.Model):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.block = Block(units, name="block")
+        self.head = layers.Dense(units, name="head")
+
+    def call(self, x):
+        return self.head(self.block(x))
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
+    x = rng.standard_normal((60, 4, 32)).astype("float32")
+    if subclassed:
+        model = Network(32)
+        model(x[:1])
+    else:
+        inputs = keras.Input((4, 32))
+        model = keras.Model(inputs, layers.Dense(32, name="head")(Block(32, name="block")(inputs)))
+    new, record = replace_dense(model, data=x, **QUICK)
+    paths = ["block/up", "block/down", "block/gate", "block/tail/tail_dense", "head"]
+    assert sorted(change.layer for change in record.changes) == sorted(paths)
+    assert {change.fitted_to for change in record.changes} == {"data"}
+    block = new.block if subclassed else new.get_layer("block")
+    assert isinstance(block, Block)
+    assert isinstance(new if subclassed else block, Exchanged)
+    assert isinstance(block.pair[0], Butterfly) and isinstance(block.gates["gate"], Butterfly)
+    assert all(isinstance(layer, layers.Dense) for layer in (model.block if subclassed else model.get_layer("block")).pair)
+    assert new.count_params() == record.weights_after < record.weights_before
+    # Trained and saved like any model.
+    new.compile("adam", "mse")
+    before = values(new, x)
+    new.fit(x, values(model, x), verbose=0)
+    assert np.abs(values(new, x) - before).max() > 0
+    new.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.allclose(values(loaded, x), values(new, x), atol=1e-5)
+    assert kinds(loaded)["block/up"] == "Butterfly"
+
+
+def test_a_class_without_config_is_refused_with_advice(rng):
+    class Bare(keras.Model):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = layers.Dense(units)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Bare(64)
+    model(rng.standard_normal((1, 64)))
+    with pytest.raises(ValueError, match=r"can make again from their config.*a Bare.*get_config\(\)"):
+        replace_dense(model, **QUICK)
+
+
+def test_lambda_and_several_inputs(rng):
+    first, second = keras.Input((32,), name="first"), keras.Input((32,), name="second")
+    x = layers.Lambda(lambda pair: pair[0] * pair[1])([first, second])
+    model = keras.Model({"first": first, "second": second}, layers.Dense(32, name="dense")(x))
+    data = {name: rng.standard_normal((30, 32)).astype("float32") for name in ("first", "second")}
+    new, record = replace_dense(model, data=data, **QUICK)
+    assert record.changes[0].fitted_to == "data"
+    assert values(new, data).shape == (30, 32)
+
+
+def test_the_new_model_is_compiled_like_the_old_one(rng):
+    model, x = mlp(), rng.standard_normal((64, 32)).astype("float32")
+    model.compile(keras.optimizers.SGD(0.05), "mse", metrics=["mae"])
+    new, _ = replace_dense(model, initialize="fresh", **QUICK)
+    new.fit(x, np.zeros((64, 10)), verbose=0)
+    assert type(new.optimizer) is keras.optimizers.SGD
+    assert float(new.optimizer.learning_rate) == pytest.approx(0.05)
+    model.compile("adam", lambda wanted, given: keras.ops.mean(given), metrics=[])
+    assert not replace_dense(model, initialize="fresh", **QUICK)[0].compiled
+
+
+def test_seeds_repeat(rng):
+    model = mlp()
+    weights = [replace_dense(model, initialize="fresh", seed=7, progress=False)[0].get_weights() for _ in range(2)]
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "sparse"}, "`kind` must be one of"),
+        ({"k": 0}, "`k` must be a positive integer"),
+        ({"k": 65, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than k=65"),
+        ({"k": 100}, "Found none for where=None"),
+        ({"k": 4, "kind": "butterfly"}, '`k` is of kind="sandwich"'),
+        ({"k": 4, "stacks": 2}, '`stacks` is of kind="butterfly"'),
+        ({"stacks": 0}, "`stacks` must be a positive integer"),
+        ({"where": "nobody"}, r"Expected names of dense layers, of \['first', 'second', 'last'\]. Received: \['nobody'\]"),
+        ({"where": re.compile("nobody")}, "Expected a layer to replace. Found none"),
+        ({"where": 3.5}, "`where` must be None"),
+        ({"where": 10**6}, "Found none for where=1000000"),
+        ({"initialize": "project"}, "`initialize` must be one of"),
+        ({"data": np.ones((5, 31))}, r"Expected data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
+        ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),
+        ({"data": np.zeros((0, 32))}, "Expected data of the shapes"),
+        ({"data": np.array([["a"] * 32])}, "Expected numbers in the data"),
+        ({"seed": -1}, "`seed` must be None or an integer"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        replace_dense(mlp(), progress=False, **arguments)
+
+
+def test_models_that_are_none():
+    with pytest.raises(ValueError, match=r"Expected a keras.Model. Received: Dense"):
+        replace_dense(layers.Dense(3))
+    with pytest.raises(ValueError, match="not built"):
+        replace_dense(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(ValueError, match="the model has no dense layer"):
+        replace_dense(keras.Sequential([keras.Input((4,)), layers.ReLU()]))
+
+
+def test_lists_of_examples_are_arrays(rng):
+    x = rng.standard_normal((5, 32)).tolist()
+    assert check_data(mlp(), x).shape == (5, 32)
+    assert check_data(mlp(), [np.array(x)])[0].shape == (5, 32)
