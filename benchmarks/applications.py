@@ -3,8 +3,8 @@
     python benchmarks/applications.py [--model NAME ...] [--steps 20] [--convolutions] [--json FILE]
 
 Random weights, no softmax, which would hide errors. Each model's heavy Dense layers become butterflies, fitted to their
-kernels; with --convolutions all layers of at least 50,000 weights, 1x1 convolutions too. Prints weights, sizes (dense: 4 bytes a
-weight; the .tflite file), and the error of the exported file against Keras.
+kernels; with --convolutions all layers of at least 50,000 weights, 1x1 convolutions too. Prints weights, sizes (dense: 4 bytes
+a weight; the .tflite file), and the error of the exported file against Keras.
 """
 
 import json

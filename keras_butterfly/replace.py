@@ -184,9 +184,9 @@ def check_data(model: keras.Model, data):
     Raises:
         ValueError: for shapes that are not those of the model's inputs, no or unequal numbers of examples, or NaN.
     """
-    inputs = getattr(model, "inputs", None)
+    inputs = getattr(model, "inputs", None) or []
     # A list of examples, not a list of one input's array.
-    one = isinstance(data, list) and len(inputs or ()) == 1 and bool(data) and np.ndim(data[0]) < len(inputs[0].shape)
+    one = isinstance(data, list) and len(inputs) == 1 and bool(data) and np.ndim(data[0]) < len(inputs[0].shape)
     arrays = np.asarray(data) if one else keras.tree.map_structure(np.asarray, data)
     flat = keras.tree.flatten(arrays)
     expected = [tuple(tensor.shape[1:]) for tensor in inputs] if inputs else [array.shape[1:] for array in flat]
