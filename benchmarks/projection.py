@@ -1,6 +1,6 @@
 """How near butterflies come to given kernels without training, beside truncated SVD and Monarch at equal weights.
 
-    python benchmarks/projection.py [--model FILE.keras] [--layer hidden_1] [--json FILE]
+    python benchmarks/projection.py --model FILE.keras [--layer hidden_1] [--map NAME ...] [--json FILE]
 
 Relative errors in the 2-norm: of the kernel, where factors are fitted to it, and of the layer's outputs on 4,096 Fashion-MNIST
 training images about their mean, where they are fitted to those (SVD: of the outputs). The trained kernel is that of a layer of
@@ -52,10 +52,11 @@ def kernels(trained) -> dict[str, np.ndarray]:
     }
 
 
-def rows(kernels: dict[str, np.ndarray], x: np.ndarray, console: Console):
-    """(name, weights, error of each kernel, error of the outputs of the first on x)."""
+def rows(kernels: dict[str, np.ndarray], x: np.ndarray, chosen, console: Console):
+    """(name, weights, error of each kernel, error of the outputs of the first on x); of the fitted maps those `chosen`."""
     outputs = x @ kernels["trained"]
-    for name, layer in track(layers().items(), "fit", console=console, disable=not console.is_terminal):
+    fitted = {name: layer for name, layer in layers().items() if not chosen or name in chosen}
+    for name, layer in track(fitted.items(), "fit", console=console, disable=not console.is_terminal):
         # The cosine transform alone is no butterfly; as a product of butterflies it is exact, see `transforms.dct`.
         errors = {key: fitting.fit(layer, kernel) for key, kernel in kernels.items()}
         yield name, layer.effective_parameters, errors, fitting.fit(layer, kernels["trained"], (x, outputs))
@@ -75,8 +76,9 @@ def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 @click.command()
 @click.option("--model", "path", type=click.Path(exists=True), required=True, help="A trained .keras file.")
 @click.option("--layer", default="hidden_1", show_default=True, help="Its Dense(1024) on 1024 inputs.")
+@click.option("--map", "chosen", multiple=True, type=click.Choice(list(layers())), help="Fit only this; repeatable.")
 @click.option("--json", "report", type=click.Path(), help="Also write the figures to this new file.")
-def main(path, layer, report):
+def main(path, layer, chosen, report):
     if report:
         files.check_writable(report)
     console, model = Console(width=140), keras.models.load_model(path)
@@ -88,7 +90,7 @@ def main(path, layer, report):
     for column in ("weights", *known, "outputs of trained"):
         table.add_column(column, justify="right")
     found = []
-    for name, weights, errors, on_data in rows(known, x - x.mean(0), console):
+    for name, weights, errors, on_data in rows(known, x - x.mean(0), chosen, console):
         found.append({"map": name, "weights": weights, "kernel": errors, "outputs": on_data})
         table.add_row(
             name,

@@ -4,6 +4,10 @@ import numpy as np
 
 from .wiring import Wiring
 
+# Directions that J1 or J2 shrink below this part of the others are given up: what makes up for them would be huge, and lost to
+# round-off in float32.
+SMALLEST = 1e-4
+
 
 def factorize(kernel: np.ndarray, wiring: Wiring) -> np.ndarray:
     """Weights of a butterfly near `kernel`, by hierarchical factorisation; exact where the kernel is a butterfly's.
@@ -149,4 +153,4 @@ def middle_kernel(kernel: np.ndarray, j1: np.ndarray, j2_t: np.ndarray) -> np.nd
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2, where W' = J2 W J1^T.
     """
     kernel, j1, j2_t = (np.asarray(matrix, np.float64) for matrix in (kernel, j1, j2_t))
-    return np.linalg.pinv(j1) @ kernel @ np.linalg.pinv(j2_t)
+    return np.linalg.pinv(j1, rcond=SMALLEST) @ kernel @ np.linalg.pinv(j2_t, rcond=SMALLEST)

@@ -160,3 +160,9 @@ def test_set_bias_refuses_other_shapes():
         built(Butterfly(4, use_bias=True), 4).set_bias(np.ones(3))
     with pytest.raises(ValueError, match="has no bias"):
         built(Butterfly(4), 4).set_bias(np.ones(4))
+
+
+def test_a_sandwich_near_a_kernel_of_full_rank_stays_tame(rng):
+    """Where J1 shrinks a direction to nothing, W' must not make up for it."""
+    layer = built(ButterflyDense(64, 16, 16, seed=0), 64)
+    assert fitting.fit(layer, scipy.linalg.hadamard(64) / 8, steps=0) < 1.5
