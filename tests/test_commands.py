@@ -60,9 +60,9 @@ def folder(tmp_path_factory):
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(x, y, epochs=5, verbose=0)
+    model.fit(x[:350], y[:350], epochs=5, verbose=0)
     model.save(where / "model.keras")
-    np.savez(where / "data.npz", x=x, y=y)
+    np.savez(where / "data.npz", x=x[:350], y=y[:350], x_test=x[350:], y_test=y[350:])
     np.savez(where / "nan.npz", x=np.full((5, 64), np.nan, "float32"))
     np.savez(where / "narrow.npz", x=np.ones((5, 63), "float32"))
     (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
@@ -104,8 +104,8 @@ def test_compare_judges_by_the_data(folder, call):
     done = call("compare", "model.keras", "--data", "data.npz", "--runs", 2, "--json")
     assert done.returncode == 0, done.stderr
     with np.load(folder / "data.npz") as data:
-        outputs = keras.models.load_model(folder / "model.keras").predict(data["x"], verbose=0)
-        expected = np.mean(outputs.argmax(-1) == data["y"])
+        outputs = keras.models.load_model(folder / "model.keras").predict(data["x_test"], verbose=0)
+        expected = np.mean(outputs.argmax(-1) == data["y_test"])
     model = json.loads(done.stdout)["models"]["model.keras"]
     assert model["accuracy"] == pytest.approx(expected)
     assert model["difference"] == 0
@@ -124,13 +124,14 @@ def test_summary(folder, call):
 def test_a_target_picks(folder, call):
     done = call(
         *("replace", "model.keras", "-o", "picked.keras", "--data", "data.npz", "--steps", 5, "--stacks", 1, "--k", 4),
-        *("--max-accuracy-drop", 100, "--json"),
+        *("--max-accuracy-drop", 100, "--json", "--plot", "tried.png"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [point["name"] for point in report["points"]] == ["original", "full", "k = 4"]
     fastest = min(report["points"][1:], key=lambda point: point["median_seconds"])
     assert report["picked"]["name"] == fastest["name"]
+    assert (folder / "tried.png").read_bytes()[:4] == b"\x89PNG"
     assert keras.models.load_model(folder / "picked.keras").count_params() == fastest["weights"]
 
 

@@ -84,6 +84,7 @@ def summary(model, as_json):
 @click.option("--target-size", type=float, help="Pick by measuring: at most so many KiB of .tflite.")
 @click.option("--max-accuracy-drop", type=float, help="Pick by measuring: at most so many points of accuracy, 0 to 100, lost.")
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that targets are measured in.")
+@click.option("--plot", type=MODEL, help="With a target: write a picture of what was tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @OVERWRITE
 @AS_JSON
@@ -138,7 +139,7 @@ def measure(**options):
 
 @cli.command()
 @click.argument("models", type=MODEL, nargs=-1, required=True)
-@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy.")
+@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy; x_test, y_test if there.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
 @click.option("--plot", type=MODEL, help="Write a picture to this file too.")

@@ -14,7 +14,7 @@ from keras_butterfly import export as exporting
 from keras_butterfly.export import files, verify
 from keras_butterfly.export.measure import content_of
 from keras_butterfly.export.model import predict
-from keras_butterfly.export.reading import LABELS, inputs_of, load_arrays, load_model, split
+from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from keras_butterfly.export.sweep import MOST_FITTED, accuracy
 from keras_butterfly.progress import Progress
 from keras_butterfly.replace import check_data
@@ -41,7 +41,7 @@ def replace(model, output, overwrite, as_json, data, target_latency, target_size
     settings = {key: options[key] for key in ("initialize", "seed")} | {"where": _where(options["where"], options["least"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
     if any(target is not None for target in targets.values()):
-        new, report, shown = _picked(original, arrays, targets, options, settings)
+        new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
     else:
         new, report, shown = _replaced(original, arrays, options, settings)
     files.write(output, new.save, overwrite)
@@ -52,6 +52,10 @@ def _replaced(original, arrays, options, settings):
     ks, stacks = options["ks"], options["stacks"]
     if len(ks) > 1 or len(stacks) > 1:
         raise ValueError("Expected one --k or one --stacks. Several are tried only for a target, such as --target-latency.")
+    if options["plot"] is not None:
+        raise ValueError(
+            "Expected --plot with a target, such as --target-latency: it shows what was tried. Received it without."
+        )
     if options["epochs"] and arrays is None:
         raise ValueError("Expected --data to train on. Received --epochs without it.")
     if options["quantize"]:
@@ -67,7 +71,9 @@ def _replaced(original, arrays, options, settings):
     return new, record.to_dict(), [record.table()]
 
 
-def _picked(original, arrays, targets, options, settings):
+def _picked(original, arrays, targets, options, settings, overwrite):
+    if options["plot"] is not None:
+        files.check_writable(options["plot"], overwrite)
     if arrays is None:
         raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
     train, test = split(arrays, _input_names(original))
@@ -83,6 +89,8 @@ def _picked(original, arrays, targets, options, settings):
         quantize=options["quantize"],
         **settings,
     )
+    if options["plot"] is not None:
+        tried.plot(options["plot"], overwrite)
     point = tried.pick(**targets)
     return point.model, {"picked": point.to_dict(), **tried.to_dict()}, [tried.table(), f"picked {point.name}"]
 
@@ -142,9 +150,10 @@ def _content(path: Path) -> bytes:
 
 
 def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
-    labels, first, judged = arrays.get(LABELS), None, {}
+    suffix = TEST if LABELS + TEST in arrays else ""
+    labels, first, judged = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
-        outputs = predict(content, inputs_of(arrays, _signature_inputs(content)))
+        outputs = predict(content, inputs_of(arrays, _signature_inputs(content), suffix))
         first = outputs if first is None else first
         listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
         try:
