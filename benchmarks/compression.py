@@ -23,8 +23,10 @@ from rich.table import Table
 
 from keras_butterfly import projection, replace_dense
 from keras_butterfly.distillation import distill
-from keras_butterfly.export import compare, files, to_tflite, verify
+from keras_butterfly.export import compare, files, to_tflite
 from keras_butterfly.export.demo import WIDTH, Data, load
+from keras_butterfly.export.model import predict
+from keras_butterfly.export.sweep import accuracy
 
 HIDDEN = ("hidden_0", "hidden_1")
 BATCH, RATE = 128, 1e-3
@@ -158,13 +160,9 @@ class Work:
         return float(np.mean([entry[key] for entry in self.results[name].values() if key in entry]))
 
 
-def accuracy(probabilities, labels) -> float:
-    return float(np.mean(np.asarray(probabilities).argmax(-1) == labels))
-
-
 def train(work: Work, data: Data, names, seed: int, epochs: int, note) -> None:
     original = work.model("dense", seed, lambda: teacher(data, seed, epochs))
-    score = work.once("dense", seed, "float32", lambda: accuracy(original.predict(data.x_test, verbose=0), data.y_test))
+    score = work.once("dense", seed, "float32", lambda: accuracy(data.y_test, original.predict(data.x_test, verbose=0)))
     work.once("dense", seed, "weights", original.count_params)
     note(f"seed {seed}: teacher {score:.4f}")
     examples = data.x_train[np.random.default_rng(seed).choice(len(data.x_train), FITTED_ON, replace=False)]
@@ -172,7 +170,7 @@ def train(work: Work, data: Data, names, seed: int, epochs: int, note) -> None:
     def student(name):
         keras.utils.set_random_seed(seed)
         model = VARIANTS[name](original, examples, seed)
-        start = accuracy(model.predict(data.x_test, verbose=0), data.y_test)
+        start = accuracy(data.y_test, model.predict(data.x_test, verbose=0))
         work.once(name, seed, "before training", lambda: start)
         settings = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE, "jit_compile": True}
         distill(model, original, data.x_train, data.y_train, **settings)
@@ -181,7 +179,7 @@ def train(work: Work, data: Data, names, seed: int, epochs: int, note) -> None:
     for name in names:
         model = work.model(name, seed, lambda name=name: student(name))
         score = work.once(
-            name, seed, "float32", lambda model=model: accuracy(model.predict(data.x_test, verbose=0), data.y_test)
+            name, seed, "float32", lambda model=model: accuracy(data.y_test, model.predict(data.x_test, verbose=0))
         )
         work.once(name, seed, "weights", model.count_params)
         note(f"seed {seed}: {name} {score:.4f}")
@@ -194,25 +192,13 @@ def export(work: Work, data: Data, names, seeds: int, console: Console):
 
         def score(name=name, seed=seed):
             content = work.exported(name, seed, "int8", data).read_bytes()
-            return accuracy(predict(content, data.x_test), data.y_test)
+            return accuracy(data.y_test, predict(content, data.x_test))
 
         work.once(name, seed, "int8", score)
     models = {
         f"{name} {precision}": work.exported(name, 0, precision, data) for precision in ("float32", "int8") for name in names
     }
     return compare(models, runs=200)
-
-
-def predict(content: bytes, x: np.ndarray) -> np.ndarray:
-    """Outputs of a .tflite file that takes one example at a time."""
-    interpreter = verify.load(content)
-    name, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    results = []
-    for example in x:
-        interpreter.set_tensor(name["index"], example[None])
-        interpreter.invoke()
-        results.append(interpreter.get_tensor(output["index"])[0])
-    return np.array(results)
 
 
 def table(work: Work, names, comparison, epochs: int) -> Table:

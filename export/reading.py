@@ -55,7 +55,7 @@ def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str =
     if all(name in arrays for name in wanted):
         return {name: arrays[name + suffix] for name in names} if len(names) > 1 else arrays[wanted[0]]
     if len(names) == 1:
-        others = [name for name in arrays if name != LABELS + suffix and name.endswith(suffix)]
+        others = [name for name in arrays if name != LABELS + suffix and name.endswith(TEST) == bool(suffix)]
         if "x" + suffix in arrays:
             return arrays["x" + suffix]
         if len(others) == 1:
@@ -65,7 +65,7 @@ def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str =
 
 
 def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float = 0.2):
-    """((x, y) to train on, (x, y) to score on): by names that end in "_test", or the last part of the examples.
+    """((x, y) to train on, (x, y) to score on): by names that end in "_test", or a random part of the examples.
 
     Raises:
         ValueError: if inputs or labels are not there.
@@ -78,6 +78,7 @@ def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float =
     count = len(arrays[LABELS])
     if count < 2:
         raise ValueError(f"Expected at least two examples, to train on some and score on others. Received: {count}")
-    cut = count - max(1, round(count * held_out))
-    parts = [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in (slice(cut), slice(cut, None))]
-    return (parts[0], arrays[LABELS][:cut]), (parts[1], arrays[LABELS][cut:])
+    cut, shuffled = count - max(1, round(count * held_out)), np.random.default_rng(0).permutation(count)
+    parts = [np.sort(shuffled[:cut]), np.sort(shuffled[cut:])]
+    train, test = ((keras.tree.map_structure(lambda array, p=p: array[p], x), arrays[LABELS][p]) for p in parts)
+    return train, test

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
@@ -74,9 +74,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `sweep` found; the first point is the original model."""
+    """What `sweep` found.
+
+    Attributes:
+        points: the first is the original model.
+        skipped: name -> why, of what fits no layer.
+    """
 
     points: tuple[Point, ...]
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def front(self, cost: str = "latency") -> list[Point]:
         """The points that no other beats in both score and `cost`, "latency" or "size"; the cheapest first.
@@ -148,7 +154,7 @@ class Sweep:
         return table
 
     def to_dict(self) -> dict:
-        return {"points": [point.to_dict() for point in self.points]}
+        return {"points": [point.to_dict() for point in self.points], "skipped": self.skipped}
 
     def to_json(self, path, overwrite: bool = False) -> Path:
         """Writes `to_dict` as JSON.
@@ -201,7 +207,9 @@ def sweep(
     initialize: str = "fit",
     steps: int | None = None,
     seed: int | None = None,
+    loss=None,
     quantize: str | None = None,
+    objective: str = "latency",
     wisdom: Wisdom | None = None,
     runs: int = 100,
     progress: bool | None = None,
@@ -218,7 +226,9 @@ def sweep(
         epochs, batch_size, learning_rate: of `distill`.
         metric: function of (y, outputs) to a number, higher is better. Default: accuracy, of integer labels y.
         where, initialize, steps, seed: as in `replace_dense`.
+        loss: of the labels, as in `distill`.
         quantize: precision of the exports; for "int8" calibrated on x of `train`, else of `data`.
+        objective: of the exports, "latency" or "size".
         wisdom: as in `to_tflite`.
         runs: timed blocks of each model.
         progress: show bars on stderr. Default: where it is a terminal.
@@ -241,26 +251,47 @@ def sweep(
         raise ValueError("Expected something to try: `ks`, `stacks` or both. Received: neither")
     score = accuracy if metric is None else metric
     taught, labels = (x, None) if train is None else _pair(model, train, "train")
-    some = _first(taught, MOST_FITTED)
+    some = sample(taught, MOST_FITTED)
     settings: dict = {"where": where, "initialize": initialize, "data": some, "seed": seed}
     settings |= {} if steps is None else {"steps": steps}
+    training: dict = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
+    exporting: dict = {"quantize": quantize, "objective": objective, "wisdom": wisdom}
+    exporting |= {"representative_data": _listed(some)} if quantize == "int8" else {}
     models: dict[str, tuple[keras.Model, Record | None]] = {ORIGINAL: (model, None)}
+    exported: dict[str, TFLiteModel] = {}
+    scores, skipped = {}, {}
     with Progress(progress) as bars:
-        for name, how in bars.each(tried, "compress"):
-            models[name] = replace_dense(model, progress=False, **settings, **how)
-            if epochs:
-                rate = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-                distill(models[name][0], model, taught, labels, progress=False, **rate)  # type: ignore[arg-type]
-        exported, scores = {}, {}
-        representative = some if quantize == "int8" else None
-        for name, (small, _) in bars.each(models.items(), "export"):
-            exported[name] = to_tflite(
-                small, quantize=quantize, representative_data=representative, wisdom=wisdom, progress=False
-            )
-            scores[name] = float(score(y, exported[name].predict(x)))
+        # The original first: labels or a metric that do not fit are found before the long work.
+        for name, how in bars.each([(ORIGINAL, {}), *tried], "compress, recover and export"):
+            if name != ORIGINAL:
+                try:
+                    models[name] = replace_dense(model, progress=False, **settings, **how)
+                except ValueError as error:
+                    skipped[name] = str(error)
+                    continue
+                if epochs:
+                    distill(models[name][0], model, taught, labels, progress=False, **training)
+            exported[name] = to_tflite(models[name][0], progress=False, **exporting)
+            scores[name] = float(score(y, exported[name].predict(_listed(x))))
+        if len(models) == 1:
+            raise ValueError(next(iter(skipped.values())))
         with bars.task("measure", runs) as advance:
             latencies = compare(exported, runs=runs, progress=lambda done: advance(1)).latencies
-    return Sweep(tuple(Point(name, *models[name], exported[name], scores[name], latencies[name]) for name in models))
+    points = (Point(name, *models[name], exported[name], scores[name], latencies[name]) for name in models)
+    return Sweep(tuple(points), skipped)
+
+
+def sample(x, count: int):
+    """At most `count` examples, drawn at random: the first may be all of one kind."""
+    total = len(keras.tree.flatten(x)[0])
+    chosen = np.sort(np.random.default_rng(0).choice(total, min(count, total), replace=False))
+    return keras.tree.map_structure(lambda array: array[chosen], x)
+
+
+def _listed(x):
+    """Inputs in the order in which the exported model takes them."""
+    flat = keras.tree.flatten(x)
+    return flat if len(flat) > 1 else flat[0]
 
 
 def _pair(model, data, name: str):
@@ -277,17 +308,19 @@ def _pair(model, data, name: str):
     return x, y
 
 
-def _first(x, count: int):
-    return keras.tree.map_structure(lambda array: array[:count], x)
-
-
 def accuracy(labels, outputs) -> float:
-    """Part of the examples whose largest output is the label; of a single output whether it lies above 1/2."""
+    """Part of the examples whose largest output is the label; of a single output whether it lies above 1/2.
+
+    Raises:
+        ValueError: for labels that are not integers, one for each output, or for several outputs.
+    """
     if not np.issubdtype(np.asarray(labels).dtype, np.integer):
         raise ValueError(f"Expected integer labels, or a `metric` of your own. Received: {np.asarray(labels).dtype}")
     if isinstance(outputs, list):
         raise ValueError(f"Expected a model of one output, or a `metric` of your own. Received: {len(outputs)} outputs")
     guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    if np.size(labels) != guesses.size:
+        raise ValueError(f"Expected one integer label for each of {guesses.size} outputs. Received: shape {np.shape(labels)}")
     return float(np.mean(guesses == np.asarray(labels).reshape(guesses.shape)))
 
 

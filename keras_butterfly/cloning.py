@@ -1,5 +1,6 @@
 """A Keras model again, with some of its layers exchanged, however deep they sit."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,6 +72,12 @@ class _Cloner:
             clone = keras.models.clone_model(model, clone_function=copied, recursive=True)
         finally:
             model.compiled = compiled
+        if type(clone) is not type(model):
+            raise ValueError(
+                f"Expected a Sequential or functional model of Keras's own class. Received '{model.name}', a "
+                f"{type(model).__name__}, of which Keras makes a {type(clone).__name__}. Replace the layers of "
+                "keras.Model(model.inputs, model.outputs)."
+            )
         if not clone.built:
             clone.build(model.input_shape)
         for layer, copy in copies:
@@ -82,7 +89,9 @@ class _Cloner:
         if layer.built and not copy.built and layer.get_build_config():
             copy.build_from_config(layer.get_build_config())
         copy.set_weights(layer.get_weights())
-        copy.trainable = layer.trainable
+        for old, new in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+            new.trainable = old.trainable
+            _copy_state(old, new)
         inside = dict(self.inside(layer))
         if inside:
             exchange(copy, inside)
@@ -102,6 +111,16 @@ class _Cloner:
                     yield (*place, index), self.graph(held)
                 else:
                     yield from self.inside(held, (*place, index))
+
+
+def _copy_state(old: Layer, new: Layer) -> None:
+    """What an adapted preprocessing layer has besides weights: tables of words, values worked out from its weights."""
+    if hasattr(old, "save_assets") and hasattr(old, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+    if hasattr(new, "finalize_state") and new.built:
+        new.finalize_state()
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -145,10 +164,11 @@ class Exchanged:
 
 def _become_exchanged(layer: Layer, inside: Mapping[tuple[int, ...], Layer]) -> None:
     """Makes `layer` say of itself what `Exchanged` saves; it stays an instance of its class."""
-    own = type(layer)
+    own = getattr(type(layer), "_own_class", type(layer))
+    places = tuple(dict.fromkeys((*getattr(layer, "_places", ()), *inside)))
     # Keras saves a class that is not registered under its name: this one is loaded by the registered base.
     name = keras.saving.get_registered_name(Exchanged)
-    layer.__class__ = type(name, (Exchanged, own), {"_own_class": own, "_places": tuple(inside), "__module__": own.__module__})
+    layer.__class__ = type(name, (Exchanged, own), {"_own_class": own, "_places": places, "__module__": own.__module__})
 
 
 def _describes_itself(layer: Layer) -> bool:
@@ -181,11 +201,12 @@ def remade(layer: Layer) -> Layer:
         ValueError: if Keras cannot; the message says what to do.
     """
     if type(layer) is keras.layers.Lambda:  # its config holds bytecode, which Keras does not run unasked
-        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, name=layer.name)
+        settings = {"name": layer.name, "dtype": layer.dtype_policy}
+        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **settings)
     try:
         return type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"Expected layers that Keras can make again from their config. Received '{layer.name}', a {type(layer).__name__}: "
             f"{reason} Give the class a get_config() that returns its constructor's arguments, or build the model from inputs "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import ops
 
 from .butterfly import Butterfly
@@ -94,8 +95,8 @@ def distill(
     epochs: int = 6,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-    loss="sparse_categorical_crossentropy",
-    metrics=("accuracy",),
+    loss=None,
+    metrics=(),
     validation_data=None,
     soft: float = 1.0,
     hint: float = 0.0,
@@ -112,7 +113,8 @@ def distill(
         x: inputs, an array, list or dict, (examples, ...).
         y: labels, or None to learn from the teacher alone.
         epochs, batch_size, learning_rate: the rate is that before the decay.
-        loss, metrics: of the labels, as in `compile`; without labels not used.
+        loss, metrics: of the labels, as in `compile`; without labels not used. Default: the loss the teacher is compiled with,
+            else sparse categorical cross-entropy of integer labels where the one output is probabilities, and accuracy.
         validation_data: (x, y), evaluated after every epoch.
         soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
         checkpoint: a folder; after each epoch the state of the training is kept there, and a call with the same arguments after
@@ -136,13 +138,17 @@ def distill(
         if value != 0:
             positive_number(value, name, "0 or ")
     count = len(keras.tree.flatten(x)[0])
-    if y is not None and len(y) != count:
-        raise ValueError(f"Expected as many labels as examples, {count}. Received: {len(y)}")
+    labels = [] if y is None else keras.tree.flatten(y)
+    if any(len(part) != count for part in labels):
+        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[len(part) for part in labels]}")
     probabilities = _compared_outputs(student, teacher, x)
+    pairs = matching_layers(student, teacher)
+    if hint and not pairs:
+        raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
     distiller = Distiller(
         student,
         teacher,
-        pairs=matching_layers(student, teacher),
+        pairs=pairs,
         soft=soft,
         hint=hint,
         temperature=temperature,
@@ -150,13 +156,33 @@ def distill(
     )
     steps = -(-count // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * steps)
-    compiled = {} if y is None else {"loss": loss, "metrics": list(metrics)}
+    judged = y if y is not None else validation_data[1] if validation_data is not None else None
+    compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
     distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
     distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a backup is of a built model
     backup = [] if checkpoint is None else [keras.callbacks.BackupAndRestore(str(Path(checkpoint)))]
     with Progress(progress) as bars, bars.task("distill", epochs * steps) as advance:
         shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
         return distiller.fit(x, y, batch_size, epochs, verbose=0, validation_data=validation_data, callbacks=[*backup, shown])
+
+
+def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], y) -> dict:
+    """What `compile` takes for the labels.
+
+    Raises:
+        ValueError: if no loss was given and none follows from teacher and labels.
+    """
+    if loss is None and teacher.compiled and teacher.loss is not None:
+        return {"loss": teacher.loss, "metrics": list(metrics)}
+    whole = not isinstance(y, dict | list) and np.issubdtype(np.asarray(y).dtype, np.integer)
+    if loss is None and whole and list(probabilities) == [True]:
+        return {"loss": "sparse_categorical_crossentropy", "metrics": list(metrics) or ["accuracy"]}
+    if loss is None:
+        raise ValueError(
+            "Expected `loss` for these labels: the teacher is not compiled, and they are not integers for one output of "
+            "probabilities. Give it, or leave the labels out to learn from the teacher alone."
+        )
+    return {"loss": loss, "metrics": list(metrics)}
 
 
 def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:

@@ -15,8 +15,6 @@ STEPS = 300
 LEARNING_RATE = 3e-3
 # Rows of one gradient step; of more, each step takes others.
 BATCH = 1024
-# The directions of the inputs with the least energy, together this part of it, are left out.
-NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Problem:
         """The same minimum as on all examples, on as many rows as the inputs have directions: with inputs = U S V^T it is
         enough to compare S V^T B with U^T targets."""
         u, s, vt = np.linalg.svd(inputs, full_matrices=False)
-        kept = 1 + np.count_nonzero(np.cumsum(s**2) < (1 - NEGLIGIBLE) * np.sum(s**2))
+        kept = max(1, np.count_nonzero(s > s[0] * max(inputs.shape) * np.finfo(s.dtype).eps))  # others are round-off
         reduced = u[:, :kept].T @ targets
         rest = float(np.sum(np.square(targets, dtype=np.float64)) - np.sum(np.square(reduced, dtype=np.float64)))
         return cls((s[:kept, None] * vt[:kept]).astype(np.float32), reduced.astype(np.float32), max(rest, 0.0))
@@ -144,7 +142,8 @@ def _start_stacks(twin: Butterfly, kernel: np.ndarray) -> None:
     """Each stack is near to what those before it have left of the kernel."""
     weights = np.zeros(tuple(twin.gadget_weights.shape))
     for stack in range(twin.stacks):
-        weights[stack] = _alive(factorize(kernel - ops.convert_to_numpy(twin.kernel) * (stack > 0), twin.wiring))
+        left = kernel - ops.convert_to_numpy(twin.kernel) if stack else kernel
+        weights[stack] = _alive(factorize(left, twin.wiring))
         twin.set_gadget_weights(weights)
 
 
@@ -173,7 +172,7 @@ def _alive(weights: np.ndarray) -> np.ndarray:
 def _descend(twin, problem: Problem, steps: int, advance: Callable[[float], None]) -> None:
     if not steps or not problem.norm or not twin.trainable_variables:
         return
-    inputs = keras.Input((len(twin.kernel),))
+    inputs = keras.Input((twin.input_spec.axes[-1],))
     model = keras.Model(inputs, twin(inputs))
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     scale = len(problem.targets) / problem.norm  # a loss of 1 at zero, whatever the data's scale

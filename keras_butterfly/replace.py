@@ -124,7 +124,7 @@ def replace_dense(
     `Dense` on inputs of any rank, `EinsumDense` whose equation is a dense map of the last axis, and 1x1 `Conv2D` (a butterfly
     over the channels), in Sequential and functional models, nested and shared ones, wrappers, and layers and models of a user's
     class that Keras can make again from its config. Names, activations, biases, regularisers, dtype policies and `trainable`
-    are kept. (A regulariser of the kernel acts on the butterfly's weights as stored.)
+    are kept. (Regularisers act on a butterfly's weights and bias as stored, see `Butterfly`.)
 
     Args:
         model: a built model.
@@ -185,6 +185,9 @@ def check_data(model: keras.Model, data):
         ValueError: for shapes that are not those of the model's inputs, no or unequal numbers of examples, or NaN.
     """
     inputs = getattr(model, "inputs", None) or []
+    if isinstance(data, dict) and set(data) == {tensor.name for tensor in inputs}:
+        listed = [data[tensor.name] for tensor in inputs]
+        data = listed[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, listed)
     # A list of examples, not a list of one input's array.
     one = isinstance(data, list) and len(inputs) == 1 and bool(data) and np.ndim(data[0]) < len(inputs[0].shape)
     arrays = np.asarray(data) if one else keras.tree.map_structure(np.asarray, data)
@@ -265,6 +268,8 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
             if not wanted(path, layer):
                 raise ValueError("is not asked for")
             dense = DenseMap.of(layer)
+            if any(variable is held for variable in layer.variables for held in _held_by_others(model, layer)):
+                raise ValueError("has weights that another layer works on")
             target = _Target(path, dense, make(dense))
             if where is None and target.new.count_params() > WORTHWHILE * dense.weights:
                 raise ValueError(f"would keep {target.new.count_params():,} of its {dense.weights:,} weights")
@@ -276,6 +281,12 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
     if not targets:
         raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(kept)}.")
     return targets, kept
+
+
+def _held_by_others(model, layer) -> list:
+    """Variables that other layers hold themselves, as SpectralNormalization does with the kernel of what it wraps."""
+    others = (other for other in model._flatten_layers() if other is not layer)
+    return [variable for other in others for variable in (*other._trainable_variables, *other._non_trainable_variables)]
 
 
 def _summed_up(kept: dict[str, str]) -> str:
@@ -369,6 +380,8 @@ def _linear(layer, x: np.ndarray) -> np.ndarray:
 
 def _set_bias(layer, bias: np.ndarray | None) -> None:
     if bias is not None:
+        if layer.bias_constraint is not None:
+            bias = ops.convert_to_numpy(layer.bias_constraint(ops.convert_to_tensor(bias)))
         layer.set_bias(bias) if isinstance(layer, Butterfly) else layer.bias.assign(bias)
 
 

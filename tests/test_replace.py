@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
-from keras_butterfly.cloning import Exchanged, named_layers
+from keras_butterfly.cloning import Exchanged, clone_with, named_layers
 from keras_butterfly.dense_map import DenseMap
 from keras_butterfly.replace import check_data
 
@@ -312,6 +312,8 @@ def test_lambda_and_several_inputs(rng):
     x = layers.Lambda(lambda pair: pair[0] * pair[1])([first, second])
     model = keras.Model({"first": first, "second": second}, layers.Dense(32, name="dense")(x))
     data = {name: rng.standard_normal((30, 32)).astype("float32") for name in ("first", "second")}
+    listed = keras.Model([second, first], model.output)  # data by name, whatever the order of the inputs
+    assert [part is data[name] for part, name in zip(check_data(listed, data), ("second", "first"), strict=True)] == [True] * 2
     new, record = replace_dense(model, data=data, **QUICK)
     assert record.changes[0].fitted_to == "data"
     assert values(new, data).shape == (30, 32)
@@ -332,6 +334,68 @@ def test_seeds_repeat(rng):
     model = mlp()
     weights = [replace_dense(model, initialize="fresh", seed=7, progress=False)[0].get_weights() for _ in range(2)]
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_layers_inside_a_users_layer_can_be_replaced_in_turns(rng, tmp_path):
+    inputs = keras.Input((4, 32))
+    model = keras.Model(inputs, Block(32, name="block")(inputs))
+    first, _ = replace_dense(model, where="up", initialize="fresh", **QUICK)
+    first.save(tmp_path / "first.keras")
+    second, record = replace_dense(
+        keras.models.load_model(tmp_path / "first.keras"), where=["down", "gate"], initialize="fresh", **QUICK
+    )
+    second.save(tmp_path / "second.keras")
+    loaded = keras.models.load_model(tmp_path / "second.keras")
+    assert [kinds(loaded)[f"block/{name}"] for name in ("up", "down", "gate")] == ["Butterfly"] * 3
+    assert loaded.count_params() == record.weights_after
+
+
+def test_what_is_frozen_inside_a_users_layer_stays_frozen():
+    inputs = keras.Input((4, 32))
+    block = Block(32, name="block")
+    model = keras.Model(inputs, block(inputs))
+    block.norm.trainable = block.pair[0].trainable = False
+    new = replace_dense(model, where=["up", "down"], initialize="fresh", **QUICK)[0].get_layer("block")
+    assert [new.norm.trainable, new.pair[0].trainable, new.pair[1].trainable] == [False, False, True]
+
+
+def test_adapted_preprocessing_keeps_its_state(rng):
+    x = (100 + 5 * rng.standard_normal((200, 32))).astype("float32")
+    normalization = layers.Normalization()
+    normalization.adapt(x)
+    model = keras.Sequential([keras.Input((32,)), normalization, layers.Dense(3, name="last")])
+    assert np.allclose(values(clone_with(model, {}), x), values(model, x), atol=1e-5)
+
+
+def test_graphs_of_a_users_class_are_refused():
+    class Doubled(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((64,))
+            super().__init__(inputs, layers.Dense(64)(inputs))
+
+        def call(self, x):
+            return 2 * super().call(x)
+
+    with pytest.raises(ValueError, match=r"of Keras's own class. Received .* a Doubled"):
+        replace_dense(Doubled(), initialize="fresh", **QUICK)
+
+
+def test_kernels_that_another_layer_works_on_stay():
+    model = keras.Sequential([keras.Input((64,)), layers.SpectralNormalization(layers.Dense(64, name="normed"))])
+    with pytest.raises(ValueError, match="has weights that another layer works on"):
+        replace_dense(model, where="normed", **QUICK)
+
+
+def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
+    """What little energy the inputs have in a direction says nothing of what the layer makes of it."""
+    model = keras.Sequential([keras.Input((32,)), layers.Dense(32, use_bias=False, name="dense")])
+    scales = np.geomspace(1, 1000, 32)
+    model.layers[0].set_weights([rng.standard_normal((32, 32)) / scales[:, None]])
+    x = (scales * rng.standard_normal((300, 32))).astype("float32")
+    new, record = replace_dense(model, data=x, seed=0, steps=50, progress=False)
+    off = np.linalg.norm(values(new, x) - values(model, x)) / np.linalg.norm(values(model, x))
+    assert off == pytest.approx(record.changes[0].error, abs=0.01)
+    assert off < 1
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,8 @@ def test_accuracy():
         ({"epochs": 2}, "Expected `train` to train on"),
         ({"stacks": ()}, "Expected something to try"),
         ({"ks": (0,)}, "`k` must be a positive integer"),
+        ({"ks": (500,), "stacks": ()}, "Found none for where=None"),
+        ({"data": (np.ones((3, 64)), np.ones((3, 10), int))}, "Expected one integer label for each"),
     ],
 )
 def test_bad_arguments(change, message, task):

@@ -77,7 +77,7 @@ def summary(model, as_json):
 @click.option("--least", type=click.IntRange(min=1), help="Replace all layers of at least so many weights.")
 @click.option("--initialize", type=click.Choice(["fit", "fresh"]), default="fit", show_default=True)
 @click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y; x_test, y_test to score on, else the last fifth.")
+@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y; x_test, y_test to score on, else a fifth.")
 @click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Of distillation from the original.")
 @click.option("--checkpoint", type=MODEL, help="Folder that an interrupted distillation goes on from.")
 @click.option("--target-latency", type=float, help="Pick by measuring: at most so many microseconds.")

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +14,12 @@ from keras_butterfly.export import files, verify
 from keras_butterfly.export.measure import content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
-from keras_butterfly.export.sweep import MOST_FITTED, accuracy
+from keras_butterfly.export.sweep import MOST_FITTED, accuracy, sample
 from keras_butterfly.progress import Progress
 from keras_butterfly.replace import check_data
 
+# What a target is looked for among by default.
+KS, STACKS = (16, 32, 64), (1, 2)
 # A file or a pipe has no width of its own.
 FILE_WIDTH = 120
 
@@ -62,7 +63,7 @@ def _replaced(original, arrays, options, settings):
         raise ValueError("Expected --quantize with a target only; a .keras file stays in float. Give it to the export command.")
     how = {"kind": options["kind"], "k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
-    some = None if x is None else keras.tree.map_structure(lambda array: array[:MOST_FITTED], x)
+    some = None if x is None else sample(x, MOST_FITTED)
     new, record = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
         labels = arrays.get(LABELS)
@@ -77,13 +78,16 @@ def _picked(original, arrays, targets, options, settings, overwrite):
     if arrays is None:
         raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
     train, test = split(arrays, _input_names(original))
-    ks, stacks = options["ks"], options["stacks"]
-    full = {"auto": stacks or (() if ks else (1, 2)), "butterfly": stacks or (1, 2), "sandwich": ()}[options["kind"]]
+    ks, stacks = _tried(options["kind"], options["ks"], options["stacks"])
+    if options["checkpoint"] is not None:
+        raise ValueError("Expected --checkpoint without a target; several models are trained for one. Received both.")
+    only_size = targets["target_latency"] is None and targets["target_size"] is not None
     tried = exporting.sweep(
         original,
         test,
         ks=ks,
-        stacks=full,
+        stacks=stacks,
+        objective="size" if only_size else "latency",
         train=train,
         epochs=options["epochs"],
         quantize=options["quantize"],
@@ -93,6 +97,17 @@ def _picked(original, arrays, targets, options, settings, overwrite):
         tried.plot(options["plot"], overwrite)
     point = tried.pick(**targets)
     return point.model, {"picked": point.to_dict(), **tried.to_dict()}, [tried.table(), f"picked {point.name}"]
+
+
+def _tried(kind: str, ks, stacks):
+    """What a target is looked for among."""
+    if (kind == "butterfly" and ks) or (kind == "sandwich" and stacks):
+        raise ValueError(f"Expected --k for sandwiches, --stacks for butterflies. Received: --kind {kind}, {ks}, {stacks}")
+    if kind == "butterfly":
+        return (), stacks or STACKS
+    if kind == "sandwich":
+        return ks or KS, ()
+    return (ks, stacks) if ks or stacks else (KS, STACKS)
 
 
 def export(model, output, data, wisdom, overwrite, as_json, **settings):
