@@ -389,14 +389,19 @@ def _rows(model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars:
     """Rows of the last axis that each layer (a key) is given on `data`, by id, in the order of the first calls.
 
     At most MOST_ROWS, the same of two models whose layers are called alike; of a convolution with strides only those that it
-    looks at. Layers that let no values out, inside a compiled loop, are left out.
+    looks at. Layers that let no values out, inside a compiled loop, are left out. The states of stateful layers are as before.
     """
-    count = len(keras.tree.flatten(data)[0])
-    starts = list(range(0, count, BATCH))
+    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
+    size, count = fixed or BATCH, len(keras.tree.flatten(data)[0])
+    starts = [start for start in range(0, count, size) if fixed is None or start + fixed <= count]
+    if not starts:
+        raise ValueError(f"Expected at least one batch of {fixed} examples in the data. Received: {count}")
+    states = [state for layer in model._flatten_layers() for state in keras.tree.flatten(getattr(layer, "states", None) or ())]
+    before = [ops.convert_to_numpy(state) for state in states]
     steps = {id(layer): step for layer, step in strides.items()}
     collected: dict[int, list[np.ndarray]] = {}
     for start in bars.each(starts, description):
-        batch = keras.tree.map_structure(lambda array, start=start: array[start : start + BATCH], data)
+        batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
         with recorded(strides) as calls:
             model(batch, training=False)
         for key, made in calls.items():
@@ -408,6 +413,8 @@ def _rows(model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars:
             if len(rows) > most:
                 rows = rows[np.random.default_rng(start).choice(len(rows), most, replace=False)]
             collected.setdefault(key, []).append(rows)
+    for state, value in zip(states, before, strict=True):
+        state.assign(value)
     return {key: np.concatenate(parts)[:MOST_ROWS] for key, parts in collected.items()}
 
 

@@ -367,6 +367,17 @@ def test_adapted_preprocessing_keeps_its_state(rng):
     assert np.allclose(values(clone_with(model, {}), x), values(model, x), atol=1e-5)
 
 
+def test_states_and_a_fixed_batch_are_respected(rng):
+    inputs = keras.Input(batch_shape=(5, 3, 32))
+    model = keras.Model(inputs, layers.Dense(64, name="dense")(layers.LSTM(64, stateful=True)(inputs)))
+    state = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
+    _, record = replace_dense(model, where="dense", data=rng.standard_normal((12, 3, 32)).astype("float32"), **QUICK)
+    assert record.changes[0].fitted_to == "data"
+    assert all(np.array_equal(a, keras.ops.convert_to_numpy(b)) for a, b in zip(state, model.layers[1].states, strict=True))
+    with pytest.raises(ValueError, match="at least one batch of 5 examples in the data"):
+        replace_dense(model, where="dense", data=np.ones((4, 3, 32)), **QUICK)
+
+
 def test_graphs_of_a_users_class_are_refused():
     class Doubled(keras.Model):
         def __init__(self):
