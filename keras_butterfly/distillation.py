@@ -114,7 +114,7 @@ def distill(
         y: labels, or None to learn from the teacher alone.
         epochs, batch_size, learning_rate: the rate is that before the decay.
         loss, metrics: of the labels, as in `compile`; without labels not used. Default: the loss the teacher is compiled with,
-            else sparse categorical cross-entropy of integer labels where the one output is probabilities, and accuracy.
+            else sparse categorical cross-entropy of integer labels where the one output is probabilities. There accuracy too.
         validation_data: (x, y), evaluated after every epoch.
         soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
         checkpoint: a folder; after each epoch the state of the training is kept there, and a call with the same arguments after
@@ -172,17 +172,19 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], y) -> dic
     Raises:
         ValueError: if no loss was given and none follows from teacher and labels.
     """
-    if loss is None and teacher.compiled and teacher.loss is not None:
-        return {"loss": teacher.loss, "metrics": list(metrics)}
     whole = not isinstance(y, dict | list) and np.issubdtype(np.asarray(y).dtype, np.integer)
-    if loss is None and whole and list(probabilities) == [True]:
-        return {"loss": "sparse_categorical_crossentropy", "metrics": list(metrics) or ["accuracy"]}
+    classes = whole and list(probabilities) == [True]
+    metrics = list(metrics) or (["accuracy"] if classes else [])
+    if loss is None and teacher.compiled:
+        loss = teacher.loss
+    if loss is None and classes:
+        loss = "sparse_categorical_crossentropy"
     if loss is None:
         raise ValueError(
             "Expected `loss` for these labels: the teacher is not compiled, and they are not integers for one output of "
             "probabilities. Give it, or leave the labels out to learn from the teacher alone."
         )
-    return {"loss": loss, "metrics": list(metrics)}
+    return {"loss": loss, "metrics": metrics}
 
 
 def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:

@@ -62,6 +62,8 @@ def test_the_teacher_itself_has_no_loss_and_does_not_learn(rng):
 @pytest.mark.parametrize(("hint", "labels"), [(0.0, True), (0.5, False)])
 def test_a_replaced_model_recovers(hint, labels, rng):
     teacher = classifier(1)
+    if labels:
+        teacher.compile("sgd", "sparse_categorical_crossentropy")
     x = rng.standard_normal((1000, 32)).astype("float32")
     y = keras.ops.convert_to_numpy(teacher(x)).argmax(-1)
     student, _ = replace_dense(teacher, where="hidden", initialize="fresh", seed=0, progress=False)
