@@ -1,0 +1,257 @@
+"""Sections 5.2 and 5.3 of the paper: how near the encoder-decoder butterfly network comes to principal components.
+
+    python examples/autoencoder/experiment.py FOLDER [--data DATA] [--matrix NAME ...] [--k K ...] [--steps 2000] [--quick]
+
+For every matrix X (n x d, columns are examples) and width k of the code, the loss ||X - X_hat||_F^2 of
+    PCA               the optimum Delta_k, without subtracting means as in the paper (scikit-learn's TruncatedSVD)
+    FJLT + PCA        the best D and E for the drawn butterfly: the optimum of phase 1, by Theorem 1
+    Gaussian + PCA    the same for a Gaussian matrix of as many rows (scikit-learn's GaussianRandomProjection)
+    Gaussian          a Gaussian matrix of k rows with its best decoder
+    two-phase         phase 1 solved in closed form, phase 2 by Adam; "solved again": D and E at their optimum for the trained B
+    two-phase, Adam   both phases by Adam from random D and E, as in the paper
+    joint             all trained from the start, for as many steps
+
+Training is full-batch. With X = U S V^T the loss depends on X through U S alone, so that is what is trained on: as many
+examples as X has rank. FOLDER gets results.json, which an interrupted run continues, and plots.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import matrices
+from results import Results
+
+from keras_butterfly import ButterflyAutoencoder, landscape, two_phase_fit
+from keras_butterfly.autoencoder import default_ell
+from keras_butterfly.export import files
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+EPOCH = 25  # steps between two points of a loss curve
+WARM_UP = 100
+TRAININGS = ("two-phase", "two-phase, Adam", "joint")
+LINES = ("PCA", "two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian")
+
+
+class Problem:
+    """A matrix in the form that is trained on: `examples` (rank, n), scaled to a mean square of 1; a loss times `unit` is X's."""
+
+    def __init__(self, X: np.ndarray):
+        left, values, _ = np.linalg.svd(X, full_matrices=False)
+        rank = int(np.sum(values > 1e-7 * values[0]))
+        self.X, self.total = X, float(np.sum(X**2))
+        scale = np.sqrt(len(X) * rank / self.total)
+        self.unit = 1 / scale**2
+        self.examples = (scale * left[:, :rank] * values[:rank]).T.astype("float32")
+
+    def loss(self, model: ButterflyAutoencoder) -> float:
+        """||X - D E B X||_F^2, computed in float64."""
+        weights = (model.butterfly.kernel, model.code.kernel, model.decoder.kernel)
+        x = self.examples.astype(float)
+        for kernel in weights:
+            x = x @ keras.ops.convert_to_numpy(kernel).astype(float)
+        return self.unit * float(np.sum((x - self.examples) ** 2))
+
+    def batches(self) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors((self.examples, self.examples)).repeat()
+
+
+def baselines(problem: Problem, k: int, ell: int, seed: int) -> dict[str, float]:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.random_projection import GaussianRandomProjection
+
+    X = problem.X
+    components = TruncatedSVD(k, algorithm="arpack", random_state=seed).fit(X.T).components_
+    model = autoencoder(problem, k, seed)
+
+    def projected(rows: int) -> float:
+        gaussian = GaussianRandomProjection(rows, random_state=seed).fit(X.T).components_
+        return landscape.optimal_loss(gaussian, X, X, k)
+
+    return {
+        "PCA": float(np.sum((X - components.T @ (components @ X)) ** 2)),
+        "FJLT + PCA": landscape.optimal_loss(model.butterfly, X, X, k),
+        "Gaussian + PCA": projected(ell),
+        "Gaussian": projected(k),
+    }
+
+
+def autoencoder(problem: Problem, k: int, seed: int) -> ButterflyAutoencoder:
+    keras.utils.set_random_seed(seed)
+    model = ButterflyAutoencoder(k, seed=seed)
+    model.build(problem.examples.shape)
+    return model
+
+
+def train(problem: Problem, way: str, k: int, seed: int, steps: int, tick) -> dict:
+    """One network trained: its losses, its weights, and the curve of losses with the epochs of phase 1."""
+    model = autoencoder(problem, k, seed)
+    epochs = -(-steps // EPOCH)
+    decay = keras.optimizers.schedules.CosineDecay
+    fit = {"steps_per_epoch": EPOCH, "verbose": 0, "shuffle": False, "callbacks": [Tick(tick)]}
+    if way == "two-phase":
+        start = problem.unit * model.solve(problem.examples)
+        # D and E start at an optimum from which Adam's first steps, of equal size for all entries, lead away.
+        peak, warm_up = 1e-3 / k**0.5, min(WARM_UP, steps // 4)
+        rate = decay(0.0, epochs * EPOCH - warm_up, warmup_target=peak, warmup_steps=warm_up)
+        model.compile(keras.optimizers.Adam(rate), "mse", jit_compile=True)
+        curve, phase_1 = [start, *losses(model.fit(problem.batches(), epochs=epochs, **fit), problem)], 1
+    elif way == "two-phase, Adam":
+        phase_1 = max(1, epochs // 2)
+        both = (phase_1, max(1, epochs - phase_1))
+        adam = keras.optimizers.Adam(decay(3e-3, max(both) * EPOCH))
+        curve = losses(
+            two_phase_fit(model, problem.batches(), epochs=both, optimizer=adam, jit_compile=True, **fit), problem
+        )
+    else:
+        model.compile(keras.optimizers.Adam(decay(3e-3, epochs * EPOCH)), "mse", jit_compile=True)
+        curve, phase_1 = losses(model.fit(problem.batches(), epochs=epochs, **fit), problem), 0
+    result = {"loss": problem.loss(model), "encoder parameters": model.encoder_parameters}
+    result["solved again"] = problem.unit * model.solve(problem.examples)
+    return {**result, "curve": curve, "epochs of phase 1": phase_1, "steps per epoch": EPOCH}
+
+
+def losses(history, problem: Problem) -> list[float]:
+    return [value * problem.total for value in history.history["loss"]]
+
+
+class Tick(keras.callbacks.Callback):
+    def __init__(self, tick):
+        super().__init__()
+        self.tick = tick
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.tick()
+
+
+def run(results: Results, name: str, folder, widths, steps: int, seeds: int, console: Console) -> None:
+    matrix = matrices.load(name, folder)
+    problem = Problem(matrix.X)
+    n, d = matrix.X.shape
+    rank = len(problem.examples)
+    facts = {"n": n, "d": d, "rank": rank, "squared norm": problem.total, "origin": matrix.origin}
+    results.once((name, "matrix"), lambda: facts)
+    widths = [k for k in widths if k < min(n, d)]
+    with Progress(console=console, transient=True) as bars:
+        task = bars.add_task(name, total=seeds * len(widths) * len(TRAININGS) * -(-steps // EPOCH))
+        for seed in range(seeds):
+            for k in widths:
+                place = (name, f"{k}", f"{seed}")
+                ell = results.once((*place, "ell"), lambda k=k: default_ell(k, n))
+                found = results.once((*place, "baselines"), lambda k=k, e=ell, s=seed: baselines(problem, k, e, s))
+                optimum = max(found["PCA"], 1e-12 * problem.total)
+                shown = []
+                for way in TRAININGS:
+                    tick = lambda: bars.advance(task)  # noqa: E731
+                    trained = results.once(
+                        (*place, way), lambda w=way, k=k, s=seed, t=tick: train(problem, w, k, s, steps, t)
+                    )
+                    shown.append(f"{way} {trained['loss'] / optimum:.4f}")
+                console.print(f"{name} k={k} ell={ell}, of PCA: FJLT + PCA {found['FJLT + PCA'] / optimum:.4f}, " + ", ".join(shown))
+
+
+def mean(entries: dict, line: str) -> float:
+    """The mean over seeds of a line of the plot."""
+    return float(np.mean([entry[line]["loss"] if line in TRAININGS else entry["baselines"][line] for entry in entries.values()]))
+
+
+def widths_of(results: Results, name: str) -> list[str]:
+    return [key for key in results.tree[name] if key != "matrix"]
+
+
+def table(results: Results, name: str) -> Table:
+    facts = results.tree[name]["matrix"]
+    title = f"{name}: n = {facts['n']}, d = {facts['d']}, rank {facts['rank']}; {facts['origin']}\nlosses as multiples of Delta_k"
+    shown = Table(title=title, title_justify="left")
+    for column in ("k", "ell", "Delta_k / ||X||^2", *LINES[1:], "solved again", "excess / ||X||^2", "encoder", "dense"):
+        shown.add_column(column, justify="right")
+    for k in widths_of(results, name):
+        entries = results.tree[name][k]
+        optimum, total = mean(entries, "PCA"), facts["squared norm"]
+        trained = [entry["two-phase"] for entry in entries.values()]
+        again = float(np.mean([each["solved again"] for each in trained]))
+        relative = [loss / optimum for loss in (*(mean(entries, line) for line in LINES[1:]), again)]
+        cells = [f"{value:.4f}" for value in relative] if optimum > 1e-10 * total else ["-"] * len(relative)
+        excess = (min(mean(entries, "two-phase"), again) - optimum) / total
+        weights = f"{trained[0]['encoder parameters']:,}", f"{int(k) * facts['n']:,}"
+        shown.add_row(k, f"{entries['0']['ell']}", f"{optimum / total:.2e}", *cells, f"{excess:.1e}", *weights)
+    return shown
+
+
+def plot(results: Results, names, path: Path) -> None:
+    """||X - X_hat||_F^2 over k, a panel for every matrix."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(names), 4), layout="constrained")
+    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        total, widths = results.tree[name]["matrix"]["squared norm"], widths_of(results, name)
+        for index, line in enumerate(LINES):
+            values = [max(mean(results.tree[name][k], line), 1e-9 * total) for k in widths]
+            style = {"color": "black", "linestyle": "--"} if line == "PCA" else {"color": f"C{index - 1}", "marker": "."}
+            axis.plot([int(k) for k in widths], values, label=line, **style)
+        axis.set(title=name, xlabel="k", xscale="log", yscale="log")
+        axis.set_xscale("log", base=2)
+    np.atleast_1d(figure.axes)[0].set_ylabel("squared Frobenius error (below 1e-9 of the norm drawn there)")
+    figure.axes[-1].legend(fontsize=8)
+    files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
+
+
+def plot_phases(results: Results, names, path: Path) -> None:
+    """Loss curves at the middle k, the end of phase 1 marked: two-phase learning against joint training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(names), 4), layout="constrained")
+    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        widths = widths_of(results, name)
+        k = widths[len(widths) // 2]
+        entry = results.tree[name][k]["0"]
+        for index, way in enumerate(TRAININGS):
+            curve, phase_1 = entry[way]["curve"], entry[way]["epochs of phase 1"]
+            axis.plot(EPOCH * np.arange(1, len(curve) + 1), curve, color=f"C{index}", label=way)
+            if way == "two-phase, Adam":
+                axis.axvline(EPOCH * phase_1, color=f"C{index}", linestyle=":", label="phase 2 begins")
+        levels = {"PCA": "--", "FJLT + PCA": "-."}
+        for line, style in levels.items():
+            axis.axhline(entry["baselines"][line], color="black", linestyle=style, linewidth=1, label=line)
+        axis.set(title=f"{name}, k = {k}", xlabel="steps", yscale="log")
+    figure.axes[0].set_ylabel("squared Frobenius error")
+    figure.axes[-1].legend(fontsize=8)
+    files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the data; see matrices.py.")
+@click.option("--matrix", "names", multiple=True, type=click.Choice(list(matrices.MATRICES)), help="Repeatable. Default: all.")
+@click.option("--k", "widths", multiple=True, type=click.IntRange(min=1), help="Repeatable. Default: 1, 2, 4 ... 64.")
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1))
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--quick", is_flag=True, help="What needs no download, k = 1 and 8, 100 steps.")
+def main(folder, data, names, widths, steps, seeds, quick):
+    console = Console(width=200)
+    if quick:
+        names, widths, steps = names or ("gaussian1", "digits", "spectra", "band"), widths or (1, 8), 100
+    names, widths = names or tuple(matrices.MATRICES), tuple(sorted(set(widths))) or WIDTHS
+    try:
+        results = Results(folder / "results.json", {"steps": steps, "data": "local" if data else "loaders"})
+        for name in names:
+            run(results, name, data, widths, steps, seeds, console)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for name in names:
+        console.print(table(results, name))
+    plot(results, names, folder / "losses.png")
+    plot_phases(results, names, folder / "phases.png")
+
+
+if __name__ == "__main__":
+    main()

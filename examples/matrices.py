@@ -1,0 +1,159 @@
+"""The matrices of the paper's experiments, by one name each: columns are examples.
+
+Real data come from their own loaders (Keras, scikit-learn), which download once, or from a folder that holds
+
+    mnist/mnist.npz, olivetti/olivetti_faces.npz, abu_hsi/*.npz, cifar10/cifar10_residual.npz, HS-SOD's *.mat, newsgroup_pairs/*.mat
+
+where one is given. What needs neither: the Gaussian matrices, "digits", which come with scikit-learn, and a sample of a
+hyperspectral scene in data/.
+
+    python examples/matrices.py abu_hsi/abu-urban-1.npz FILE
+
+writes that sample from the whole scene. Source and licence: data/README.md.
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SAMPLE = Path(__file__).parent / "data" / "abu_sample.npz"
+SIDE, MNIST_IMAGES = 32, 1024
+
+
+class Matrix(NamedTuple):
+    """`X` is (n, d), float64; `origin` says in words what it is."""
+
+    X: np.ndarray
+    origin: str
+
+
+def gaussian(rank: int, n: int = 1024, d: int = 1024, seed: int = 0) -> Matrix:
+    """`rank` random orthonormal directions with coefficients N(0, 0.01): Gaussian 1 and 2 of the paper are of rank 32 and 64."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(rng.standard_normal((n, rank)))[0]
+    return Matrix(directions @ rng.normal(0, 0.1, (rank, d)), f"{rank} orthonormal directions, coefficients N(0, 0.01)")
+
+
+def digits() -> Matrix:
+    from sklearn.datasets import load_digits
+
+    return Matrix(load_digits().data.T / 16, "1,797 digits of 8 x 8 pixels (scikit-learn), 0 to 1")
+
+
+def mnist(folder: Path | None = None) -> Matrix:
+    """The first 1,024 training images, padded from 28 x 28 to 32 x 32 with zeros."""
+    if folder is None:
+        import keras
+
+        images = keras.datasets.mnist.load_data()[0][0]
+    else:
+        with np.load(_existing(folder / "mnist" / "mnist.npz")) as file:
+            images = file["x_train"]
+    padded = np.pad(images[:MNIST_IMAGES], ((0, 0), (2, 2), (2, 2))) / 255
+    return Matrix(padded.reshape(MNIST_IMAGES, -1).T, "the first 1,024 training images of MNIST, padded to 32 x 32, 0 to 1")
+
+
+def olivetti(folder: Path | None = None) -> Matrix:
+    if folder is None:
+        from sklearn.datasets import fetch_olivetti_faces
+
+        faces = fetch_olivetti_faces().data
+    else:
+        with np.load(_existing(folder / "olivetti" / "olivetti_faces.npz")) as file:
+            faces = file["images"].reshape(len(file["images"]), -1) / 242
+    return Matrix(faces.T.astype(float), "the 400 Olivetti faces of 64 x 64 pixels, 0 to 1")
+
+
+def cube(path: Path) -> np.ndarray:
+    """A hyperspectral image, (bands, rows, columns) as stored: .npz of this project's data, or HS-SOD's .mat.
+
+    Raises:
+        ValueError: for a file that holds no cube.
+    """
+    path = _existing(Path(path))
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            if "band_delta" in file:
+                return file["band_delta"].cumsum(0, dtype=np.int16)
+    else:
+        import h5py
+
+        if h5py.is_hdf5(path):  # MATLAB 7.3; its axes come reversed: 1024 x 768 x bands is stored as bands x 1024 x 768
+            with h5py.File(path) as file:
+                if "hypercube" in file:
+                    return file["hypercube"][:]
+        else:
+            from scipy.io import loadmat
+
+            variables = loadmat(path)
+            if "hypercube" in variables:
+                return np.moveaxis(variables["hypercube"], -1, 0)
+    raise ValueError(f"Expected a hyperspectral cube: `hypercube` in a .mat file, `band_delta` in an .npz file. Received: {path}")
+
+
+def scene(folder: Path | None = None) -> tuple[np.ndarray, str]:
+    """One cube scaled to a largest value of 1, and its name: the first .mat file of the folder, else its Texas coast, else the sample."""
+    if folder is None:
+        path, name = SAMPLE, "a sample of the Texas coast (AVIRIS)"
+    else:
+        mats = sorted(path for path in folder.glob("*.mat"))
+        path = mats[0] if mats else folder / "abu_hsi" / "abu-urban-1.npz"
+        name = path.stem if mats else "the Texas coast (AVIRIS, ABU urban 1)"
+    values = cube(path).astype(float)
+    return values / values.max(), name
+
+
+def spectra(folder: Path | None = None) -> Matrix:
+    """Every pixel's spectrum: bands x pixels."""
+    values, name = scene(folder)
+    bands, rows, columns = values.shape
+    return Matrix(values.reshape(bands, -1), f"the spectra of {rows} x {columns} pixels in {bands} bands, {name}")
+
+
+def band(folder: Path | None = None) -> Matrix:
+    """The middle band as an image, rows x columns: what the paper takes of HS-SOD, 1024 x 768."""
+    values, name = scene(folder)
+    middle = len(values) // 2
+    return Matrix(values[middle], f"band {middle} as an image, {name}")
+
+
+MATRICES = {
+    "gaussian1": lambda folder: gaussian(32),
+    "gaussian2": lambda folder: gaussian(64),
+    "digits": lambda folder: digits(),
+    "mnist": mnist,
+    "olivetti": olivetti,
+    "spectra": spectra,
+    "band": band,
+}
+
+
+def load(name: str, folder=None) -> Matrix:
+    """The matrix of that name; `folder` holds the real data, see above.
+
+    Raises:
+        ValueError: for an unknown name, or a folder that lacks the data.
+    """
+    if name not in MATRICES:
+        raise ValueError(f"Expected one of {tuple(MATRICES)}. Received: name={name!r}")
+    return MATRICES[name](None if folder is None else Path(folder))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"Expected the file {path}. There is none; without a folder the data are downloaded.")
+    return path
+
+
+def write_sample(source: Path, target: Path) -> None:
+    """A quarter of the bands and 64 x 64 pixels of a scene in one file: differences between bands, packed by bzip2."""
+    part = cube(source)[::4, :64, :64]
+    with zipfile.ZipFile(target, "x", zipfile.ZIP_BZIP2) as archive, archive.open("band_delta.npy", "w") as file:
+        np.save(file, np.diff(part, axis=0, prepend=part.dtype.type(0)).astype(np.int16))
+
+
+if __name__ == "__main__":
+    write_sample(Path(sys.argv[1]), Path(sys.argv[2]))
