@@ -1,5 +1,6 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
+import inspect
 import keyword
 import logging
 import re
@@ -49,8 +50,8 @@ def to_tflite(
     and has been run: its outputs agree with those of Keras to `tolerance`.
 
     Args:
-        model: a Sequential or functional model with known input shapes. Wrap a subclassed one:
-            `keras.Model(inputs, model(inputs))`.
+        model: a built model with known input shapes. One of your own class is taken as it is where it has one input, then of
+            float32; wrap others: `keras.Model(inputs, model(inputs))`.
         quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
             quantised while running. "int8": both in int8, by ranges seen on `representative_data`.
         representative_data: an array of typical inputs, (examples, ...), or for several inputs a list of arrays or a dict by
@@ -164,7 +165,8 @@ class _Export:
     """
 
     def __init__(self, model, planner: Planner, data, batch_size: int | None):
-        inputs = _inputs(model)
+        model = _with_inputs(model)
+        inputs = model.inputs
         self.model, self.planner = model, planner
         self.input_names, self.output_names = _input_names(inputs), _output_names(model)
         self.specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, self.input_names, strict=True)]
@@ -249,7 +251,12 @@ def _complaint(error: Exception) -> str:
     return f"The converter says: {str(error).splitlines()[0]}"
 
 
-def _inputs(model) -> list:
+def _with_inputs(model) -> keras.Model:
+    """`model`, or for one of a user's class that takes a single input of known shape a functional model around it.
+
+    Raises:
+        ValueError: for a model that cannot be exported.
+    """
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
     if keras.backend.backend() != "tensorflow":
@@ -265,13 +272,18 @@ def _inputs(model) -> list:
             f"Export is in float32. Received layers that compute in another precision: {other}. Build the model anew "
             'from its config, which keeps every random subset, with the dtype policy "float32", and give it these weights.'
         )
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
+    if getattr(model, "inputs", None):
+        return model
+    # Keras notes the first argument's shape alone.
+    single = len(set(inspect.signature(model.call).parameters) - {"training", "mask"}) == 1
+    shape = (model.get_build_config() or {}).get("input_shape") if single else None
+    if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise ValueError(
             f"Model '{model.name}' does not know its input shapes. Wrap it: keras.Model(inputs, model(inputs)), with "
             "inputs = keras.Input(shape=...)."
         )
-    return inputs
+    inputs = keras.Input(shape[1:], dtype="float32", name="inputs")
+    return keras.Model(inputs, model(inputs), name=model.name)
 
 
 def _input_names(tensors) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ class ButterflyAutoencoder(keras.Model):
         **kwargs: of `keras.Model`: name, dtype, trainable.
 
     Attributes, once built:
-        encoder: model, (batch, n) -> (batch, k), made of `butterfly` and the layer `code`; to be exported by itself where only
-            features are wanted.
+        encoder: model, (batch, n) -> (batch, k), made of the layers `butterfly`, B, and `code`, E; to be exported by itself where
+            only features are wanted.
         decoder: the dense layer, (batch, k) -> (batch, m).
 
     Input shape: (batch, n). Output shape: (batch, m). Dtype: the compute dtype.
@@ -78,7 +78,8 @@ class ButterflyAutoencoder(keras.Model):
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
         self.truncation_seed = None if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
-        self.butterfly = self.code = self.encoder = self.decoder = None
+        self.encoder: keras.Sequential | None = None
+        self.decoder: keras.layers.Dense | None = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
@@ -89,8 +90,7 @@ class ButterflyAutoencoder(keras.Model):
                 f"Model '{self.name}' expects k <= ell <= n and k <= outputs. "
                 f"Received: k={self.k}, ell={ell}, n={features}, outputs={outputs}"
             )
-        common = {"dtype": self.dtype_policy}
-        self.butterfly = Butterfly(
+        butterfly = Butterfly(
             ell,
             truncation=self.truncation,
             kernel_initializer=self.butterfly_initializer,
@@ -98,13 +98,13 @@ class ButterflyAutoencoder(keras.Model):
             implementation=self.implementation,
             seed=self.seed,
             truncation_seed=self.truncation_seed,
+            dtype=self.dtype_policy,
             name="butterfly",
-            **common,
         )
-        self.truncation_seed = self.butterfly.truncation_seed
-        dense = {"use_bias": False, "kernel_initializer": self.kernel_initializer, **common}
-        self.code = keras.layers.Dense(self.k, name="code", **dense)
-        self.encoder = keras.Sequential([keras.Input((features,)), self.butterfly, self.code], name="encoder")
+        self.truncation_seed = butterfly.truncation_seed
+        dense = {"use_bias": False, "kernel_initializer": self.kernel_initializer, "dtype": self.dtype_policy}
+        code = keras.layers.Dense(self.k, name="code", **dense)
+        self.encoder = keras.Sequential([keras.Input((features,)), butterfly, code], name="encoder")
         self.decoder = keras.layers.Dense(outputs, name="decoder", **dense)
         self.decoder.build((None, self.k))
 
@@ -146,15 +146,36 @@ class ButterflyAutoencoder(keras.Model):
         return landscape.optimal_loss(self.butterfly, x.T, targets.T, self.k)
 
     @property
+    def butterfly(self) -> Butterfly:
+        """The layer B.
+
+        Raises:
+            ValueError: before the model is built.
+        """
+        return self._part(0)
+
+    @property
+    def code(self) -> keras.layers.Dense:
+        """The layer E.
+
+        Raises:
+            ValueError: before the model is built.
+        """
+        return self._part(1)
+
+    @property
     def encoder_parameters(self) -> int:
         """Number of the encoder's weights: the effective ones of B, and k ell.
 
         Raises:
             ValueError: before the model is built.
         """
-        if not self.built:
-            raise ValueError(f"Model '{self.name}' has no weights before it is built. Call it on data or `build` it.")
         return self.butterfly.effective_parameters + self.code.kernel.shape[0] * self.k
+
+    def _part(self, index: int):
+        if self.encoder is None:
+            raise ValueError(f"Model '{self.name}' has no layers before it is built. Call it on data or `build` it.")
+        return self.encoder.layers[index]
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.outputs_size or input_shape[-1])

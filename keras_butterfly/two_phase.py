@@ -20,6 +20,7 @@ def two_phase_fit(
     metrics=None,
     frozen: Sequence[keras.layers.Layer] | None = None,
     jit_compile="auto",
+    steps_per_execution: int = 1,
     **fit,
 ) -> keras.callbacks.History:
     """Compiles and trains `model` in two phases: in the first the butterflies stay at their initial draw, then all is trained.
@@ -32,7 +33,7 @@ def two_phase_fit(
         x, y: as in `keras.Model.fit`.
         epochs: of phase 1 and of phase 2, each at least 1.
         optimizer: a name or an optimiser; either phase gets a fresh one with its settings.
-        loss, metrics, jit_compile: as in `compile`.
+        loss, metrics, jit_compile, steps_per_execution: as in `compile`.
         frozen: the layers of phase 1 that are not trained. Default: all `Butterfly` layers, however deep.
         **fit: of `keras.Model.fit`: batch_size, validation_data, callbacks, verbose, ...
 
@@ -52,7 +53,8 @@ def two_phase_fit(
 
     def phase(start: int, end: int):
         fresh = type(optimizer).from_config(optimizer.get_config())
-        model.compile(fresh, loss, metrics=metrics, jit_compile=jit_compile)
+        settings = {"metrics": metrics, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+        model.compile(fresh, loss, **settings)
         return model.fit(x, y, epochs=end, initial_epoch=start, **fit)
 
     if not model.built:

@@ -165,22 +165,35 @@ def test_not_a_number_on_one_side_only_is_an_infinite_error():
     assert verify.compare_outputs([np.array([np.nan, np.inf])], [np.array([np.nan, np.inf])]).max_error == 0
 
 
-class Subclassed(keras.Model):
+class OneInput(keras.Model):
     def __init__(self):
         super().__init__()
         self.butterfly = Butterfly(20)
 
-    def call(self, x):
+    def call(self, x, training=False):
         return self.butterfly(x)
 
 
-def test_a_subclassed_model_is_exported_once_wrapped():
-    model = Subclassed()
-    model(np.zeros((1, 8), "float32"))
+class TwoInputs(OneInput):
+    def call(self, x, y=None):
+        return self.butterfly(x if y is None else x + y)
+
+
+def test_a_subclassed_model_of_one_input_is_exported():
+    model = OneInput()
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype("float32")
+    expected = model(x).numpy()
+    exported = export.to_tflite(model, batch_size=3)
+    np.testing.assert_allclose(exported.predict(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_subclassed_model_of_several_inputs_is_exported_once_wrapped():
+    model = TwoInputs()
+    model(np.zeros((1, 8), "float32"), np.zeros((1, 8), "float32"))
     with pytest.raises(ValueError, match=r"Wrap it: keras\.Model\(inputs, model\(inputs\)\)"):
         export.to_tflite(model)
-    inputs = keras.Input((8,))
-    assert export.to_tflite(keras.Model(inputs, model(inputs))).plan[0].layer == model.butterfly.name
+    inputs = [keras.Input((8,)), keras.Input((8,))]
+    assert export.to_tflite(keras.Model(inputs, model(*inputs))).plan[0].layer.endswith(model.butterfly.name)
 
 
 def unknown_length():

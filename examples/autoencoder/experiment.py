@@ -97,23 +97,24 @@ def train(problem: Problem, way: str, k: int, seed: int, steps: int, tick) -> di
     model = autoencoder(problem, k, seed)
     epochs = -(-steps // EPOCH)
     decay = keras.optimizers.schedules.CosineDecay
+    fast = {"jit_compile": True, "steps_per_execution": EPOCH}
     fit = {"steps_per_epoch": EPOCH, "verbose": 0, "shuffle": False, "callbacks": [Tick(tick)]}
     if way == "two-phase":
         start = problem.unit * model.solve(problem.examples)
         # D and E start at an optimum from which Adam's first steps, of equal size for all entries, lead away.
         peak, warm_up = 1e-3 / k**0.5, min(WARM_UP, steps // 4)
         rate = decay(0.0, epochs * EPOCH - warm_up, warmup_target=peak, warmup_steps=warm_up)
-        model.compile(keras.optimizers.Adam(rate), "mse", jit_compile=True)
+        model.compile(keras.optimizers.Adam(rate), "mse", **fast)
         curve, phase_1 = [start, *losses(model.fit(problem.batches(), epochs=epochs, **fit), problem)], 1
     elif way == "two-phase, Adam":
         phase_1 = max(1, epochs // 2)
         both = (phase_1, max(1, epochs - phase_1))
         adam = keras.optimizers.Adam(decay(3e-3, max(both) * EPOCH))
         curve = losses(
-            two_phase_fit(model, problem.batches(), epochs=both, optimizer=adam, jit_compile=True, **fit), problem
+            two_phase_fit(model, problem.batches(), epochs=both, optimizer=adam, **fast, **fit), problem
         )
     else:
-        model.compile(keras.optimizers.Adam(decay(3e-3, epochs * EPOCH)), "mse", jit_compile=True)
+        model.compile(keras.optimizers.Adam(decay(3e-3, epochs * EPOCH)), "mse", **fast)
         curve, phase_1 = losses(model.fit(problem.batches(), epochs=epochs, **fit), problem), 0
     result = {"loss": problem.loss(model), "encoder parameters": model.encoder_parameters}
     result["solved again"] = problem.unit * model.solve(problem.examples)

@@ -1,0 +1,207 @@
+"""ButterflyAutoencoder and two-phase learning: counts, values, training against PCA and Theorem 1, saving, bad input."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from oracles import effective_count
+
+from keras_butterfly import Butterfly, ButterflyAutoencoder, landscape, summary, two_phase_fit
+from keras_butterfly.autoencoder import default_ell
+
+N, RANK, EXAMPLES = 64, 12, 96
+
+
+@pytest.fixture
+def x(rng):
+    """Examples of rank 12 whose singular values fall slowly."""
+    directions = np.linalg.qr(rng.standard_normal((N, RANK)))[0]
+    return (rng.standard_normal((EXAMPLES, RANK)) * np.arange(1, RANK + 1) ** -0.5 @ directions.T).astype("float32")
+
+
+def repeated(x):
+    """Ten full batches an epoch: fewer epochs, which cost more than their steps."""
+    return np.tile(x, (10, 1))
+
+
+def dense(layer):
+    return ops.convert_to_numpy(layer.kernel).astype(float)
+
+
+def squared_error(model, x, y=None):
+    return np.sum((ops.convert_to_numpy(model(x)).astype(float) - (x if y is None else y)) ** 2)
+
+
+def principal(x, k):
+    return np.sum(np.linalg.svd(x.astype(float), compute_uv=False)[k:] ** 2)
+
+
+def test_it_is_the_product_of_its_matrices(x):
+    model = ButterflyAutoencoder(4, seed=0)
+    found = ops.convert_to_numpy(model(x))
+    code = x @ dense(model.butterfly) @ dense(model.code)
+    np.testing.assert_allclose(ops.convert_to_numpy(model.encoder(x)), code, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, code @ dense(model.decoder), rtol=1e-4, atol=1e-5)
+    assert model.compute_output_shape((None, N)) == (None, N)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 300), st.data())
+def test_the_encoder_holds_no_more_weights_than_the_paper_says(n, data):
+    k = data.draw(st.integers(1, min(n, 40)))
+    model = ButterflyAutoencoder(k, seed=0)
+    model.build((None, n))
+    ell, size = model.butterfly.units, 1 << (n - 1).bit_length()
+    assert ell == min(n, k * (int(np.log(k)) + 2))
+    assert model.encoder_parameters == sum(int(np.prod(weight.shape)) for weight in model.encoder.weights)
+    assert model.encoder_parameters <= k * ell + 2 * size * np.log2(ell) + 6 * size
+
+
+def test_the_count_is_that_of_all_paths():
+    model = ButterflyAutoencoder(3, 5, seed=0)
+    model.build((None, 32))
+    assert model.encoder_parameters == effective_count(model.butterfly.wiring) + 15
+    assert (default_ell(1, 100), default_ell(8, 100), default_ell(64, 1024), default_ell(64, 100)) == (2, 32, 384, 100)
+    assert [row.layer for row in summary(model).rows] == ["encoder/butterfly", "encoder/code", "decoder"]
+
+
+def test_fit_reaches_principal_components(x):
+    """Within 2 % by Adam alone, though the drawn butterfly's best is not there."""
+    model = ButterflyAutoencoder(4, 6, seed=0)
+    model.build(x.shape)
+    best = principal(x, 4)
+    assert landscape.optimal_loss(model.butterfly, x.T, x.T, 4) > 1.05 * best
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.02, 600)), "mse")
+    model.fit(repeated(x), epochs=60, batch_size=EXAMPLES, shuffle=False, verbose=0)
+    assert squared_error(model, x) < 1.02 * best
+
+
+def test_solve_is_the_optimum_for_the_present_butterfly(x):
+    model = ButterflyAutoencoder(4, 6, seed=0)
+    found = model.solve(x)
+    assert found == pytest.approx(squared_error(model, x), rel=1e-4)
+    assert found == pytest.approx(landscape.optimal_loss(model.butterfly, x.T, x.T, 4), rel=1e-6)
+    before = squared_error(model, x)
+    model.decoder.kernel.assign(model.decoder.kernel + 0.01)
+    assert squared_error(model, x) > before
+
+
+def test_regression_of_rank_k_on_other_targets(x, rng):
+    y = (x @ rng.standard_normal((N, 7))).astype("float32")
+    model = ButterflyAutoencoder(3, 12, 7, seed=0)
+    loss = model.solve(x, y)
+    assert tuple(model(x).shape) == (EXAMPLES, 7)
+    # 12 outputs hold all of the rank, so this is reduced rank regression on x itself.
+    assert loss == pytest.approx(principal(y, 3), rel=1e-3)
+    model.compile("adam", "mse")
+    model.fit(x, y, epochs=1, verbose=0)
+
+
+class Snapshots(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.butterflies, self.decoders = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.butterflies.append(ops.convert_to_numpy(self.model.butterfly.gadgets).copy())
+        self.decoders.append(ops.convert_to_numpy(self.model.decoder.kernel).copy())
+
+
+def test_two_phases(x):
+    model, seen = ButterflyAutoencoder(4, 6, seed=0), Snapshots()
+    model.build(x.shape)
+    start = ops.convert_to_numpy(model.butterfly.gadgets).copy()
+    schedule = keras.optimizers.schedules.CosineDecay(0.02, 600)
+    settings = {"batch_size": EXAMPLES, "shuffle": False, "verbose": 0, "callbacks": [seen]}
+    fixed = landscape.optimal_loss(model.butterfly, x.T, x.T, 4) / x.size
+    history = two_phase_fit(model, repeated(x), epochs=(60, 40), optimizer=keras.optimizers.Adam(schedule), **settings)
+    assert history.history["phase"] == [1] * 60 + [2] * 40
+    assert history.epoch == list(range(100))
+    assert len(history.history["loss"]) == len(seen.butterflies) == 100
+    assert all((each == start).all() for each in seen.butterflies[:60])
+    assert (seen.butterflies[60] != start).any()
+    assert (seen.decoders[0] != seen.decoders[1]).any()
+    # Phase 1 ends where Theorem 1 says that every local minimum is; phase 2 goes below.
+    assert history.history["loss"][59] == pytest.approx(fixed, rel=0.02)
+    assert history.history["loss"][59] > fixed * (1 - 1e-4)
+    assert squared_error(model, x) < 1.02 * principal(x, 4) < 0.98 * fixed * x.size
+    assert model.butterfly.trainable
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_every_layer_trainable(x):
+    model = ButterflyAutoencoder(4, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        two_phase_fit(model, x, epochs=(2, 2), verbose=0, callbacks=[Interrupt()])
+    assert model.butterfly.trainable
+    assert len(model.trainable_variables) == 3
+
+
+def test_two_phases_of_any_model_with_butterflies(x):
+    inner = keras.Sequential([keras.Input((N,)), Butterfly(8, seed=0)])
+    fixed = Butterfly(16, seed=0)
+    fixed.trainable = False
+    model = keras.Sequential([keras.Input((N,)), inner, fixed, keras.layers.Dense(N)])
+    before = [ops.convert_to_numpy(layer.gadgets).copy() for layer in (inner.layers[0], fixed)]
+    two_phase_fit(model, x, x, epochs=(1, 1), verbose=0)
+    changed = [
+        (ops.convert_to_numpy(layer.gadgets) != old).any() for layer, old in zip((inner.layers[0], fixed), before, strict=True)
+    ]
+    assert changed == [True, False]
+    assert not fixed.trainable
+
+
+def test_saved_and_loaded(x, tmp_path):
+    model = ButterflyAutoencoder(4, seed=None)  # the subset is drawn, and has to come from the file
+    model.compile("adam", "mse")
+    model.fit(x, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(model(x)))
+    assert loaded.butterfly.wiring.outputs == model.butterfly.wiring.outputs
+    loaded.fit(x, epochs=1, verbose=0)
+    model.encoder.save(tmp_path / "encoder.keras")
+    encoder = keras.models.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_array_equal(ops.convert_to_numpy(encoder(x)), ops.convert_to_numpy(model.encoder(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: ButterflyAutoencoder(5, 4), "`ell` must be at least k, 5. Received: ell=4"),
+        (lambda x: ButterflyAutoencoder(0), "`k` must be a positive integer"),
+        (lambda x: ButterflyAutoencoder(5, outputs=4), "`outputs` must be at least k, 5"),
+        (lambda x: ButterflyAutoencoder(2, 65)(x), "k=2, ell=65, n=64"),
+        (lambda x: ButterflyAutoencoder(65)(x), "k <= ell <= n and k <= outputs. Received: k=65"),
+        (lambda x: ButterflyAutoencoder(2).encoder_parameters, "has no layers before it is built"),
+        (lambda x: compiled().fit(x * np.nan), "Expected finite numbers in `x`"),
+        (lambda x: compiled().fit(np.ones_like(x)), "Expected examples that differ in `x`. Received 96 equal ones"),
+        (lambda x: compiled().fit(x, x + np.inf), "Expected finite numbers in `y`"),
+        (lambda x: compiled().fit(x[0]), r"Expected `x` as \(examples, size\)"),
+        (lambda x: ButterflyAutoencoder(2).solve(np.zeros((5, N))), "Expected examples that differ"),
+        (lambda x: ButterflyAutoencoder(2).solve(x, x[:, :5]), r"targets of shape \(examples, 64\)"),
+        (lambda x: two_phase_fit(compiled(), x, epochs=10), "`epochs` must be two positive integers"),
+        (lambda x: two_phase_fit(compiled(), x, epochs=(1, 0)), "`epochs` must be a positive integer"),
+        (lambda x: two_phase_fit(compiled(), x * np.nan, epochs=(1, 1)), "Expected finite numbers"),
+        (lambda x: two_phase_fit(dense_only(), x, x, epochs=(1, 1)), "Expected a model with a Butterfly layer"),
+    ],
+)
+def test_bad_input(x, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(x)
+
+
+def compiled():
+    model = ButterflyAutoencoder(2, seed=0)
+    model.compile("adam", "mse")
+    return model
+
+
+def dense_only():
+    return keras.Sequential([keras.Input((N,)), keras.layers.Dense(N)])
