@@ -120,6 +120,110 @@ def band(folder: Path | None = None) -> Matrix:
     return Matrix(values[middle], f"band {middle} as an image, {name}")
 
 
+class Stack(NamedTuple):
+    """`matrices` is (matrices, n, d), float32, each with a largest singular value of 10, rows permuted alike; see `load_stack`."""
+
+    matrices: np.ndarray
+    training: int
+    origin: str
+
+
+def bands(folder: Path | None = None) -> tuple[np.ndarray, str]:
+    """Every band of every scene as an image: of HS-SOD's .mat files where the folder has some, else of the ABU scenes."""
+    if folder is None:
+        paths, name = [SAMPLE], "the sample of the Texas coast (AVIRIS)"
+    else:
+        paths = sorted(folder.glob("*.mat")) or sorted((folder / "abu_hsi").glob("*.npz"))
+        name = ", ".join(path.stem for path in paths)
+    if not paths:
+        raise ValueError(f"Expected HS-SOD's .mat files or abu_hsi/*.npz in {folder}. There are none.")
+    images = np.concatenate([cube(path).astype(float) for path in paths])
+    return images, f"{images.shape[1]} x {images.shape[2]} bands of {name}"
+
+
+def cifar10(folder: Path | None = None) -> tuple[np.ndarray, str]:
+    """The red channel of the first 500 training images."""
+    if folder is None:
+        import keras
+
+        images = keras.datasets.cifar10.load_data()[0][0][:500, :, :, 0]
+    else:
+        with np.load(_existing(folder / "cifar10" / "cifar10_residual.npz")) as file:
+            planes = file["x_train_residual"][:500]  # differences over rows and columns of G, R - G, B - G
+        planes = planes.cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
+        images = planes[:, 0] + planes[:, 1]
+    return images.astype(float), "the red channel of the first 500 training images of CIFAR-10, 32 x 32"
+
+
+def patches(folder: Path | None = None) -> tuple[np.ndarray, str]:
+    """Grey tiles of the two photographs that come with scikit-learn."""
+    from sklearn.datasets import load_sample_images
+
+    tiles = []
+    for photograph in load_sample_images().images:
+        grey = photograph.mean(-1)[:416, :640]
+        tiles.append(grey.reshape(13, SIDE, 20, SIDE).swapaxes(1, 2).reshape(-1, SIDE, SIDE))
+    return np.concatenate(tiles), "grey tiles of scikit-learn's two photographs, 32 x 32"
+
+
+def text(folder: Path | None = None, documents: int = 100) -> tuple[np.ndarray, str]:
+    """Terms x documents: TechTC's or the newsgroup pair PCMAC's from the folder, else two newsgroups by scikit-learn's loader."""
+    if folder is None:
+        from sklearn.datasets import fetch_20newsgroups
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        pair = ["comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware"]
+        articles = fetch_20newsgroups(subset="all", categories=pair, shuffle=True, random_state=0).data
+        counts, name = CountVectorizer(max_features=4096, stop_words="english").fit_transform(articles), "two newsgroups"
+    elif tech := sorted(folder.glob("**/vectors.dat")):
+        return techtc(tech), f"{len(tech)} collections of TechTC"
+    else:
+        from scipy.io import loadmat
+
+        file = loadmat(_existing(folder / "newsgroup_pairs" / "PCMAC.mat"))
+        counts, name = file["X"], "the newsgroup pair PCMAC"
+    dense = np.asarray(counts.todense() if hasattr(counts, "todense") else counts, dtype=float)
+    dense = dense[np.random.default_rng(0).permutation(len(dense))]
+    whole = len(dense) // documents * documents
+    stack = dense[:whole].reshape(-1, documents, dense.shape[1]).swapaxes(1, 2)
+    return stack, f"{stack.shape[1]} terms x {documents} documents, counts, of {name}"
+
+
+def techtc(paths: list[Path]) -> np.ndarray:
+    """Collections of TechTC-300, (collections, terms, documents): `vectors.dat` files, SVMlight lines `label term:weight ...`.
+
+    Terms are numbered across all collections; each is cut to the fewest documents of any.
+    """
+    from sklearn.datasets import load_svmlight_files
+
+    loaded = load_svmlight_files([str(path) for path in paths])[::2]
+    documents = min(matrix.shape[0] for matrix in loaded)
+    return np.stack([matrix[:documents].toarray().T for matrix in loaded])
+
+
+STACKS = {"bands": bands, "cifar10": cifar10, "patches": patches, "text": text}
+
+
+def load_stack(name: str, folder=None, seed: int = 0, most: int = 500) -> Stack:
+    """Matrices to learn a sketch from: four in five for training.
+
+    At most `most` of them, in random order; each is scaled to a largest singular value of 10, and one random permutation of the
+    rows is applied to all, as in the paper.
+
+    Raises:
+        ValueError: for an unknown name, or a folder that lacks the data.
+    """
+    if name not in STACKS:
+        raise ValueError(f"Expected one of {tuple(STACKS)}. Received: name={name!r}")
+    matrices, origin = STACKS[name](None if folder is None else Path(folder))
+    rng = np.random.default_rng(seed)
+    matrices = matrices[rng.permutation(len(matrices))[:most]]
+    matrices = matrices[:, rng.permutation(matrices.shape[1])]
+    norms = np.linalg.norm(matrices, 2, axis=(1, 2), keepdims=True)
+    matrices = (10 * matrices / np.where(norms > 0, norms, 1)).astype("float32")
+    return Stack(matrices, len(matrices) * 4 // 5, origin)
+
+
 MATRICES = {
     "gaussian1": lambda folder: gaussian(32),
     "gaussian2": lambda folder: gaussian(64),

@@ -1,0 +1,224 @@
+"""Section 6 of the paper: learned sketches for low-rank decomposition.
+
+    python examples/sketching/experiment.py FOLDER [--data DATA] [--stack NAME ...] [--pair K ELL ...] [--steps 600] [--seeds 3] [--quick]
+
+A sketch B (ell x n) is trained on four in five of the matrices of a stack so that X is near B_k(X), its best approximation of
+rank k in the row space of B X. The error on the others is Err = mean ||X - B_k(X)|| - mean ||X - X_k||, with the Frobenius norm as
+it is (the paper's code) and squared (the paper's text). Compared are
+    butterfly         trained, initially an FJLT                  FJLT        the same, not trained
+    learned sparse    one non-zero in a column, values trained    sparse      the same, not trained (Clarkson and Woodruff)
+    learned, N = ...  N non-zeros in a column, values trained     Gaussian
+    randomized SVD    scikit-learn's, with as many random vectors, without and with power iterations; it reads X two and more times
+The seed draws which matrices are for training, the permutation of the rows, and the sketches. FOLDER gets results.json, which an
+interrupted run continues, and plots.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import matrices
+from results import Results
+
+from keras_butterfly.export import files
+from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch, low_rank_approximation
+
+PAIRS = ((1, 5), (10, 10), (10, 20), (20, 40), (30, 60))
+BATCH = 32
+DENSEST = 20
+# Non-zeros per column of the curve, at this pair.
+CURVE_PAIR, CURVE = (10, 20), (1, 2, 5, 10, 20)
+# The best of 0.001, 0.003 for the butterfly, and of 0.01, 0.1 for the others, on CIFAR-10, bands and text.
+RATES = {"butterfly": 3e-3, "sparse": 1e-1, "dense": 1e-2}
+NORMS = ("unsquared", "squared")
+
+
+def sketches(ell: int, seed: int) -> dict:
+    """Per name the sketch and the learning rate it is trained at, None where it is not trained."""
+    densest = min(DENSEST, ell)
+    return {
+        "butterfly": (ButterflySketch(ell, seed=seed), RATES["butterfly"]),
+        "learned sparse": (SparseSketch(ell, seed=seed), RATES["sparse"]),
+        f"learned, N = {densest}": (SparseSketch(ell, densest, seed=seed), RATES["dense"]),
+        "FJLT": (ButterflySketch(ell, seed=seed), None),
+        "sparse": (SparseSketch(ell, seed=seed), None),
+        "Gaussian": (GaussianSketch(ell, seed=seed), None),
+    }
+
+
+class Task:
+    """The matrices of one seed and what cannot be beaten on those for testing."""
+
+    def __init__(self, name: str, folder, seed: int):
+        self.stack = matrices.load_stack(name, folder, seed)
+        self.training = self.stack.matrices[: self.stack.training]
+        self.testing = self.stack.matrices[self.stack.training :].astype(float)
+        self.tails = np.cumsum(np.linalg.svd(self.testing, compute_uv=False)[:, ::-1] ** 2, axis=1)[:, ::-1]
+
+    def errors(self, squared: np.ndarray, k: int) -> dict[str, float]:
+        """Err in both norms, from the squared errors of the approximations."""
+        least = self.tails[:, k] if k < self.tails.shape[1] else np.zeros(len(self.tails))
+        return {
+            "unsquared": float(np.mean(np.sqrt(squared)) - np.mean(np.sqrt(least))),
+            "squared": float(np.mean(squared) - np.mean(least)),
+        }
+
+    def sketched(self, sketch, k: int, rate: float | None, steps: int) -> dict:
+        started = time.perf_counter()
+        if rate is not None:
+            keras.utils.set_random_seed(sketch.seed)  # the order of the batches
+            sketch.fit(self.training, k, steps=steps, batch_size=BATCH, learning_rate=rate)
+        squared = low_rank_approximation(sketch, self.testing, k).squared_error
+        seconds = time.perf_counter() - started
+        return {**self.errors(squared, k), "parameters": sketch.effective_parameters, "seconds": round(seconds, 1)}
+
+    def randomized(self, k: int, ell: int, seed: int, iterations) -> dict:
+        from sklearn.utils.extmath import randomized_svd
+
+        squared = []
+        for X in self.testing:  # transposed, so that it sketches the rows as the others do
+            u, s, v = randomized_svd(X.T, k, n_oversamples=ell - k, n_iter=iterations, random_state=seed)
+            squared.append(np.sum((X.T - (u * s) @ v) ** 2))
+        return self.errors(np.array(squared), k)
+
+
+def run(results: Results, name: str, folder, pairs, steps: int, seeds: int, console: Console) -> None:
+    tasks = {seed: Task(name, folder, seed) for seed in range(seeds)}
+    stack = tasks[0].stack
+    count, n, d = stack.matrices.shape
+    pairs = [(k, ell) for k, ell in pairs if k <= min(n, d) and ell <= n]
+    facts = {"n": n, "d": d, "training": stack.training, "testing": count - stack.training, "origin": stack.origin}
+    results.once((name, "stack"), lambda: facts)
+    with Progress(console=console, transient=True) as bars:
+        for seed, task in bars.track(list(tasks.items()), description=name):
+            for k, ell in pairs:
+                place = (name, f"{k}, {ell}")
+                for label, (sketch, rate) in sketches(ell, seed).items():
+                    results.once(
+                        (*place, label, f"{seed}"), lambda s=sketch, r=rate, k=k, t=task: t.sketched(s, k, r, steps)
+                    )
+                for label, iterations in (("randomized SVD, 0 iterations", 0), ("randomized SVD, default", "auto")):
+                    results.once(
+                        (*place, label, f"{seed}"),
+                        lambda i=iterations, k=k, e=ell, s=seed, t=task: t.randomized(k, e, s, i),
+                    )
+                shown = ", ".join(f"{label} {entry[f'{seed}']['unsquared']:.4f}" for label, entry in results.tree[name][place[1]].items())
+                console.print(f"{name} k={k} ell={ell} seed {seed}: {shown}")
+            if CURVE_PAIR in pairs:
+                k, ell = CURVE_PAIR
+                for nonzeros in CURVE:
+                    rate = RATES["sparse" if nonzeros == 1 else "dense"]
+                    sketch = SparseSketch(ell, nonzeros, seed=seed)
+                    results.once(
+                        (name, "curve", f"{nonzeros}", f"{seed}"),
+                        lambda s=sketch, r=rate, k=k, t=task: t.sketched(s, k, r, steps),
+                    )
+
+
+def statistics(entries: dict, norm: str) -> tuple[float, float]:
+    """Mean and standard deviation over the seeds."""
+    values = [entry[norm] for entry in entries.values()]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def pairs_of(results: Results, name: str) -> list[str]:
+    return [key for key in results.tree[name] if "," in key]
+
+
+def table(results: Results, name: str, norm: str) -> Table:
+    facts = results.tree[name]["stack"]
+    title = (
+        f"{name}: {facts['origin']}; {facts['training']} for training, {facts['testing']} for testing\n"
+        f"Err, {norm} Frobenius norm, mean and standard deviation over the seeds; weights of the sketch in brackets"
+    )
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("sketch")
+    pairs = pairs_of(results, name)
+    for pair in pairs:
+        shown.add_column(f"k, ell = {pair}", justify="right")
+    labels = dict.fromkeys(label for pair in pairs for label in results.tree[name][pair])
+    for label in labels:
+        cells = []
+        for pair in pairs:
+            entries = results.tree[name][pair].get(label)
+            if entries is None:
+                cells.append("-")
+                continue
+            average, deviation = statistics(entries, norm)
+            parameters = next(iter(entries.values())).get("parameters")
+            cells.append(f"{average:.4f} ± {deviation:.4f}" + ("" if parameters is None else f" ({parameters:,})"))
+        shown.add_row(label, *cells)
+    return shown
+
+
+def plot(results: Results, names, path: Path) -> None:
+    """Above Err of every sketch, below the curve over the non-zeros of a column."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(names), 7.5), layout="constrained")
+    axes = np.reshape(figure.subplots(2, len(names)), (2, len(names)))
+    for (above, below), name in zip(axes.T, names, strict=True):
+        pairs = pairs_of(results, name)
+        labels = [label for label in results.tree[name][pairs[0]] if not label.startswith("learned, N")]
+        width = 0.8 / len(labels)
+        for index, label in enumerate(labels):
+            found = [statistics(results.tree[name][pair][label], "unsquared") for pair in pairs]
+            heights, deviations = zip(*found, strict=True)
+            above.bar(np.arange(len(pairs)) + index * width, heights, width, yerr=deviations, label=label)
+        above.set_xticks(np.arange(len(pairs)) + 0.4, [pair.replace(", ", " / ") for pair in pairs])
+        above.set(title=name, xlabel="k / ell", yscale="log")
+        if "curve" in results.tree[name]:
+            curve = results.tree[name]["curve"]
+            found = [statistics(entries, "unsquared") for entries in curve.values()]
+            heights, deviations = zip(*found, strict=True)
+            below.errorbar([int(count) for count in curve], heights, deviations, marker="o", label="learned, N non-zeros")
+            pair = results.tree[name][f"{CURVE_PAIR[0]}, {CURVE_PAIR[1]}"]
+            for index, label in enumerate(("butterfly", "Gaussian")):
+                below.axhline(statistics(pair[label], "unsquared")[0], color=f"C{index + 1}", linestyle="--", label=label)
+            below.set(xlabel=f"N, k = {CURVE_PAIR[0]}, ell = {CURVE_PAIR[1]}", yscale="log")
+            below.legend(fontsize=8)
+        else:
+            below.set_axis_off()
+    axes[0, 0].set_ylabel("Err, Frobenius norm")
+    axes[0, -1].legend(fontsize=8)
+    files.write(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"), overwrite=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the data; see matrices.py.")
+@click.option("--stack", "names", multiple=True, type=click.Choice(list(matrices.STACKS)), help="Repeatable. Default: all.")
+@click.option("--pair", "pairs", multiple=True, type=(click.IntRange(min=1), click.IntRange(min=1)), help="k and ell. Repeatable.")
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(min=1))
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--quick", is_flag=True, help="What needs no download, k, ell = 10, 20, 20 steps, one seed.")
+def main(folder, data, names, pairs, steps, seeds, quick):
+    console = Console(width=180)
+    if quick:
+        names, pairs, steps, seeds = names or ("bands", "patches"), pairs or (CURVE_PAIR,), 20, 1
+    names, pairs = names or tuple(matrices.STACKS), pairs or PAIRS
+    if wrong := [pair for pair in pairs if pair[0] > pair[1]]:
+        raise click.UsageError(f"Expected pairs k <= ell. Received: {wrong}")
+    try:
+        results = Results(folder / "results.json", {"steps": steps, "data": "local" if data else "loaders"})
+        for name in names:
+            run(results, name, data, pairs, steps, seeds, console)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for name in names:
+        for norm in NORMS:
+            console.print(table(results, name, norm))
+    plot(results, names, folder / "errors.png")
+
+
+if __name__ == "__main__":
+    main()

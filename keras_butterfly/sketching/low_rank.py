@@ -1,0 +1,92 @@
+"""Approximations of low rank, in factored form."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from .objectives import RANK_TOLERANCE
+from .sketches import Sketch, check_rank
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """An approximation of rank k, `left @ right`.
+
+    Attributes:
+        left: (..., n, k), orthogonal columns times the singular values, largest first.
+        right: (..., k, d), orthonormal rows; zero rows where the sketch had fewer directions than k.
+        squared_norm: ||X||_F^2 of what is approximated, (...).
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    squared_norm: np.ndarray
+
+    @property
+    def singular_values(self) -> np.ndarray:
+        """(..., k), largest first."""
+        return np.linalg.norm(self.left, axis=-2)
+
+    @property
+    def squared_error(self) -> np.ndarray:
+        """||X - left right||_F^2, (...): the rest of the norm, because the approximation is a projection of X.
+
+        By subtraction: errors below 1e-14 of ||X||_F^2 are not seen.
+        """
+        return np.maximum(self.squared_norm - np.sum(self.singular_values**2, axis=-1), 0)
+
+    def dense(self) -> np.ndarray:
+        """(..., n, d), formed only here."""
+        return self.left @ self.right
+
+
+def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
+    """B_k(X) = [X V]_k V^T, U S V^T = svd(B X): the best approximation of X of rank k in the row space of B X.
+
+    The cost is that of B X, of X V (n d ell multiply-adds, or as many per non-zero as ell) and of the decompositions of (ell, d)
+    and (n, ell); nothing of the size (n, d) is formed.
+
+    Args:
+        sketch: built for n rows, or not built yet.
+        X: (..., n, d), an array or tensor; or a scipy sparse matrix or array (n, d).
+        k: rank, at most ell and d.
+
+    Returns:
+        A `LowRank`, float64 where X is, else in X's precision.
+
+    Raises:
+        ValueError: for X of another number of rows, NaN or infinities, or k out of range.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 6; Sarlos, FOCS 2006; Clarkson, Woodruff, STOC 2013.
+    """
+    sparse = hasattr(X, "tocsr")
+    X = X.tocsr() if sparse else _floating(X)
+    if len(X.shape) < 2:
+        raise ValueError(f"Expected X as (..., n, d). Received: shape {tuple(X.shape)}")
+    if not np.isfinite(X.data if sparse else X).all():
+        raise ValueError("Expected finite numbers in X. Received NaN or infinite values.")
+    if not sketch.built:
+        sketch.build(X.shape)
+    check_rank(k, sketch.ell, X)
+    if X.shape[-2] != sketch.rows:
+        raise ValueError(f"Sketch '{sketch.name}' takes matrices of {sketch.rows} rows. Received: shape {tuple(X.shape)}")
+    if sparse:
+        sketched = (X.T @ ops.convert_to_numpy(sketch.matrix).T.astype(X.dtype)).T
+        norm = np.asarray(X.multiply(X).sum())
+    else:
+        sketched = ops.convert_to_numpy(ops.cast(sketch(X), str(X.dtype)))
+        norm = np.sum(np.square(X, dtype=float), axis=(-2, -1))
+    _, values, rows = np.linalg.svd(sketched, full_matrices=False)
+    present = values > np.maximum(RANK_TOLERANCE[str(sketched.dtype)] * values[..., :1], np.finfo("float32").tiny)
+    rows = rows * present[..., None]
+    left, inner, outer = np.linalg.svd(X @ np.swapaxes(rows, -1, -2), full_matrices=False)
+    right = outer[..., :k, :] @ rows
+    return LowRank(left[..., :k] * inner[..., None, :k], right, norm)
+
+
+def _floating(X) -> np.ndarray:
+    array = ops.convert_to_numpy(X)
+    if array.dtype == np.float64 or not np.issubdtype(array.dtype, np.floating):
+        return array.astype("float64")
+    return array.astype("float32")

@@ -1,0 +1,328 @@
+"""Sketches: maps of (n, d) matrices to (ell, d), X -> B X with few rows, that keep the row space as far as they can."""
+
+import random
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..butterfly import Butterfly
+from ..execution import floating
+from ..progress import Progress
+from ..wiring import check_seed, positive_integer, positive_number
+from .objectives import eigenvalue_loss
+
+
+class Sketch(keras.layers.Layer):
+    """Base of the sketches: `sketch(X)` is B X along the last but one axis, for one matrix or many.
+
+    Args:
+        ell: rows of B, at most n.
+        seed: of whatever is drawn; drawn now where None, and saved with the config.
+        **kwargs: of `keras.layers.Layer`.
+
+    Input shape: (..., n, d), n known. Output shape: (..., ell, d).
+
+    Subclasses give `_apply`, `matrix` and `effective_parameters`.
+    """
+
+    #: Whether there is anything to learn.
+    learns = True
+
+    def __init__(self, ell, *, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.ell = positive_integer(ell, "ell")
+        self.seed = random.randrange(2**31) if seed is None else check_seed(seed)
+        self.rows: int | None = None
+
+    def build(self, input_shape):
+        if len(input_shape) < 2 or input_shape[-2] is None:
+            raise ValueError(f"Sketch '{self.name}' takes matrices, (..., n, d), n known. Received: shape {tuple(input_shape)}")
+        self.rows = int(input_shape[-2])
+        if self.ell > self.rows:
+            raise ValueError(f"Sketch '{self.name}' has ell={self.ell} rows, more than its matrices' n={self.rows}")
+
+    def call(self, X):
+        X = floating(X, self.compute_dtype)
+        if X.shape[-2] != self.rows:
+            raise ValueError(f"Sketch '{self.name}' takes matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
+        return self._apply(X)
+
+    def _apply(self, X):
+        return ops.matmul(ops.cast(self.matrix, X.dtype), X)
+
+    @property
+    def matrix(self):
+        """B as a dense matrix, (ell, n), in the variables' dtype.
+
+        Raises:
+            ValueError: before the sketch is built.
+        """
+        raise NotImplementedError
+
+    @property
+    def effective_parameters(self) -> int:
+        """Number of entries that B is made of: learned ones, or drawn ones where nothing is learned.
+
+        Raises:
+            ValueError: before the sketch is built.
+        """
+        raise NotImplementedError
+
+    def fit(
+        self,
+        matrices,
+        k: int,
+        *,
+        steps: int = 1000,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-2,
+        objective: Callable = eigenvalue_loss,
+        progress: bool | None = None,
+    ) -> keras.callbacks.History:
+        """Trains the sketch so that X is near B_k(X), the best approximation of rank k in the row space of B X.
+
+        Loss: the mean over matrices of ||X - B_k(X)||_F^2; Adam with cosine decay.
+
+        Args:
+            matrices: (matrices, n, d).
+            k: rank of the approximations, at most ell and d.
+            steps: of the optimiser, at least 1.
+            batch_size: matrices a step. Default: all.
+            learning_rate: before the decay. A butterfly's `gain` multiplies it.
+            objective: `eigenvalue_loss`, or another function (sketched, X, k) -> losses.
+            progress: show a bar on stderr. Default: where it is a terminal.
+
+        Returns:
+            Keras's history, `history["loss"]` the mean over the steps of each epoch.
+
+        Raises:
+            ValueError: for matrices that do not fit, hold NaN or infinities, or are all zero; for k above ell or d; for a sketch
+                that has nothing to learn.
+        """
+        if not self.learns:
+            raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn; it is drawn once.")
+        matrices = check_matrices(matrices)
+        if not self.built:
+            self.build(matrices.shape)
+        check_rank(k, self.ell, matrices)
+        steps, count = positive_integer(steps, "steps"), len(matrices)
+        size = count if batch_size is None else min(positive_integer(batch_size, "batch_size"), count)
+        per_epoch = -(-count // size)
+        epochs = -(-steps // per_epoch)
+        decay = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * per_epoch)
+        trainer = _Trainer(self, objective, k)
+        trainer.compile(keras.optimizers.Adam(decay), jit_compile=False)  # XLA's SVD on a CPU is many times slower
+        with Progress(progress) as bars, bars.task(f"fit {self.name}", epochs * per_epoch) as advance:
+            shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+            return trainer.fit(matrices.astype(self.variable_dtype), None, size, epochs, verbose=0, callbacks=[shown])
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-2], self.ell, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "ell": self.ell, "seed": self.seed}
+
+    def _check_built(self) -> None:
+        if self.rows is None:
+            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
+
+
+class _Trainer(keras.Model):
+    """Adds the objective of a batch of matrices as the loss."""
+
+    def __init__(self, sketch: Sketch, objective: Callable, k: int):
+        super().__init__(name="sketch_trainer", dtype=sketch.dtype_policy)
+        self.sketch, self.objective, self.k = sketch, objective, k
+
+    def call(self, X, training=False):
+        sketched = self.sketch(X)
+        self.add_loss(ops.mean(self.objective(sketched, X, self.k)))
+        return sketched
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class ButterflySketch(Sketch):
+    """B a truncated butterfly: every row of X reaches every row of B X, at most 2 N log2 ell + 6 N weights.
+
+    Args:
+        ell, seed, **kwargs: see `Sketch`; the seed is of the outputs kept and of the initial weights.
+        truncation, kernel_initializer, stacks, gain, implementation: see `Butterfly`. Initially an FJLT, as in the paper.
+
+    Raises:
+        ValueError: for arguments or matrices that do not fit.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 6.
+    """
+
+    def __init__(
+        self,
+        ell,
+        *,
+        seed=None,
+        truncation="random",
+        kernel_initializer="fjlt",
+        stacks=1,
+        gain=None,
+        implementation="auto",
+        **kwargs,
+    ):
+        super().__init__(ell, seed=seed, **kwargs)
+        self.butterfly = Butterfly(
+            self.ell,
+            truncation=truncation,
+            kernel_initializer=kernel_initializer,
+            stacks=stacks,
+            gain=gain,
+            implementation=implementation,
+            seed=self.seed,
+            dtype=self.dtype_policy,
+            name="butterfly",
+        )
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.butterfly.build((None, self.rows))
+
+    def _apply(self, X):
+        if self.butterfly.implementation == "gather":
+            return ops.swapaxes(self.butterfly.linear(ops.swapaxes(X, -1, -2)), -1, -2)
+        # One multiplication by the folded matrix costs less than stages and transposes: B is short.
+        return super()._apply(X)
+
+    @property
+    def matrix(self):
+        self._check_built()
+        return ops.transpose(self.butterfly.kernel)
+
+    @property
+    def effective_parameters(self):
+        self._check_built()
+        return self.butterfly.effective_parameters
+
+    def get_config(self):
+        own = self.butterfly.get_config()
+        names = ("truncation", "kernel_initializer", "stacks", "gain", "implementation")
+        return {**super().get_config(), **{name: own[name] for name in names}}
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class SparseSketch(Sketch):
+    """B with a few non-zeros in every column, at random places fixed for ever, their values learned.
+
+    With one, +-1, it is Clarkson and Woodruff's sketch, and learned that of Indyk et al.; with ell it is dense.
+
+    Args:
+        nonzeros: of every column, 1 to ell. Default 1. Initially +-1 / sqrt(nonzeros).
+        ell, seed, **kwargs: see `Sketch`; `trainable=False` keeps the values as drawn.
+
+    Raises:
+        ValueError: for arguments or matrices that do not fit.
+
+    Reference: Clarkson, Woodruff, STOC 2013; Indyk, Vakilian, Yuan, *Learning-Based Low-Rank Approximations*, NeurIPS 2019.
+    """
+
+    def __init__(self, ell, nonzeros=1, *, seed=None, **kwargs):
+        super().__init__(ell, seed=seed, **kwargs)
+        self.nonzeros = positive_integer(nonzeros, "nonzeros")
+        if self.nonzeros > self.ell:
+            raise ValueError(f"`nonzeros` must be at most ell, {self.ell}. Received: nonzeros={nonzeros}")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # The legacy generator's stream is frozen: a saved seed gives the same places for ever.
+        rng = np.random.RandomState(self.seed)
+        self.places = np.argsort(rng.random_sample((self.rows, self.ell)), axis=1)[:, : self.nonzeros].astype("int32")
+        signs = rng.choice([-1.0, 1.0], self.places.shape) / self.nonzeros**0.5
+        self.values = self.add_weight(
+            name="values", shape=self.places.shape, initializer=lambda shape, dtype: ops.convert_to_tensor(signs, dtype)
+        )
+
+    @property
+    def matrix(self):
+        self._check_built()
+        columns = np.repeat(np.arange(self.rows, dtype="int32"), self.nonzeros)
+        indices = np.stack([self.places.ravel(), columns], axis=1)
+        return ops.scatter(indices, ops.reshape(self.values, (-1,)), (self.ell, self.rows))
+
+    @property
+    def effective_parameters(self):
+        self._check_built()
+        return self.rows * self.nonzeros
+
+    def get_config(self):
+        return {**super().get_config(), "nonzeros": self.nonzeros}
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class DenseSketch(Sketch):
+    """B with all entries learned, initially Gaussian, N(0, 1 / ell).
+
+    Args:
+        ell, seed, **kwargs: see `Sketch`.
+
+    Raises:
+        ValueError: for arguments or matrices that do not fit.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        drawn = np.random.default_rng(self.seed).standard_normal((self.ell, self.rows)) / self.ell**0.5
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=drawn.shape,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
+            trainable=self.learns,
+        )
+
+    @property
+    def matrix(self):
+        self._check_built()
+        return ops.convert_to_tensor(self.kernel)
+
+    @property
+    def effective_parameters(self):
+        self._check_built()
+        return self.ell * self.rows
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class GaussianSketch(DenseSketch):
+    """B a drawn Gaussian matrix, N(0, 1 / ell): nothing is learned.
+
+    Args:
+        ell, seed, **kwargs: see `Sketch`.
+
+    Raises:
+        ValueError: for arguments or matrices that do not fit.
+    """
+
+    learns = False
+
+
+def check_matrices(matrices) -> np.ndarray:
+    """`matrices` as an array (matrices, n, d).
+
+    Raises:
+        ValueError: for another shape, NaN or infinities, or nothing but zeros.
+    """
+    array = np.asarray(matrices)
+    if array.ndim != 3 or not array.size or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"Expected matrices of numbers, (matrices, n, d), not empty. Received: {array.dtype}, shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("Expected finite numbers in the matrices. Received NaN or infinite values.")
+    if not array.any():
+        raise ValueError("Expected matrices that are not all zero, of which there is nothing to learn.")
+    return array
+
+
+def check_rank(k: int, ell: int, matrices) -> int:
+    """k, checked against the sketch and the matrices.
+
+    Raises:
+        ValueError: for k below 1, above ell or above d.
+    """
+    if positive_integer(k, "k") > min(ell, matrices.shape[-1]):
+        raise ValueError(f"`k` must be at most ell={ell} and d={matrices.shape[-1]}. Received: k={k}")
+    return k
