@@ -4,7 +4,7 @@
 
 Relative errors in the 2-norm: of the kernel, where factors are fitted to it, and of the layer's outputs on 4,096 Fashion-MNIST
 training images about their mean, where they are fitted to those (SVD: of the outputs). The trained kernel is that of a layer of
---model, a network on flattened Fashion-MNIST images such as benchmarks/compression.py leaves in its folder.
+--model, a network on flattened Fashion-MNIST images such as benchmarks/compress.py leaves in its folder.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Runs the notebooks of this folder from top to bottom and saves their outputs.
+"""Runs the notebooks of this folder and those below from top to bottom and saves their outputs.
 
     python examples/execute.py [NOTEBOOK ...] [--quick] [--check]
 
@@ -34,7 +34,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
 def main(notebooks, quick, check):
     if quick:
         os.environ["KERAS_BUTTERFLY_QUICK"] = "1"
-    for path in notebooks or sorted(FOLDER.glob("*.ipynb")):
+    for path in notebooks or sorted(FOLDER.rglob("*.ipynb")):
         notebook = execute(path)
         if not check:
             nbformat.write(notebook, path)

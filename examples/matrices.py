@@ -2,7 +2,8 @@
 
 Real data come from their own loaders (Keras, scikit-learn), which download once, or from a folder that holds
 
-    mnist/mnist.npz, olivetti/olivetti_faces.npz, abu_hsi/*.npz, cifar10/cifar10_residual.npz, HS-SOD's *.mat, newsgroup_pairs/*.mat
+    mnist/mnist.npz, olivetti/olivetti_faces.npz, abu_hsi/*.npz, cifar10/cifar10_residual.npz, newsgroup_pairs/PCMAC.mat,
+    HS-SOD's *.mat, TechTC's vectors.dat
 
 where one is given. What needs neither: the Gaussian matrices, "digits", which come with scikit-learn, and a sample of a
 hyperspectral scene in data/.
@@ -31,7 +32,7 @@ class Matrix(NamedTuple):
 
 
 def gaussian(rank: int, n: int = 1024, d: int = 1024, seed: int = 0) -> Matrix:
-    """`rank` random orthonormal directions with coefficients N(0, 0.01): Gaussian 1 and 2 of the paper are of rank 32 and 64."""
+    """`rank` random orthonormal directions, coefficients N(0, 0.01): the paper's Gaussian 1 and 2 are of rank 32 and 64."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(rng.standard_normal((n, rank)))[0]
     return Matrix(directions @ rng.normal(0, 0.1, (rank, d)), f"{rank} orthonormal directions, coefficients N(0, 0.01)")
@@ -91,11 +92,13 @@ def cube(path: Path) -> np.ndarray:
             variables = loadmat(path)
             if "hypercube" in variables:
                 return np.moveaxis(variables["hypercube"], -1, 0)
-    raise ValueError(f"Expected a hyperspectral cube: `hypercube` in a .mat file, `band_delta` in an .npz file. Received: {path}")
+    raise ValueError(
+        f"Expected a hyperspectral cube: `hypercube` in a .mat file, `band_delta` in an .npz file. Received: {path}"
+    )
 
 
 def scene(folder: Path | None = None) -> tuple[np.ndarray, str]:
-    """One cube scaled to a largest value of 1, and its name: the first .mat file of the folder, else its Texas coast, else the sample."""
+    """One cube scaled to a largest value of 1, and its name: the folder's first .mat file or its Texas coast, or the sample."""
     if folder is None:
         path, name = SAMPLE, "a sample of the Texas coast (AVIRIS)"
     else:
@@ -121,7 +124,7 @@ def band(folder: Path | None = None) -> Matrix:
 
 
 class Stack(NamedTuple):
-    """`matrices` is (matrices, n, d), float32, each with a largest singular value of 10, rows permuted alike; see `load_stack`."""
+    """`matrices` is (matrices, n, d), float32, of which the first `training` are to train on; see `load_stack`."""
 
     matrices: np.ndarray
     training: int
@@ -167,7 +170,7 @@ def patches(folder: Path | None = None) -> tuple[np.ndarray, str]:
 
 
 def text(folder: Path | None = None, documents: int = 100) -> tuple[np.ndarray, str]:
-    """Terms x documents: TechTC's or the newsgroup pair PCMAC's from the folder, else two newsgroups by scikit-learn's loader."""
+    """Terms x documents: of TechTC or the newsgroup pair PCMAC in the folder, else of two newsgroups by scikit-learn."""
     if folder is None:
         from sklearn.datasets import fetch_20newsgroups
         from sklearn.feature_extraction.text import CountVectorizer

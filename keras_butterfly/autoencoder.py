@@ -1,6 +1,7 @@
 """The encoder-decoder butterfly network."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,12 +28,13 @@ class ButterflyAutoencoder(keras.Model):
         outputs: m, size of the outputs, at least k. Default: n.
         kernel_initializer: of D and E, as in `keras.layers.Dense`.
         butterfly_initializer: of B. Default "fjlt", as in the paper.
-        truncation, gain, implementation, seed, truncation_seed: of B; see `Butterfly`. `keras.utils.set_random_seed` fixes E and D.
+        truncation, gain, implementation, seed, truncation_seed: of B; see `Butterfly`. For E and D call
+            `keras.utils.set_random_seed`.
         **kwargs: of `keras.Model`: name, dtype, trainable.
 
     Attributes, once built:
-        encoder: model, (batch, n) -> (batch, k), made of the layers `butterfly`, B, and `code`, E; to be exported by itself where
-            only features are wanted.
+        encoder: model, (batch, n) -> (batch, k), made of the layers `butterfly`, B, and `code`, E; to be exported by
+            itself where only features are wanted.
         decoder: the dense layer, (batch, k) -> (batch, m).
 
     Input shape: (batch, n). Output shape: (batch, m). Dtype: the compute dtype.
@@ -78,8 +80,8 @@ class ButterflyAutoencoder(keras.Model):
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
         self.truncation_seed = None if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
-        self.encoder: keras.Sequential | None = None
-        self.decoder: keras.layers.Dense | None = None
+        self.encoder: Any = None
+        self.decoder: Any = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
@@ -199,7 +201,9 @@ class ButterflyAutoencoder(keras.Model):
 def default_ell(k: int, n: int) -> int:
     """Outputs of the butterfly that leave a good approximation of rank k: k (floor(ln k) + 2), at most n.
 
-    The paper's ell = k log k + k / eps with about eps = 1/2, rounded as in its experiments. Reference: section 4; Sarlos, FOCS 2006.
+    The paper's ell = k log k + k / eps with about eps = 1/2, rounded as in its experiments.
+
+    Reference: section 4; Sarlos, FOCS 2006.
 
     Raises:
         ValueError: unless k and n are positive integers.

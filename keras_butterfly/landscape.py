@@ -146,8 +146,8 @@ def _decomposed(B, X, Y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at = int(np.argmin(gaps))
         following = f"and {values[at + 1]:.6g}" if at + 1 < len(values) else "is zero"
         raise ValueError(
-            f"Theorem 1 assumes {len(values)} distinct positive eigenvalues of Sigma(B). Received: number {at}, {values[at]:.6g}, "
-            f"{following}. `optimal_loss` needs no such assumption."
+            f"Theorem 1 assumes {len(values)} distinct positive eigenvalues of Sigma(B). Received: number {at}, "
+            f"{values[at]:.6g}, {following}. `optimal_loss` needs no such assumption."
         )
     return values, vectors, projected @ code
 

@@ -38,8 +38,8 @@ def two_phase_fit(
         **fit: of `keras.Model.fit`: batch_size, validation_data, callbacks, verbose, ...
 
     Returns:
-        Keras's history over both phases; `history["phase"]` holds 1 or 2 for each epoch, so the switch comes before the first 2.
-        After it, and after an interruption too, every layer is as trainable as it was before.
+        Keras's history over both phases; `history["phase"]` holds 1 or 2 for each epoch, so the switch comes before the
+        first 2. After it, and after an interruption too, every layer is as trainable as it was before.
 
     Raises:
         ValueError: for epochs that are not two positive integers, or a model without a layer to freeze.

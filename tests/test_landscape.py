@@ -74,7 +74,7 @@ def test_a_saddle_has_a_descent_direction(problem, chosen):
     """The eigenvector of the least eigenvalue chosen, turned towards one of a larger eigenvalue."""
     layer, X, Y = problem
     BX, values = matrix(layer) @ X, landscape.eigenvalues(layer, X, Y)
-    D_, E = landscape.critical_point(layer, X, Y, K, chosen)
+    D_, _ = landscape.critical_point(layer, X, Y, K, chosen)
     vectors, _ = landscape.critical_point(layer, X, Y, ELL)
     larger, least = min(set(range(ELL)) - set(chosen)), max(chosen)
     level = landscape.critical_loss(layer, X, Y, K, chosen)

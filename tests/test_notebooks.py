@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+NOTEBOOKS = sorted(EXAMPLES.rglob("*.ipynb"))
 sys.path.insert(0, str(EXAMPLES))
 
 from execute import execute  # noqa: E402

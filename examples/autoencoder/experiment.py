@@ -43,7 +43,7 @@ LINES = ("PCA", "two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian
 
 
 class Problem:
-    """A matrix in the form that is trained on: `examples` (rank, n), scaled to a mean square of 1; a loss times `unit` is X's."""
+    """A matrix as it is trained on: `examples` (rank, n), scaled to a mean square of 1; a loss times `unit` is X's."""
 
     def __init__(self, X: np.ndarray):
         left, values, _ = np.linalg.svd(X, full_matrices=False)
@@ -110,9 +110,7 @@ def train(problem: Problem, way: str, k: int, seed: int, steps: int, tick) -> di
         phase_1 = max(1, epochs // 2)
         both = (phase_1, max(1, epochs - phase_1))
         adam = keras.optimizers.Adam(decay(3e-3, max(both) * EPOCH))
-        curve = losses(
-            two_phase_fit(model, problem.batches(), epochs=both, optimizer=adam, **fast, **fit), problem
-        )
+        curve = losses(two_phase_fit(model, problem.batches(), epochs=both, optimizer=adam, **fast, **fit), problem)
     else:
         model.compile(keras.optimizers.Adam(decay(3e-3, epochs * EPOCH)), "mse", **fast)
         curve, phase_1 = losses(model.fit(problem.batches(), epochs=epochs, **fit), problem), 0
@@ -153,16 +151,18 @@ def run(results: Results, name: str, folder, widths, steps: int, seeds: int, con
                 shown = []
                 for way in TRAININGS:
                     tick = lambda: bars.advance(task)  # noqa: E731
-                    trained = results.once(
-                        (*place, way), lambda w=way, k=k, s=seed, t=tick: train(problem, w, k, s, steps, t)
-                    )
+                    trained = results.once((*place, way), lambda w=way, k=k, s=seed, t=tick: train(problem, w, k, s, steps, t))
                     shown.append(f"{way} {trained['loss'] / optimum:.4f}")
-                console.print(f"{name} k={k} ell={ell}, of PCA: FJLT + PCA {found['FJLT + PCA'] / optimum:.4f}, " + ", ".join(shown))
+                console.print(
+                    f"{name} k={k} ell={ell}, of PCA: FJLT + PCA {found['FJLT + PCA'] / optimum:.4f}, " + ", ".join(shown)
+                )
 
 
 def mean(entries: dict, line: str) -> float:
     """The mean over seeds of a line of the plot."""
-    return float(np.mean([entry[line]["loss"] if line in TRAININGS else entry["baselines"][line] for entry in entries.values()]))
+    return float(
+        np.mean([entry[line]["loss"] if line in TRAININGS else entry["baselines"][line] for entry in entries.values()])
+    )
 
 
 def widths_of(results: Results, name: str) -> list[str]:
@@ -171,7 +171,9 @@ def widths_of(results: Results, name: str) -> list[str]:
 
 def table(results: Results, name: str) -> Table:
     facts = results.tree[name]["matrix"]
-    title = f"{name}: n = {facts['n']}, d = {facts['d']}, rank {facts['rank']}; {facts['origin']}\nlosses as multiples of Delta_k"
+    title = (
+        f"{name}: n = {facts['n']}, d = {facts['d']}, rank {facts['rank']}; {facts['origin']}\nlosses as multiples of Delta_k"
+    )
     shown = Table(title=title, title_justify="left")
     for column in ("k", "ell", "Delta_k / ||X||^2", *LINES[1:], "solved again", "excess / ||X||^2", "encoder", "dense"):
         shown.add_column(column, justify="right")
@@ -231,7 +233,7 @@ def plot_phases(results: Results, names, path: Path) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the data; see matrices.py.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="See matrices.py.")
 @click.option("--matrix", "names", multiple=True, type=click.Choice(list(matrices.MATRICES)), help="Repeatable. Default: all.")
 @click.option("--k", "widths", multiple=True, type=click.IntRange(min=1), help="Repeatable. Default: 1, 2, 4 ... 64.")
 @click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1))

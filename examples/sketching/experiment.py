@@ -1,16 +1,16 @@
 """Section 6 of the paper: learned sketches for low-rank decomposition.
 
-    python examples/sketching/experiment.py FOLDER [--data DATA] [--stack NAME ...] [--pair K ELL ...] [--steps 600] [--seeds 3] [--quick]
+    python examples/sketching/experiment.py FOLDER [--data DATA] [--stack NAME ...] [--pair K ELL ...] [--quick]
 
-A sketch B (ell x n) is trained on four in five of the matrices of a stack so that X is near B_k(X), its best approximation of
-rank k in the row space of B X. The error on the others is Err = mean ||X - B_k(X)|| - mean ||X - X_k||, with the Frobenius norm as
-it is (the paper's code) and squared (the paper's text). Compared are
+A sketch B (ell x n) is trained on four in five of the matrices of a stack so that X is near B_k(X), its best approximation
+of rank k in the row space of B X. The error on the others is Err = mean ||X - B_k(X)|| - mean ||X - X_k||, with the Frobenius
+norm as it is (the paper's code) and squared (the paper's text). Compared are
     butterfly         trained, initially an FJLT                  FJLT        the same, not trained
     learned sparse    one non-zero in a column, values trained    sparse      the same, not trained (Clarkson and Woodruff)
     learned, N = ...  N non-zeros in a column, values trained     Gaussian
-    randomized SVD    scikit-learn's, with as many random vectors, without and with power iterations; it reads X two and more times
-The seed draws which matrices are for training, the permutation of the rows, and the sketches. FOLDER gets results.json, which an
-interrupted run continues, and plots.
+    randomized SVD    scikit-learn's, with as many random vectors, without and with power iterations; it reads X again and again
+The seed draws which matrices are for training, the permutation of the rows, and the sketches. FOLDER gets results.json, which
+an interrupted run continues, and plots.
 """
 
 import sys
@@ -103,15 +103,15 @@ def run(results: Results, name: str, folder, pairs, steps: int, seeds: int, cons
             for k, ell in pairs:
                 place = (name, f"{k}, {ell}")
                 for label, (sketch, rate) in sketches(ell, seed).items():
-                    results.once(
-                        (*place, label, f"{seed}"), lambda s=sketch, r=rate, k=k, t=task: t.sketched(s, k, r, steps)
-                    )
+                    results.once((*place, label, f"{seed}"), lambda s=sketch, r=rate, k=k, t=task: t.sketched(s, k, r, steps))
                 for label, iterations in (("randomized SVD, 0 iterations", 0), ("randomized SVD, default", "auto")):
                     results.once(
                         (*place, label, f"{seed}"),
                         lambda i=iterations, k=k, e=ell, s=seed, t=task: t.randomized(k, e, s, i),
                     )
-                shown = ", ".join(f"{label} {entry[f'{seed}']['unsquared']:.4f}" for label, entry in results.tree[name][place[1]].items())
+                shown = ", ".join(
+                    f"{label} {entry[f'{seed}']['unsquared']:.4f}" for label, entry in results.tree[name][place[1]].items()
+                )
                 console.print(f"{name} k={k} ell={ell} seed {seed}: {shown}")
             if CURVE_PAIR in pairs:
                 k, ell = CURVE_PAIR
@@ -195,9 +195,11 @@ def plot(results: Results, names, path: Path) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the data; see matrices.py.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="See matrices.py.")
 @click.option("--stack", "names", multiple=True, type=click.Choice(list(matrices.STACKS)), help="Repeatable. Default: all.")
-@click.option("--pair", "pairs", multiple=True, type=(click.IntRange(min=1), click.IntRange(min=1)), help="k and ell. Repeatable.")
+@click.option(
+    "--pair", "pairs", multiple=True, type=(click.IntRange(min=1), click.IntRange(min=1)), help="k and ell. Repeatable."
+)
 @click.option("--steps", default=600, show_default=True, type=click.IntRange(min=1))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--quick", is_flag=True, help="What needs no download, k, ell = 10, 20, 20 steps, one seed.")

@@ -44,8 +44,8 @@ class LowRank:
 def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
     """B_k(X) = [X V]_k V^T, U S V^T = svd(B X): the best approximation of X of rank k in the row space of B X.
 
-    The cost is that of B X, of X V (n d ell multiply-adds, or as many per non-zero as ell) and of the decompositions of (ell, d)
-    and (n, ell); nothing of the size (n, d) is formed.
+    The cost is that of B X, of X V (ell multiply-adds for every entry of X, of a sparse X for every non-zero) and of the
+    decompositions of (ell, d) and (n, ell) matrices; nothing of the size (n, d) is formed.
 
     Args:
         sketch: built for n rows, or not built yet.

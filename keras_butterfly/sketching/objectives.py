@@ -20,7 +20,7 @@ RANK_TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
 def eigenvalue_loss(sketched, X, k: int):
     """||X - B_k(X)||_F^2, (...), with a gradient through eigenvalues alone.
 
-    No decomposition is differentiated. By the envelope theorem the gradient of the sum f of the k largest eigenvalues in A = B X is
+    No decomposition is differentiated. By the envelope theorem the gradient in A = B X of the sum f of the k largest is
 
         df/dA = 2 C ((I - Q Q^T) X^T X W)^T,    W = Q V = A^T C,
 
@@ -37,7 +37,6 @@ def eigenvalue_loss(sketched, X, k: int):
     seen = ops.matmul(fixed, _transposed(basis))  # X Q
     eigenvalues, vectors = ops.eigh(ops.matmul(_transposed(seen), seen))
     vectors = vectors[..., -k:]  # increasing
-    chosen = ops.matmul(_transposed(basis), vectors)  # W, (..., d, k)
     image = ops.matmul(_transposed(fixed), ops.matmul(seen, vectors))  # X^T X W
     outside = image - ops.matmul(_transposed(basis), ops.matmul(basis, image))
     coefficients = ops.matmul(left * inverse[..., None, :], vectors)  # C, (..., ell, k)

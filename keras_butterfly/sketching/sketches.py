@@ -34,12 +34,12 @@ class Sketch(keras.layers.Layer):
         super().__init__(**kwargs)
         self.ell = positive_integer(ell, "ell")
         self.seed = random.randrange(2**31) if seed is None else check_seed(seed)
-        self.rows: int | None = None
+        self._rows: int | None = None
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-2] is None:
             raise ValueError(f"Sketch '{self.name}' takes matrices, (..., n, d), n known. Received: shape {tuple(input_shape)}")
-        self.rows = int(input_shape[-2])
+        self._rows = int(input_shape[-2])
         if self.ell > self.rows:
             raise ValueError(f"Sketch '{self.name}' has ell={self.ell} rows, more than its matrices' n={self.rows}")
 
@@ -51,6 +51,17 @@ class Sketch(keras.layers.Layer):
 
     def _apply(self, X):
         return ops.matmul(ops.cast(self.matrix, X.dtype), X)
+
+    @property
+    def rows(self) -> int:
+        """n, the rows of the matrices it takes.
+
+        Raises:
+            ValueError: before the sketch is built.
+        """
+        if self._rows is None:
+            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
+        return self._rows
 
     @property
     def matrix(self):
@@ -98,8 +109,8 @@ class Sketch(keras.layers.Layer):
             Keras's history, `history["loss"]` the mean over the steps of each epoch.
 
         Raises:
-            ValueError: for matrices that do not fit, hold NaN or infinities, or are all zero; for k above ell or d; for a sketch
-                that has nothing to learn.
+            ValueError: for matrices that do not fit, hold NaN or infinities, or are all zero; for k above ell or d; for a
+                sketch that has nothing to learn.
         """
         if not self.learns:
             raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn; it is drawn once.")
@@ -123,10 +134,6 @@ class Sketch(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "ell": self.ell, "seed": self.seed}
-
-    def _check_built(self) -> None:
-        if self.rows is None:
-            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
 
 
 class _Trainer(keras.Model):
@@ -193,12 +200,10 @@ class ButterflySketch(Sketch):
 
     @property
     def matrix(self):
-        self._check_built()
         return ops.transpose(self.butterfly.kernel)
 
     @property
     def effective_parameters(self):
-        self._check_built()
         return self.butterfly.effective_parameters
 
     def get_config(self):
@@ -241,14 +246,12 @@ class SparseSketch(Sketch):
 
     @property
     def matrix(self):
-        self._check_built()
         columns = np.repeat(np.arange(self.rows, dtype="int32"), self.nonzeros)
         indices = np.stack([self.places.ravel(), columns], axis=1)
         return ops.scatter(indices, ops.reshape(self.values, (-1,)), (self.ell, self.rows))
 
     @property
     def effective_parameters(self):
-        self._check_built()
         return self.rows * self.nonzeros
 
     def get_config(self):
@@ -269,8 +272,8 @@ class DenseSketch(Sketch):
     def build(self, input_shape):
         super().build(input_shape)
         drawn = np.random.default_rng(self.seed).standard_normal((self.ell, self.rows)) / self.ell**0.5
-        self.kernel = self.add_weight(
-            name="kernel",
+        self._entries = self.add_weight(
+            name="entries",
             shape=drawn.shape,
             initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
             trainable=self.learns,
@@ -278,12 +281,10 @@ class DenseSketch(Sketch):
 
     @property
     def matrix(self):
-        self._check_built()
-        return ops.convert_to_tensor(self.kernel)
+        return ops.convert_to_tensor(self._entries)
 
     @property
     def effective_parameters(self):
-        self._check_built()
         return self.ell * self.rows
 
 
@@ -309,7 +310,9 @@ def check_matrices(matrices) -> np.ndarray:
     """
     array = np.asarray(matrices)
     if array.ndim != 3 or not array.size or not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"Expected matrices of numbers, (matrices, n, d), not empty. Received: {array.dtype}, shape {array.shape}")
+        raise ValueError(
+            f"Expected matrices of numbers, (matrices, n, d), not empty. Received: {array.dtype}, shape {array.shape}"
+        )
     if not np.isfinite(array).all():
         raise ValueError("Expected finite numbers in the matrices. Received NaN or infinite values.")
     if not array.any():

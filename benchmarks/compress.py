@@ -1,6 +1,6 @@
 """A trained network made small in every way, recovered by distillation: accuracy, weights, file size, latency.
 
-    python benchmarks/compression.py FOLDER [--seeds 3] [--epochs 6] [--variant NAME ...] [--no-export]
+    python benchmarks/compress.py FOLDER [--seeds 3] [--epochs 6] [--variant NAME ...] [--no-export]
 
 Fashion-MNIST, 784-1024-1024-10. For every seed a dense teacher is trained (Adam at 1e-3, cosine decay, batches of 128); both
 hidden layers are replaced, butterfly layers fitted to the teacher's outputs on 4,096 training images, SVD and Monarch

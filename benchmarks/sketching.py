@@ -1,0 +1,106 @@
+"""How fast sketches are applied: B X for X (n, d), NumPy arrays in and out, all variants in turn, medians.
+
+    python benchmarks/sketching.py [--n 25000] [--d 200] [--ell 40] [--density 0.01] [--runs 30]
+
+Variants: the Gaussian sketch as NumPy's matmul; the butterfly stage by stage and by block factors, compiled
+by XLA, and folded; one and four non-zeros per column as scipy.sparse products. Then the same X with `density` of its
+entries as a scipy sparse matrix. Also what reading X alone takes (its sum), below which nothing gets.
+"""
+
+import time
+
+import click
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from keras_butterfly import kernels
+from keras_butterfly.fusion import best_counts
+from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch
+
+
+def compiled(function):
+    traced = tf.function(function, jit_compile=True)
+    return lambda X: traced(X).numpy()
+
+
+def dense_variants(n: int, d: int, ell: int) -> dict:
+    butterfly, gaussian = ButterflySketch(ell, seed=0), GaussianSketch(ell, seed=0)
+    for sketch in (butterfly, gaussian):
+        sketch.build((n, d))
+    wiring, weights = butterfly.butterfly.wiring, butterfly.butterfly.gadget_weights[0]
+    matrix, folded = np.asarray(gaussian.matrix), np.asarray(butterfly.matrix)
+    counts = best_counts(wiring)
+    variants = {
+        "reading X (its sum)": lambda X: X.sum(),
+        "Gaussian, matmul": lambda X: matrix @ X,
+        "butterfly, folded before": lambda X: folded @ X,
+        "butterfly, folded each time": lambda X: np.asarray(butterfly.matrix) @ X,
+        "butterfly, by stages": compiled(lambda X: tf.transpose(kernels.apply_stages(tf.transpose(X), wiring, weights))),
+        f"butterfly, factors of {counts} stages": compiled(
+            lambda X: tf.transpose(kernels.apply_factors(tf.transpose(X), wiring, weights, counts))
+        ),
+    }
+    return variants | sparse_products(n, d, ell)
+
+
+def sparse_products(n: int, d: int, ell: int) -> dict:
+    variants = {}
+    for nonzeros in (1, 4):
+        sketch = SparseSketch(ell, nonzeros, seed=0)
+        sketch.build((n, d))
+        matrix = scipy.sparse.csr_matrix(np.asarray(sketch.matrix))
+        variants[f"sparse, {nonzeros} per column"] = lambda X, matrix=matrix: matrix @ X
+    return variants
+
+
+def sparse_variants(n: int, d: int, ell: int) -> dict:
+    """Of a sparse X: a dense sketch costs ell multiply-adds for every non-zero of X, whatever its structure."""
+    gaussian = GaussianSketch(ell, seed=0)
+    gaussian.build((n, d))
+    transposed = np.ascontiguousarray(np.asarray(gaussian.matrix).T)
+    return {"Gaussian or butterfly, folded": lambda X: X.T @ transposed} | sparse_products(n, d, ell)
+
+
+def medians(variants: dict, X, runs: int) -> dict[str, float]:
+    """Seconds, the variants in turn, after one untimed round."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for round_ in range(runs + 1):
+        for name, apply in variants.items():
+            start = time.perf_counter()
+            apply(X)
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def table(title: str, found: dict[str, float], baseline: str) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for column in ("variant", "median ms", f"speed-up over {baseline}"):
+        shown.add_column(column, justify="left" if column == "variant" else "right")
+    for name, seconds in found.items():
+        shown.add_row(name, f"{1e3 * seconds:.2f}", f"{found[baseline] / seconds:.2f}x")
+    return shown
+
+
+@click.command()
+@click.option("--n", default=25_000, show_default=True)
+@click.option("--d", default=200, show_default=True)
+@click.option("--ell", default=40, show_default=True)
+@click.option("--density", default=0.01, show_default=True)
+@click.option("--runs", default=30, show_default=True)
+def main(n, d, ell, density, runs):
+    console, rng = Console(width=120), np.random.default_rng(0)
+    X = rng.standard_normal((n, d)).astype("float32")
+    found = medians(dense_variants(n, d, ell), X, runs)
+    console.print(table(f"X ({n}, {d}) dense, ell = {ell}, float32", found, "Gaussian, matmul"))
+    sparse = scipy.sparse.random(n, d, density, format="csr", dtype="float32", random_state=0)
+    found = medians(sparse_variants(n, d, ell), sparse, runs)
+    title = f"X ({n}, {d}) with {density:.1%} non-zeros, ell = {ell}, float32"
+    console.print(table(title, found, "Gaussian or butterfly, folded"))
+
+
+if __name__ == "__main__":
+    main()
