@@ -50,6 +50,7 @@ def main(n, k, ells, data, quantize, runs):
         name = f"butterfly, ell = {ell}"
         exported[name] = export.to_tflite(model.encoder, **settings)
         plan, weights = exported[name].plan[0], model.encoder_parameters
+        exported[f"{name}, smallest file"] = export.to_tflite(model.encoder, objective="size", **settings)
         console.print(f"{name}: {weights:,} weights, loss {loss / np.sum(x**2):.4f} of ||X||^2, lowered {plan.lowering}")
     console.print(f"{matrix.origin}; {quantize or 'float32'}, batch 1")
     console.print(export.compare(exported, runs=runs).table())

@@ -1,4 +1,4 @@
-"""The paper's experiments run, stop and go on, and their data are read from every format; briefly, on what needs no download."""
+"""The paper's experiments run, stop and go on; their data are read from every format. Briefly, on what needs no download."""
 
 import importlib.util
 import json

@@ -38,6 +38,7 @@ from keras_butterfly.export import files
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 EPOCH = 25  # steps between two points of a loss curve
 WARM_UP = 100
+COLUMNS = 4  # panels in a row of a figure
 TRAININGS = ("two-phase", "two-phase, Adam", "joint")
 LINES = ("PCA", "two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian")
 
@@ -190,30 +191,36 @@ def table(results: Results, name: str) -> Table:
     return shown
 
 
-def plot(results: Results, names, path: Path) -> None:
-    """||X - X_hat||_F^2 over k, a panel for every matrix."""
+def panels(count: int):
+    """A figure and its axes, four in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(names), 4), layout="constrained")
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(4 * min(count, COLUMNS), 3.6 * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, min(count, COLUMNS), index + 1) for index in range(count)]
+
+
+def plot(results: Results, names, path: Path) -> None:
+    """||X - X_hat||_F^2 over k, a panel for every matrix."""
+    figure, axes = panels(len(names))
+    for axis, name in zip(axes, names, strict=True):
         total, widths = results.tree[name]["matrix"]["squared norm"], widths_of(results, name)
         for index, line in enumerate(LINES):
-            values = [max(mean(results.tree[name][k], line), 1e-9 * total) for k in widths]
+            values = [mean(results.tree[name][k], line) for k in widths]
+            values = [value if value > 1e-9 * total else np.nan for value in values]  # zero, on a logarithmic axis
             style = {"color": "black", "linestyle": "--"} if line == "PCA" else {"color": f"C{index - 1}", "marker": "."}
             axis.plot([int(k) for k in widths], values, label=line, **style)
         axis.set(title=name, xlabel="k", xscale="log", yscale="log")
         axis.set_xscale("log", base=2)
-    np.atleast_1d(figure.axes)[0].set_ylabel("squared Frobenius error (below 1e-9 of the norm drawn there)")
-    figure.axes[-1].legend(fontsize=8)
+        axis.set_ylabel("squared Frobenius error")
+    axes[-1].legend(fontsize=8)
     files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
 
 
 def plot_phases(results: Results, names, path: Path) -> None:
     """Loss curves at the middle k, the end of phase 1 marked: two-phase learning against joint training."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(names), 4), layout="constrained")
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    figure, axes = panels(len(names))
+    for axis, name in zip(axes, names, strict=True):
         widths = widths_of(results, name)
         k = widths[len(widths) // 2]
         entry = results.tree[name][k]["0"]
@@ -225,9 +232,8 @@ def plot_phases(results: Results, names, path: Path) -> None:
         levels = {"PCA": "--", "FJLT + PCA": "-."}
         for line, style in levels.items():
             axis.axhline(entry["baselines"][line], color="black", linestyle=style, linewidth=1, label=line)
-        axis.set(title=f"{name}, k = {k}", xlabel="steps", yscale="log")
-    figure.axes[0].set_ylabel("squared Frobenius error")
-    figure.axes[-1].legend(fontsize=8)
+        axis.set(title=f"{name}, k = {k}", xlabel="steps", ylabel="squared Frobenius error", yscale="log")
+    axes[-1].legend(fontsize=8)
     files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
 
 

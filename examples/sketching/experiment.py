@@ -40,6 +40,7 @@ CURVE_PAIR, CURVE = (10, 20), (1, 2, 5, 10, 20)
 # The best of 0.001, 0.003 for the butterfly, and of 0.01, 0.1 for the others, on CIFAR-10, bands and text.
 RATES = {"butterfly": 3e-3, "sparse": 1e-1, "dense": 1e-2}
 NORMS = ("unsquared", "squared")
+SMALLEST = 1e-4  # of what is drawn
 
 
 def sketches(ell: int, seed: int) -> dict:
@@ -176,6 +177,7 @@ def plot(results: Results, names, path: Path) -> None:
             above.bar(np.arange(len(pairs)) + index * width, heights, width, yerr=deviations, label=label)
         above.set_xticks(np.arange(len(pairs)) + 0.4, [pair.replace(", ", " / ") for pair in pairs])
         above.set(title=name, xlabel="k / ell", yscale="log")
+        above.set_ylim(bottom=SMALLEST)
         if "curve" in results.tree[name]:
             curve = results.tree[name]["curve"]
             found = [statistics(entries, "unsquared") for entries in curve.values()]
@@ -189,7 +191,8 @@ def plot(results: Results, names, path: Path) -> None:
         else:
             below.set_axis_off()
     axes[0, 0].set_ylabel("Err, Frobenius norm")
-    axes[0, -1].legend(fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
     files.write(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"), overwrite=True)
 
 
