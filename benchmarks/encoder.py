@@ -2,8 +2,8 @@
 
     python benchmarks/encoder.py [--n 4096] [--k 64] [--ell 64 --ell 384] [--quantize int8] [--runs 200]
 
-Both are trained on the Olivetti faces where n is 4096 and scikit-learn can load them or --data holds them, else on a Gaussian
-matrix of rank 2 k: principal components by scikit-learn, the butterfly by `solve`, which is where phase 1 of two-phase learning
+Both are trained on the Olivetti faces, which --data holds or scikit-learn downloads, where n is 4096, else on a Gaussian matrix
+of rank 2 k: principal components by scikit-learn, the butterfly by `solve`, which is where phase 1 of two-phase learning
 ends; latency and size do not depend on training. All are exported and measured in turn; the table says which is faster.
 """
 

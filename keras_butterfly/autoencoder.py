@@ -8,17 +8,17 @@ import numpy as np
 
 from . import initializers, landscape
 from .butterfly import Butterfly, check_implementation, check_truncation, last_axis
-from .wiring import check_seed, positive_integer, positive_number
+from .wiring import check_finite, check_seed, positive_integer, positive_number
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class ButterflyAutoencoder(keras.Model):
-    """A linear autoencoder whose encoder is nearly as sparse as possible: `x_hat = D E B x`, no biases, no activations.
+    """A linear autoencoder whose encoder is sparse: `x_hat = D E B x`, no biases, no activations.
 
     B is an ell x n truncated butterfly, E a dense k x ell, D a dense m x k matrix. Encoder weights: at most
     k ell + min(2 N log2 N, 2 N log2 ell + 6 N), N the next power of two of n, where a dense encoder has k n. Compiled with
-    "mse" and trained to give its input it learns the subspace of principal component analysis (without subtracting
-    means) as nearly as a butterfly can hold it; `fit` takes targets of another size too, for regression of rank k.
+    "mse" and trained to give its input, it approximates principal component analysis, without subtracting means; `fit` takes
+    targets of another size too, for regression of rank k. Without targets they are the inputs.
 
     `two_phase_fit` trains as the paper does; `solve` sets D and E to their optimum for the present B.
 
@@ -106,21 +106,26 @@ class ButterflyAutoencoder(keras.Model):
         self.truncation_seed = butterfly.truncation_seed
         dense = {"use_bias": False, "kernel_initializer": self.kernel_initializer, "dtype": self.dtype_policy}
         code = keras.layers.Dense(self.k, name="code", **dense)
-        self.encoder = keras.Sequential([keras.Input((features,)), butterfly, code], name="encoder")
+        inputs = keras.Input((features,), dtype="float64" if self.compute_dtype == "float64" else "float32")
+        self.encoder = keras.Sequential([inputs, butterfly, code], name="encoder")
         self.decoder = keras.layers.Dense(outputs, name="decoder", **dense)
         self.decoder.build((None, self.k))
 
     def call(self, inputs):
         return self.decoder(self.encoder(inputs))
 
-    def fit(self, x=None, y=None, **kwargs):
-        """`keras.Model.fit`; without `y` the targets are the inputs."""
-        if isinstance(x, np.ndarray):
-            check_examples(x, "x")
-            y = x if y is None else y
-        if isinstance(y, np.ndarray) and y is not x:
-            check_examples(y, "y")
-        return super().fit(x, y, **kwargs)
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.fit`; arrays are checked, as the class says."""
+        for name, array in (("x", x), ("y", y)):
+            if isinstance(array, np.ndarray):
+                check_examples(array, name)
+        return super().fit(x, y, *args, **kwargs)
+
+    def compute_loss(self, x=None, y=None, *args, **kwargs):
+        return super().compute_loss(x, x if y is None else y, *args, **kwargs)
+
+    def compute_metrics(self, x, y, *args, **kwargs):
+        return super().compute_metrics(x, x if y is None else y, *args, **kwargs)
 
     def solve(self, x, y=None) -> float:
         """Sets D and E to their optimum for the present B, where phase 1 of two-phase learning ends, and gives the loss there.
@@ -212,10 +217,9 @@ def default_ell(k: int, n: int) -> int:
 
 
 def check_examples(array: np.ndarray, name: str) -> None:
-    """Raises ValueError unless `array` is (examples, size), finite, and holds two examples that differ."""
+    """Raises ValueError unless `array` is (examples, size), finite, and its examples, if several, are not all the same."""
     if array.ndim != 2 or not array.size:
         raise ValueError(f"Expected `{name}` as (examples, size), not empty. Received: shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"Expected finite numbers in `{name}`. Received NaN or infinite values.")
-    if (array == array[0]).all():
+    check_finite(array, f"`{name}`")
+    if len(array) > 1 and (array == array[0]).all():
         raise ValueError(f"Expected examples that differ in `{name}`. Received {len(array)} equal ones.")

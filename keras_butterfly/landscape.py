@@ -18,13 +18,15 @@ Reference: Ailon, Leibovich, Nair, UAI 2021, section 4; for B = I Baldi, Hornik,
 from collections.abc import Sequence
 
 import numpy as np
+from keras import ops
 
 from .butterfly import Butterfly
-from .wiring import positive_integer
+from .wiring import check_finite, positive_integer
 
-# Relative to the largest singular value of B X: below it a direction counts as absent.
+# Relative to the largest singular value of B X: below it a direction counts as absent. Ten times the unit roundoff of B's and
+# X's own numbers where that is more: rounding to float32 makes a matrix of rank 3 one of full rank.
 RANK_TOLERANCE = 1e-10
-# Relative to the largest eigenvalue of Sigma(B): eigenvalues nearer to each other, or to zero, count as equal.
+# Relative to the largest singular value of Y Q: those nearer to each other, or to zero, count as equal.
 GAP_TOLERANCE = 1e-12
 
 
@@ -34,9 +36,9 @@ def sigma(B, X, Y) -> np.ndarray:
     Raises:
         ValueError: for matrices that do not fit together or hold NaN or infinities, or if B X X^T B^T is not invertible.
     """
-    B, X, Y = _checked(B, X, Y)
-    projected = Y @ _invertible(B, X)[1].T
-    return projected @ projected.T
+    problem = _Problem(B, X, Y)
+    problem.check_invertible()
+    return problem.projected @ problem.projected.T
 
 
 def eigenvalues(B, X, Y) -> np.ndarray:
@@ -45,7 +47,9 @@ def eigenvalues(B, X, Y) -> np.ndarray:
     Raises:
         ValueError: as `sigma`, and if they are not distinct and positive, which Theorem 1 assumes.
     """
-    return _decomposed(*_checked(B, X, Y))[0]
+    problem = _Problem(B, X, Y)
+    problem.check_assumptions()
+    return problem.values
 
 
 def critical_loss(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> float:
@@ -60,9 +64,10 @@ def critical_loss(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> float
     Raises:
         ValueError: as `eigenvalues`, for k above ell, and for indices that are repeated, too many or out of range.
     """
-    B, X, Y = _checked(B, X, Y)
-    values = _decomposed(B, X, Y)[0]
-    return float(np.sum(Y**2) - values[_chosen(k, chosen, len(values))].sum())
+    problem = _Problem(B, X, Y)
+    indices = problem.chosen(k, chosen)
+    problem.check_assumptions()
+    return problem.loss(indices)
 
 
 def critical_point(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -75,13 +80,10 @@ def critical_point(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> tupl
     Raises:
         ValueError: as `critical_loss`.
     """
-    B, X, Y = _checked(B, X, Y)
-    values, vectors, encode = _decomposed(B, X, Y)
-    indices = _chosen(k, chosen, len(values))
-    D, E = np.zeros((len(Y), k)), np.zeros((k, len(B)))
-    D[:, : len(indices)] = vectors[:, indices]
-    E[: len(indices)] = vectors[:, indices].T @ encode
-    return D, E
+    problem = _Problem(B, X, Y)
+    indices = problem.chosen(k, chosen)
+    problem.check_assumptions()
+    return problem.point(k, indices)
 
 
 def optimal_loss(B, X, Y, k: int) -> float:
@@ -93,9 +95,8 @@ def optimal_loss(B, X, Y, k: int) -> float:
     Raises:
         ValueError: for matrices that do not fit together or hold NaN or infinities, or for k above ell.
     """
-    B, X, Y = _checked(B, X, Y)
-    values = np.linalg.svd(Y @ _row_space(B, X)[1].T, compute_uv=False) ** 2
-    return float(np.sum(Y**2) - values[_chosen(k, None, len(B))[: len(values)]].sum())
+    problem = _Problem(B, X, Y)
+    return problem.loss(problem.chosen(k)[: len(problem.values)])
 
 
 def optimum(B, X, Y, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,84 +105,88 @@ def optimum(B, X, Y, k: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: as `optimal_loss`.
     """
-    B, X, Y = _checked(B, X, Y)
-    indices = _chosen(k, None, len(B))
-    code, basis = _row_space(B, X)
-    D, E = np.zeros((len(Y), k)), np.zeros((k, len(B)))
-    vectors = np.linalg.svd(Y @ basis.T, full_matrices=False)[0][:, indices[: min(len(basis), len(Y))]]
-    D[:, : vectors.shape[1]] = vectors
-    E[: vectors.shape[1]] = vectors.T @ Y @ basis.T @ code
-    return D, E
+    problem = _Problem(B, X, Y)
+    return problem.point(k, problem.chosen(k)[: len(problem.values)])
 
 
-def _row_space(B, X) -> tuple[np.ndarray, np.ndarray]:
-    """(rank, ell) and an orthonormal basis (rank, d) of the rows of B X: the first takes B X to the basis."""
-    left, values, right = np.linalg.svd(B @ X, full_matrices=False)
-    rank = int(np.sum(values > RANK_TOLERANCE * max(values[0], np.finfo(float).tiny)))
-    return (left[:, :rank] / values[:rank]).T, right[:rank]
+class _Problem:
+    """B, X and Y in float64, and the decompositions that all of the above is made of.
 
+    Attributes:
+        code, basis: (rank, ell) and an orthonormal basis (rank, d) of the rows of B X, to which the first takes B X.
+        projected: Y Q, (m, rank).
+        values, vectors: the eigenvalues of Sigma(B), decreasing, and their vectors, (m, min(m, rank)).
+    """
 
-def _invertible(B, X) -> tuple[np.ndarray, np.ndarray]:
-    code, basis = _row_space(B, X)
-    if len(basis) < len(B):
-        rank = np.linalg.matrix_rank(X)
-        why = f"X has rank {rank}" if rank < len(B) else f"B X has rank {len(basis)}, though X has rank {rank}"
-        raise ValueError(
-            f"Theorem 1 assumes that B X X^T B^T is invertible, which needs a rank of ell = {len(B)}. Received: {why}. "
-            "Take a smaller ell or more examples; `optimal_loss` holds for any rank."
-        )
-    return code, basis
+    def __init__(self, B, X, Y):
+        if isinstance(B, Butterfly):
+            B = ops.transpose(B.kernel)
+        (self.B, fine), (self.X, finer), (self.Y, _) = (_matrix(name, value) for name, value in (("B", B), ("X", X), ("Y", Y)))
+        B, X, Y = self.B, self.X, self.Y
+        if B.shape[1] != X.shape[0] or X.shape[1] != Y.shape[1]:
+            raise ValueError(f"Expected B (ell, n), X (n, d), Y (m, d). Received: {B.shape}, {X.shape}, {Y.shape}")
+        if B.shape[0] > B.shape[1]:
+            raise ValueError(f"Expected a truncated butterfly, ell <= n. Received: B of shape {B.shape}")
+        self.tolerance = max(RANK_TOLERANCE, 10 * max(fine, finer))
+        left, values, right = np.linalg.svd(B @ X, full_matrices=False)
+        rank = int(np.sum(values > self.tolerance * max(values[0], np.finfo(float).tiny)))
+        self.code, self.basis = (left[:, :rank] / values[:rank]).T, right[:rank]
+        self.projected = Y @ self.basis.T
+        self.vectors, singular, _ = np.linalg.svd(self.projected, full_matrices=False)
+        self.values = singular**2
 
+    def chosen(self, k: int, chosen: Sequence[int] | None = None) -> list[int]:
+        ell = len(self.B)
+        if positive_integer(k, "k") > ell:
+            raise ValueError(f"`k` must be at most ell, {ell}. Received: k={k}")
+        indices = list(range(k)) if chosen is None else [int(index) for index in chosen]
+        if len(set(indices)) < len(indices) or len(indices) > k or not all(0 <= index < ell for index in indices):
+            raise ValueError(
+                f"`chosen` must be at most k={k} distinct indices from 0 to {ell - 1}. Received: chosen={chosen!r}"
+            )
+        return indices
 
-def _decomposed(B, X, Y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sigma(B)'s ell leading eigenvalues, their vectors (m, ell), and Y X^T B^T (B X X^T B^T)^-1, (m, ell)."""
-    if len(B) > len(Y):
-        raise ValueError(f"Theorem 1 assumes ell <= m. Received: ell={len(B)}, m={len(Y)}")
-    code, basis = _invertible(B, X)
-    projected = Y @ basis.T
-    vectors, singular, _ = np.linalg.svd(projected, full_matrices=False)
-    values = singular**2
-    gaps = values - np.append(values[1:], 0)
-    if not values[0] or gaps.min() <= GAP_TOLERANCE * values[0]:
+    def loss(self, indices: list[int]) -> float:
+        return float(np.sum(self.Y**2) - self.values[indices].sum())
+
+    def point(self, k: int, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        D, E = np.zeros((len(self.Y), k)), np.zeros((k, len(self.B)))
+        D[:, : len(indices)] = self.vectors[:, indices]
+        E[: len(indices)] = self.vectors[:, indices].T @ self.projected @ self.code
+        return D, E
+
+    def check_invertible(self) -> None:
+        ell, rank = len(self.B), len(self.basis)
+        if rank < ell:
+            own = int(np.linalg.matrix_rank(self.X, rtol=self.tolerance))
+            why = f"X has rank {own}" if own < ell else f"B X has rank {rank}, though X has rank {own}"
+            raise ValueError(
+                f"Theorem 1 assumes that B X X^T B^T is invertible, which needs a rank of ell = {ell}. Received: {why}. "
+                "Take a smaller ell or more examples; `optimal_loss` holds for any rank."
+            )
+
+    def check_assumptions(self) -> None:
+        if len(self.B) > len(self.Y):
+            raise ValueError(f"Theorem 1 assumes ell <= m. Received: ell={len(self.B)}, m={len(self.Y)}")
+        self.check_invertible()
+        singular = np.sqrt(self.values)
+        gaps = singular - np.append(singular[1:], 0)
         at = int(np.argmin(gaps))
-        following = f"and {values[at + 1]:.6g}" if at + 1 < len(values) else "is zero"
-        raise ValueError(
-            f"Theorem 1 assumes {len(values)} distinct positive eigenvalues of Sigma(B). Received: number {at}, "
-            f"{values[at]:.6g}, {following}. `optimal_loss` needs no such assumption."
-        )
-    return values, vectors, projected @ code
+        if gaps[at] <= GAP_TOLERANCE * singular[0]:
+            last = at + 1 == len(singular)
+            problem = "zero, to round-off" if last else f"{self.values[at]:.6g}, as number {at + 1} to round-off"
+            raise ValueError(
+                f"Theorem 1 assumes {len(singular)} distinct positive eigenvalues of Sigma(B). Received: number {at} is "
+                f"{problem}. `optimal_loss` needs no such assumption."
+            )
 
 
-def _chosen(k: int, chosen: Sequence[int] | None, ell: int) -> list[int]:
-    if positive_integer(k, "k") > ell:
-        raise ValueError(f"`k` must be at most ell, {ell}. Received: k={k}")
-    indices = list(range(k)) if chosen is None else [int(index) for index in chosen]
-    if len(set(indices)) < len(indices) or len(indices) > k or not all(0 <= index < ell for index in indices):
-        raise ValueError(f"`chosen` must be at most k={k} distinct indices from 0 to {ell - 1}. Received: chosen={chosen!r}")
-    return indices
-
-
-def _checked(B, X, Y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if isinstance(B, Butterfly):
-        B = _array(B.kernel).T
-    B, X, Y = (_matrix(name, value) for name, value in (("B", B), ("X", X), ("Y", Y)))
-    if B.shape[1] != X.shape[0] or X.shape[1] != Y.shape[1]:
-        raise ValueError(f"Expected B (ell, n), X (n, d), Y (m, d). Received: {B.shape}, {X.shape}, {Y.shape}")
-    if B.shape[0] > B.shape[1]:
-        raise ValueError(f"Expected a truncated butterfly, ell <= n. Received: B of shape {B.shape}")
-    return B, X, Y
-
-
-def _matrix(name: str, value) -> np.ndarray:
-    array = _array(value)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"Expected {name} as a matrix that is not empty. Received: shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"Expected finite numbers in {name}. Received: {np.sum(~np.isfinite(array))} that are NaN or infinite")
-    return array
-
-
-def _array(value) -> np.ndarray:
-    from keras import ops
-
-    return np.asarray(ops.convert_to_numpy(value) if hasattr(value, "dtype") else value, dtype=float)
+def _matrix(name: str, value) -> tuple[np.ndarray, float]:
+    """The matrix in float64, and the unit roundoff of the numbers that it was given in."""
+    if hasattr(value, "toarray"):  # scipy's sparse matrices
+        value = value.toarray()
+    given = np.asarray(ops.convert_to_numpy(value) if hasattr(value, "dtype") else value)
+    if given.ndim != 2 or not given.size:
+        raise ValueError(f"Expected {name} as a matrix that is not empty. Received: shape {given.shape}")
+    check_finite(given, name)
+    return given.astype(float), float(np.finfo(given.dtype).eps) if np.issubdtype(given.dtype, np.floating) else 0.0

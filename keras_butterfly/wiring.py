@@ -300,6 +300,15 @@ def positive_number(value, name: str, allowed: str = "") -> float:
     return number
 
 
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Raises ValueError unless `values` are finite real numbers."""
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise ValueError(f"Expected real numbers in {name}. Received: {values.dtype}")
+    wrong = values.size - np.count_nonzero(np.isfinite(values))
+    if wrong:
+        raise ValueError(f"Expected finite numbers in {name}. Received: {wrong} that are NaN or infinite")
+
+
 def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int, ...]:
     """`nodes` as a tuple of distinct ints, all within 0 .. size - 1 where the size is known, or a ValueError."""
     try:

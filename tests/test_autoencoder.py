@@ -205,3 +205,42 @@ def compiled():
 
 def dense_only():
     return keras.Sequential([keras.Input((N,)), keras.layers.Dense(N)])
+
+
+def test_an_interrupted_model_goes_on_with_everything_trained(x):
+    model = ButterflyAutoencoder(4, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        two_phase_fit(model, x, epochs=(2, 2), verbose=0, callbacks=[Interrupt()])
+    before = ops.convert_to_numpy(model.butterfly.gadgets).copy()
+    model.fit(x, epochs=1, verbose=0)
+    assert (ops.convert_to_numpy(model.butterfly.gadgets) != before).any()
+
+
+def test_what_is_frozen_inside_stays_so_after_two_phases(x):
+    model = ButterflyAutoencoder(4, seed=0)
+    model.build(x.shape)
+    model.butterfly.trainable = False
+    two_phase_fit(model, x, epochs=(1, 1), frozen=[model.encoder], verbose=0)
+    assert not model.butterfly.trainable
+    assert model.code.trainable
+
+
+def test_the_history_is_right_whatever_callbacks_are_given(x):
+    history = two_phase_fit(ButterflyAutoencoder(4, seed=0), x, epochs=(1, 2), verbose=0, callbacks=[keras.callbacks.History()])
+    assert (len(history.history["loss"]), history.history["phase"], history.epoch) == (3, [1, 2, 2], [0, 1, 2])
+
+
+def test_without_targets_they_are_the_inputs_everywhere(x):
+    model = compiled()
+    model.fit(x, None, 32, validation_data=(x,), verbose=0)
+    model.fit(ops.convert_to_tensor(x), verbose=0)
+    assert model.evaluate(x, verbose=0) == pytest.approx(squared_error(model, x) / x.size, rel=1e-4)
+
+
+def test_float64(x):
+    wide = x.astype("float64")
+    model = ButterflyAutoencoder(2, 4, seed=0, dtype="float64")
+    found = ops.convert_to_numpy(model(wide))
+    expected = wide @ dense(model.butterfly) @ dense(model.code) @ dense(model.decoder)
+    tolerance = 1e-5 if keras.backend.backend() == "torch" else 1e-12
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)

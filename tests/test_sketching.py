@@ -273,3 +273,38 @@ def built():
     sketch = GaussianSketch(4)
     sketch.build((10, 6))
     return sketch
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "float16"])
+def test_other_numbers(dtype, rng):
+    """Counts are what sparse matrices of text hold."""
+    dense = (rng.random((30, 12)) < 0.3).astype(dtype)
+    sketch = GaussianSketch(5, seed=0)
+    expected = low_rank_approximation(sketch, dense.astype("float64"), 3)
+    for X in (dense, scipy_sparse.csr_array(dense) if dtype != "float16" else dense):
+        np.testing.assert_allclose(low_rank_approximation(sketch, X, 3).dense(), expected.dense(), atol=1e-3)
+    with pytest.raises(ValueError, match="Expected real numbers"):
+        low_rank_approximation(sketch, dense.astype("complex64"), 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy, rng):
+    sketch = ButterflySketch(4, seed=0, dtype=policy)
+    loss = sketch.fit(rng.standard_normal((4, 16, 9)), 2, steps=5).history["loss"]
+    assert np.isfinite(loss).all()
+
+
+def test_values_of_other_places_are_refused(tmp_path):
+    models = []
+    for seed in (0, 1):
+        inputs = keras.Input((20, 9))
+        models.append(keras.Model(inputs, SparseSketch(4, seed=seed, name="sketch")(inputs)))
+    models[0].save_weights(tmp_path / "sketch.weights.h5")
+    models[0].load_weights(tmp_path / "sketch.weights.h5")
+    with pytest.raises(ValueError, match="belong to other places"):
+        models[1].load_weights(tmp_path / "sketch.weights.h5")
+
+
+def test_values_that_are_kept_as_drawn_are_not_trained():
+    with pytest.raises(ValueError, match="has nothing to learn"):
+        SparseSketch(4, trainable=False).fit(GOOD, 2)

@@ -141,6 +141,8 @@ def run(results: Results, name: str, folder, widths, steps: int, seeds: int, con
     facts = {"n": n, "d": d, "rank": rank, "squared norm": problem.total, "origin": matrix.origin}
     results.once((name, "matrix"), lambda: facts)
     widths = [k for k in widths if k < min(n, d)]
+    if not widths:
+        raise ValueError(f"Expected a k below {min(n, d)} for {name}. Received none.")
     with Progress(console=console, transient=True) as bars:
         task = bars.add_task(name, total=seeds * len(widths) * len(TRAININGS) * -(-steps // EPOCH))
         for seed in range(seeds):
@@ -167,7 +169,13 @@ def mean(entries: dict, line: str) -> float:
 
 
 def widths_of(results: Results, name: str) -> list[str]:
-    return [key for key in results.tree[name] if key != "matrix"]
+    """Those that are complete: an interrupted run may have left others."""
+    complete = [
+        key
+        for key, entries in results.tree[name].items()
+        if key != "matrix" and all(way in entry for entry in entries.values() for way in TRAININGS)
+    ]
+    return sorted(complete, key=int)
 
 
 def table(results: Results, name: str) -> Table:
@@ -226,7 +234,8 @@ def plot_phases(results: Results, names, path: Path) -> None:
         entry = results.tree[name][k]["0"]
         for index, way in enumerate(TRAININGS):
             curve, phase_1 = entry[way]["curve"], entry[way]["epochs of phase 1"]
-            axis.plot(EPOCH * np.arange(1, len(curve) + 1), curve, color=f"C{index}", label=way)
+            first = 0 if way == "two-phase" else 1  # that one begins with the loss before the first step
+            axis.plot(EPOCH * np.arange(first, first + len(curve)), curve, color=f"C{index}", label=way)
             if way == "two-phase, Adam":
                 axis.axvline(EPOCH * phase_1, color=f"C{index}", linestyle=":", label="phase 2 begins")
         levels = {"PCA": "--", "FJLT + PCA": "-."}

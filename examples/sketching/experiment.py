@@ -39,6 +39,7 @@ DENSEST = 20
 CURVE_PAIR, CURVE = (10, 20), (1, 2, 5, 10, 20)
 # The best of 0.001, 0.003 for the butterfly, and of 0.01, 0.1 for the others, on CIFAR-10, bands and text.
 RATES = {"butterfly": 3e-3, "sparse": 1e-1, "dense": 1e-2}
+LAST = "randomized SVD, default"  # computed last of a pair
 NORMS = ("unsquared", "squared")
 SMALLEST = 1e-4  # of what is drawn
 
@@ -97,6 +98,8 @@ def run(results: Results, name: str, folder, pairs, steps: int, seeds: int, cons
     stack = tasks[0].stack
     count, n, d = stack.matrices.shape
     pairs = [(k, ell) for k, ell in pairs if k <= min(n, d) and ell <= n]
+    if not pairs:
+        raise ValueError(f"Expected a pair k <= {min(n, d)}, ell <= {n} for {name}. Received none.")
     facts = {"n": n, "d": d, "training": stack.training, "testing": count - stack.training, "origin": stack.origin}
     results.once((name, "stack"), lambda: facts)
     with Progress(console=console, transient=True) as bars:
@@ -105,7 +108,7 @@ def run(results: Results, name: str, folder, pairs, steps: int, seeds: int, cons
                 place = (name, f"{k}, {ell}")
                 for label, (sketch, rate) in sketches(ell, seed).items():
                     results.once((*place, label, f"{seed}"), lambda s=sketch, r=rate, k=k, t=task: t.sketched(s, k, r, steps))
-                for label, iterations in (("randomized SVD, 0 iterations", 0), ("randomized SVD, default", "auto")):
+                for label, iterations in (("randomized SVD, 0 iterations", 0), (LAST, "auto")):
                     results.once(
                         (*place, label, f"{seed}"),
                         lambda i=iterations, k=k, e=ell, s=seed, t=task: t.randomized(k, e, s, i),
@@ -132,7 +135,9 @@ def statistics(entries: dict, norm: str) -> tuple[float, float]:
 
 
 def pairs_of(results: Results, name: str) -> list[str]:
-    return [key for key in results.tree[name] if "," in key]
+    """Those that are complete: an interrupted run may have left others."""
+    found = [key for key, entries in results.tree[name].items() if "," in key and LAST in entries]
+    return sorted(found, key=lambda key: [int(number) for number in key.split(",")])
 
 
 def table(results: Results, name: str, norm: str) -> Table:

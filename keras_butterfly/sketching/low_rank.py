@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from .objectives import RANK_TOLERANCE
+from ..wiring import check_finite
+from .objectives import rank_tolerance
 from .sketches import Sketch, check_rank
 
 
@@ -32,9 +33,9 @@ class LowRank:
     def squared_error(self) -> np.ndarray:
         """||X - left right||_F^2, (...): the rest of the norm, because the approximation is a projection of X.
 
-        By subtraction: errors below 1e-14 of ||X||_F^2 are not seen.
+        By subtraction: errors below some 1e-14 of ||X||_F^2, where X is in float32 1e-6, are not seen.
         """
-        return np.maximum(self.squared_norm - np.sum(self.singular_values**2, axis=-1), 0)
+        return np.maximum(self.squared_norm - np.sum(np.square(self.left, dtype=float), axis=(-2, -1)), 0)
 
     def dense(self) -> np.ndarray:
         """(..., n, d), formed only here."""
@@ -45,7 +46,7 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
     """B_k(X) = [X V]_k V^T, U S V^T = svd(B X): the best approximation of X of rank k in the row space of B X.
 
     The cost is that of B X, of X V (ell multiply-adds for every entry of X, of a sparse X for every non-zero) and of the
-    decompositions of (ell, d) and (n, ell) matrices; nothing of the size (n, d) is formed.
+    decompositions of (ell, d) and (n, ell) matrices; the approximation, (n, d), is not formed.
 
     Args:
         sketch: built for n rows, or not built yet.
@@ -53,40 +54,39 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
         k: rank, at most ell and d.
 
     Returns:
-        A `LowRank`, float64 where X is, else in X's precision.
+        A `LowRank` in float32 where X is of float32 or less, else in float64.
 
     Raises:
-        ValueError: for X of another number of rows, NaN or infinities, or k out of range.
+        ValueError: for X of another number of rows, of complex numbers, with NaN or infinities, or k out of range.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 6; Sarlos, FOCS 2006; Clarkson, Woodruff, STOC 2013.
     """
     sparse = hasattr(X, "tocsr")
-    X = X.tocsr() if sparse else _floating(X)
+    X = _floating(X.tocsr() if sparse else ops.convert_to_numpy(X))
     if len(X.shape) < 2:
         raise ValueError(f"Expected X as (..., n, d). Received: shape {tuple(X.shape)}")
-    if not np.isfinite(X.data if sparse else X).all():
-        raise ValueError("Expected finite numbers in X. Received NaN or infinite values.")
     if not sketch.built:
         sketch.build(X.shape)
     check_rank(k, sketch.ell, X)
-    if X.shape[-2] != sketch.rows:
-        raise ValueError(f"Sketch '{sketch.name}' takes matrices of {sketch.rows} rows. Received: shape {tuple(X.shape)}")
+    sketch._check_rows(X)
     if sparse:
         sketched = (X.T @ ops.convert_to_numpy(sketch.matrix).T.astype(X.dtype)).T
-        norm = np.asarray(X.multiply(X).sum())
+        norm = np.sum(np.square(X.data, dtype=float))
     else:
         sketched = ops.convert_to_numpy(ops.cast(sketch(X), str(X.dtype)))
-        norm = np.sum(np.square(X, dtype=float), axis=(-2, -1))
+        norm = np.einsum("...ij,...ij->...", X, X, dtype=float)
     _, values, rows = np.linalg.svd(sketched, full_matrices=False)
-    present = values > np.maximum(RANK_TOLERANCE[str(sketched.dtype)] * values[..., :1], np.finfo("float32").tiny)
+    tolerance = rank_tolerance(str(X.dtype), sketch.compute_dtype)
+    present = values > np.maximum(tolerance * values[..., :1], np.finfo("float32").tiny)
     rows = rows * present[..., None]
     left, inner, outer = np.linalg.svd(X @ np.swapaxes(rows, -1, -2), full_matrices=False)
     right = outer[..., :k, :] @ rows
     return LowRank(left[..., :k] * inner[..., None, :k], right, norm)
 
 
-def _floating(X) -> np.ndarray:
-    array = ops.convert_to_numpy(X)
-    if array.dtype == np.float64 or not np.issubdtype(array.dtype, np.floating):
-        return array.astype("float64")
-    return array.astype("float32")
+def _floating(X):
+    """X, an array or sparse matrix, in float32 or float64; copied only where it is in neither."""
+    if X.dtype != bool:
+        check_finite(X.data if hasattr(X, "tocsr") else X, "X")
+    wide = X.dtype.kind != "f" or X.dtype.itemsize >= 8
+    return X.astype("float64" if wide else "float32", copy=False)

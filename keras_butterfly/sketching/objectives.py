@@ -10,11 +10,17 @@ rows in their span, and ||X - B_k(X)||_F^2 = ||X||_F^2 - (the k largest eigenval
 Reference: Ailon, Leibovich, Nair, UAI 2021, section 6; Indyk, Vakilian, Yuan, NeurIPS 2019.
 """
 
+import keras
 import numpy as np
 from keras import ops
 
-# Of the largest singular value of B X: below it a direction is noise and counts as absent.
-RANK_TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
+# Of the largest singular value of B X, by the precision it was computed in: below it a direction is noise and counts as absent.
+_RANK_TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+def rank_tolerance(*dtypes: str) -> float:
+    """That of the coarsest of `dtypes`."""
+    return max(_RANK_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
 
 
 def eigenvalue_loss(sketched, X, k: int):
@@ -26,11 +32,12 @@ def eigenvalue_loss(sketched, X, k: int):
 
     V the eigenvectors of those k, so W is orthonormal and C = (A^T)^+ W. It divides by no difference of singular values, and by
     none below the rank of A: it is finite for repeated, deficient and zero matrices. Where the k-th and the next eigenvalue are
-    equal f has no gradient; this is one of its generalised gradients there.
+    equal f has no gradient, and this is one of its generalised gradients; where A is short of rank f jumps, and this is the
+    gradient within the directions that A has. X is taken as a constant.
     """
     A, fixed = ops.stop_gradient(sketched), ops.stop_gradient(X)
     left, values, right = ops.svd(A, full_matrices=False)
-    tolerance = RANK_TOLERANCE.get(str(A.dtype).split(".")[-1].strip("'>"), 1e-5)
+    tolerance = rank_tolerance(keras.backend.standardize_dtype(A.dtype))
     present = values > ops.maximum(tolerance * values[..., :1], np.finfo("float32").tiny)
     inverse = ops.where(present, 1 / ops.where(present, values, ops.ones_like(values)), ops.zeros_like(values))
     basis = right * ops.cast(present, A.dtype)[..., :, None]  # (..., ell, d), zero rows where A has no direction

@@ -10,7 +10,7 @@ from keras import ops
 from ..butterfly import Butterfly
 from ..execution import floating
 from ..progress import Progress
-from ..wiring import check_seed, positive_integer, positive_number
+from ..wiring import check_finite, check_seed, positive_integer, positive_number
 from .objectives import eigenvalue_loss
 
 
@@ -27,9 +27,6 @@ class Sketch(keras.layers.Layer):
     Subclasses give `_apply`, `matrix` and `effective_parameters`.
     """
 
-    #: Whether there is anything to learn.
-    learns = True
-
     def __init__(self, ell, *, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.ell = positive_integer(ell, "ell")
@@ -45,9 +42,12 @@ class Sketch(keras.layers.Layer):
 
     def call(self, X):
         X = floating(X, self.compute_dtype)
+        self._check_rows(X)
+        return self._apply(X)
+
+    def _check_rows(self, X) -> None:
         if X.shape[-2] != self.rows:
             raise ValueError(f"Sketch '{self.name}' takes matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
-        return self._apply(X)
 
     def _apply(self, X):
         return ops.matmul(ops.cast(self.matrix, X.dtype), X)
@@ -90,6 +90,7 @@ class Sketch(keras.layers.Layer):
         batch_size: int | None = None,
         learning_rate: float = 1e-2,
         objective: Callable = eigenvalue_loss,
+        jit_compile: bool | None = None,
         progress: bool | None = None,
     ) -> keras.callbacks.History:
         """Trains the sketch so that X is near B_k(X), the best approximation of rank k in the row space of B X.
@@ -99,10 +100,11 @@ class Sketch(keras.layers.Layer):
         Args:
             matrices: (matrices, n, d).
             k: rank of the approximations, at most ell and d.
-            steps: of the optimiser, at least 1.
+            steps: of the optimiser, at least 1; rounded up to whole passes over the matrices.
             batch_size: matrices a step. Default: all.
             learning_rate: before the decay. A butterfly's `gain` multiplies it.
             objective: `eigenvalue_loss`, or another function (sketched, X, k) -> losses.
+            jit_compile: as in `compile`. Default: on JAX only; TensorFlow's XLA on a CPU has an SVD of its own, which is slow.
             progress: show a bar on stderr. Default: where it is a terminal.
 
         Returns:
@@ -112,22 +114,24 @@ class Sketch(keras.layers.Layer):
             ValueError: for matrices that do not fit, hold NaN or infinities, or are all zero; for k above ell or d; for a
                 sketch that has nothing to learn.
         """
-        if not self.learns:
-            raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn; it is drawn once.")
         matrices = check_matrices(matrices)
         if not self.built:
             self.build(matrices.shape)
+        self._check_rows(matrices)
         check_rank(k, self.ell, matrices)
+        if not self.trainable_variables:
+            raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn.")
         steps, count = positive_integer(steps, "steps"), len(matrices)
         size = count if batch_size is None else min(positive_integer(batch_size, "batch_size"), count)
         per_epoch = -(-count // size)
         epochs = -(-steps // per_epoch)
         decay = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * per_epoch)
         trainer = _Trainer(self, objective, k)
-        trainer.compile(keras.optimizers.Adam(decay), jit_compile=False)  # XLA's SVD on a CPU is many times slower
+        compiled = keras.backend.backend() == "jax" if jit_compile is None else jit_compile
+        trainer.compile(keras.optimizers.Adam(decay), jit_compile=compiled)
         with Progress(progress) as bars, bars.task(f"fit {self.name}", epochs * per_epoch) as advance:
             shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
-            return trainer.fit(matrices.astype(self.variable_dtype), None, size, epochs, verbose=0, callbacks=[shown])
+            return trainer.fit(matrices.astype(trainer.compute_dtype), None, size, epochs, verbose=0, callbacks=[shown])
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-2], self.ell, input_shape[-1])
@@ -137,14 +141,14 @@ class Sketch(keras.layers.Layer):
 
 
 class _Trainer(keras.Model):
-    """Adds the objective of a batch of matrices as the loss."""
+    """Adds the objective of a batch of matrices as the loss, in float32 or more, as decompositions need."""
 
     def __init__(self, sketch: Sketch, objective: Callable, k: int):
-        super().__init__(name="sketch_trainer", dtype=sketch.dtype_policy)
+        super().__init__(name="sketch_trainer", dtype="float64" if sketch.variable_dtype == "float64" else "float32")
         self.sketch, self.objective, self.k = sketch, objective, k
 
-    def call(self, X, training=False):
-        sketched = self.sketch(X)
+    def call(self, X):
+        sketched = ops.cast(self.sketch(X), self.compute_dtype)
         self.add_loss(ops.mean(self.objective(sketched, X, self.k)))
         return sketched
 
@@ -254,6 +258,24 @@ class SparseSketch(Sketch):
     def effective_parameters(self):
         return self.rows * self.nonzeros
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["places"] = self.places
+
+    def load_own_variables(self, store):
+        """Loads the values, which fit only the places they were trained at.
+
+        Raises:
+            ValueError: if they belong to a sketch of other places.
+        """
+        stored = {name: store[name] for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
+        if not np.array_equal(stored.pop("places", self.places), self.places):
+            raise ValueError(
+                f"The stored values of sketch '{self.name}' belong to other places than those of its seed, {self.seed}. "
+                "Build it from the saved config, or with the same seed."
+            )
+        super().load_own_variables(stored)
+
     def get_config(self):
         return {**super().get_config(), "nonzeros": self.nonzeros}
 
@@ -269,6 +291,8 @@ class DenseSketch(Sketch):
         ValueError: for arguments or matrices that do not fit.
     """
 
+    _learned = True
+
     def build(self, input_shape):
         super().build(input_shape)
         drawn = np.random.default_rng(self.seed).standard_normal((self.ell, self.rows)) / self.ell**0.5
@@ -276,11 +300,12 @@ class DenseSketch(Sketch):
             name="entries",
             shape=drawn.shape,
             initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
-            trainable=self.learns,
+            trainable=self._learned,
         )
 
     @property
     def matrix(self):
+        assert self.rows  # raises before the sketch is built
         return ops.convert_to_tensor(self._entries)
 
     @property
@@ -299,7 +324,7 @@ class GaussianSketch(DenseSketch):
         ValueError: for arguments or matrices that do not fit.
     """
 
-    learns = False
+    _learned = False
 
 
 def check_matrices(matrices) -> np.ndarray:
@@ -309,23 +334,17 @@ def check_matrices(matrices) -> np.ndarray:
         ValueError: for another shape, NaN or infinities, or nothing but zeros.
     """
     array = np.asarray(matrices)
-    if array.ndim != 3 or not array.size or not np.issubdtype(array.dtype, np.number):
+    if array.ndim != 3 or not array.size:
         raise ValueError(
             f"Expected matrices of numbers, (matrices, n, d), not empty. Received: {array.dtype}, shape {array.shape}"
         )
-    if not np.isfinite(array).all():
-        raise ValueError("Expected finite numbers in the matrices. Received NaN or infinite values.")
+    check_finite(array, "the matrices")
     if not array.any():
         raise ValueError("Expected matrices that are not all zero, of which there is nothing to learn.")
     return array
 
 
-def check_rank(k: int, ell: int, matrices) -> int:
-    """k, checked against the sketch and the matrices.
-
-    Raises:
-        ValueError: for k below 1, above ell or above d.
-    """
+def check_rank(k: int, ell: int, matrices) -> None:
+    """Raises ValueError for k below 1, above ell or above d."""
     if positive_integer(k, "k") > min(ell, matrices.shape[-1]):
         raise ValueError(f"`k` must be at most ell={ell} and d={matrices.shape[-1]}. Received: k={k}")
-    return k
