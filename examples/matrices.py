@@ -15,6 +15,7 @@ writes that sample from the whole scene. Source and licence: data/README.md.
 
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def scene(folder: Path | None = None) -> tuple[np.ndarray, str]:
     if folder is None:
         path, name = SAMPLE, "a sample of the Texas coast (AVIRIS)"
     else:
-        mats = sorted(path for path in folder.glob("*.mat"))
+        mats = sorted(folder.glob("*.mat"))
         path = mats[0] if mats else folder / "abu_hsi" / "abu-urban-1.npz"
         name = path.stem if mats else "the Texas coast (AVIRIS, ABU urban 1)"
     values = cube(path).astype(float)
@@ -216,9 +217,7 @@ def load_stack(name: str, folder=None, seed: int = 0, most: int = 500) -> Stack:
     Raises:
         ValueError: for an unknown name, or a folder that lacks the data.
     """
-    if name not in STACKS:
-        raise ValueError(f"Expected one of {tuple(STACKS)}. Received: name={name!r}")
-    matrices, origin = STACKS[name](None if folder is None else Path(folder))
+    matrices, origin = _read(_known(name, STACKS), None if folder is None else Path(folder))
     rng = np.random.default_rng(seed)
     matrices = matrices[rng.permutation(len(matrices))[:most]]
     matrices = matrices[:, rng.permutation(matrices.shape[1])]
@@ -244,9 +243,19 @@ def load(name: str, folder=None) -> Matrix:
     Raises:
         ValueError: for an unknown name, or a folder that lacks the data.
     """
-    if name not in MATRICES:
-        raise ValueError(f"Expected one of {tuple(MATRICES)}. Received: name={name!r}")
-    return MATRICES[name](None if folder is None else Path(folder))
+    return _known(name, MATRICES)(None if folder is None else Path(folder))
+
+
+@cache
+def _read(loader, folder: Path | None):
+    """Read once for all seeds; nobody writes into it."""
+    return loader(folder)
+
+
+def _known(name: str, loaders: dict):
+    if name not in loaders:
+        raise ValueError(f"Expected one of {tuple(loaders)}. Received: name={name!r}")
+    return loaders[name]
 
 
 def _existing(path: Path) -> Path:

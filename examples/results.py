@@ -1,13 +1,15 @@
 """Results of a long experiment in one JSON file, so that it can be interrupted and goes on where it stopped."""
 
 import json
-import platform
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from keras_butterfly.export import files
+import keras
+import tensorflow as tf
+
+from keras_butterfly.export import devices, files
 
 
 class Results:
@@ -45,7 +47,4 @@ class Results:
 
 
 def machine() -> str:
-    import keras
-    import tensorflow as tf
-
-    return f"{platform.machine()}, {platform.system()}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+    return f"{devices.find('host').machine}, Keras {keras.__version__}, TensorFlow {tf.__version__}"

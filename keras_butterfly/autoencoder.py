@@ -147,10 +147,12 @@ class ButterflyAutoencoder(keras.Model):
         check_examples(targets, "y")
         if targets.shape[1:] != (self.decoder.units,):
             raise ValueError(f"Expected targets of shape (examples, {self.decoder.units}). Received: {targets.shape}")
-        decode, code = landscape.optimum(self.butterfly, x.T, targets.T, self.k)
+        problem = landscape.Problem(self.butterfly, x.T, targets.T)
+        largest = problem.largest(self.k)
+        decode, code = problem.point(self.k, largest)
         self.code.kernel.assign(code.T)
         self.decoder.kernel.assign(decode.T)
-        return landscape.optimal_loss(self.butterfly, x.T, targets.T, self.k)
+        return problem.loss(largest)
 
     @property
     def butterfly(self) -> Butterfly:

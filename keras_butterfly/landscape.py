@@ -36,7 +36,7 @@ def sigma(B, X, Y) -> np.ndarray:
     Raises:
         ValueError: for matrices that do not fit together or hold NaN or infinities, or if B X X^T B^T is not invertible.
     """
-    problem = _Problem(B, X, Y)
+    problem = Problem(B, X, Y)
     problem.check_invertible()
     return problem.projected @ problem.projected.T
 
@@ -47,7 +47,7 @@ def eigenvalues(B, X, Y) -> np.ndarray:
     Raises:
         ValueError: as `sigma`, and if they are not distinct and positive, which Theorem 1 assumes.
     """
-    problem = _Problem(B, X, Y)
+    problem = Problem(B, X, Y)
     problem.check_assumptions()
     return problem.values
 
@@ -64,7 +64,7 @@ def critical_loss(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> float
     Raises:
         ValueError: as `eigenvalues`, for k above ell, and for indices that are repeated, too many or out of range.
     """
-    problem = _Problem(B, X, Y)
+    problem = Problem(B, X, Y)
     indices = problem.chosen(k, chosen)
     problem.check_assumptions()
     return problem.loss(indices)
@@ -80,7 +80,7 @@ def critical_point(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> tupl
     Raises:
         ValueError: as `critical_loss`.
     """
-    problem = _Problem(B, X, Y)
+    problem = Problem(B, X, Y)
     indices = problem.chosen(k, chosen)
     problem.check_assumptions()
     return problem.point(k, indices)
@@ -95,8 +95,8 @@ def optimal_loss(B, X, Y, k: int) -> float:
     Raises:
         ValueError: for matrices that do not fit together or hold NaN or infinities, or for k above ell.
     """
-    problem = _Problem(B, X, Y)
-    return problem.loss(problem.chosen(k)[: len(problem.values)])
+    problem = Problem(B, X, Y)
+    return problem.loss(problem.largest(k))
 
 
 def optimum(B, X, Y, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +105,11 @@ def optimum(B, X, Y, k: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: as `optimal_loss`.
     """
-    problem = _Problem(B, X, Y)
-    return problem.point(k, problem.chosen(k)[: len(problem.values)])
+    problem = Problem(B, X, Y)
+    return problem.point(k, problem.largest(k))
 
 
-class _Problem:
+class Problem:
     """B, X and Y in float64, and the decompositions that all of the above is made of.
 
     Attributes:
@@ -145,6 +145,10 @@ class _Problem:
                 f"`chosen` must be at most k={k} distinct indices from 0 to {ell - 1}. Received: chosen={chosen!r}"
             )
         return indices
+
+    def largest(self, k: int) -> list[int]:
+        """Indices of the k largest eigenvalues, or of as many as there are."""
+        return self.chosen(k)[: len(self.values)]
 
     def loss(self, indices: list[int]) -> float:
         return float(np.sum(self.Y**2) - self.values[indices].sum())

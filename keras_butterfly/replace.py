@@ -16,7 +16,7 @@ from .dense_map import KINDS, DenseMap
 from .fitting import STEPS, fit
 from .progress import Progress
 from .recording import recorded
-from .wiring import check_seed, positive_integer
+from .wiring import check_finite, check_seed, positive_integer
 
 REPLACEMENTS = ("auto", "butterfly", "sandwich")
 INITIALIZE = ("fit", "fresh")
@@ -201,10 +201,7 @@ def check_data(model: keras.Model, data):
     if not fits or len({len(array) for array in flat}) != 1 or not len(flat[0]):
         raise ValueError(f"Expected data of the shapes {[('examples', *shape) for shape in expected]}. Received: {received}")
     for array in flat:
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-            raise ValueError(f"Expected numbers in the data. Received: {array.dtype}")
-        if not np.all(np.isfinite(array)):
-            raise ValueError("Expected finite numbers in the data. Received NaN or infinite values.")
+        check_finite(array, "the data")
     return arrays
 
 

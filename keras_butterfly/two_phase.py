@@ -59,18 +59,18 @@ def two_phase_fit(
     settings = {"metrics": metrics, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
     optimizer = keras.optimizers.get(optimizer)
 
-    def compile() -> None:
+    def compile_afresh() -> None:
         model.compile(_copy(optimizer), loss, **settings)
 
     try:
         with _untrained(layers):
-            compile()
+            compile_afresh()
             history = model.fit(x, y, epochs=first, **fit)
     except BaseException:
-        compile()  # or the model would go on as in phase 1
+        compile_afresh()  # or the model would go on as in phase 1
         raise
     logs, ran = {name: list(values) for name, values in history.history.items()}, list(history.epoch)
-    compile()
+    compile_afresh()
     continued = model.fit(x, y, epochs=first + second, initial_epoch=first, **fit)
     count = len(continued.epoch)
     both = keras.callbacks.History()

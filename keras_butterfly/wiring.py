@@ -301,8 +301,10 @@ def positive_number(value, name: str, allowed: str = "") -> float:
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Raises ValueError unless `values` are finite real numbers."""
-    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+    """Raises ValueError unless `values` are finite real numbers or booleans."""
+    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+        raise ValueError(f"Expected numbers in {name}. Received: {values.dtype}")
+    if np.iscomplexobj(values):
         raise ValueError(f"Expected real numbers in {name}. Received: {values.dtype}")
     wrong = values.size - np.count_nonzero(np.isfinite(values))
     if wrong:

@@ -23,7 +23,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -34,6 +33,7 @@ from results import Results
 from keras_butterfly import ButterflyAutoencoder, landscape, two_phase_fit
 from keras_butterfly.autoencoder import default_ell
 from keras_butterfly.export import files
+from keras_butterfly.progress import Progress
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 EPOCH = 25  # steps between two points of a loss curve
@@ -93,13 +93,14 @@ def autoencoder(problem: Problem, k: int, seed: int) -> ButterflyAutoencoder:
     return model
 
 
-def train(problem: Problem, way: str, k: int, seed: int, steps: int, tick) -> dict:
+def train(problem: Problem, way: str, k: int, seed: int, steps: int, advance) -> dict:
     """One network trained: its losses, its weights, and the curve of losses with the epochs of phase 1."""
     model = autoencoder(problem, k, seed)
     epochs = -(-steps // EPOCH)
     decay = keras.optimizers.schedules.CosineDecay
+    shown = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: advance(1))
     fast = {"jit_compile": True, "steps_per_execution": EPOCH}
-    fit = {"steps_per_epoch": EPOCH, "verbose": 0, "shuffle": False, "callbacks": [Tick(tick)]}
+    fit = {"steps_per_epoch": EPOCH, "verbose": 0, "shuffle": False, "callbacks": [shown]}
     if way == "two-phase":
         start = problem.unit * model.solve(problem.examples)
         # D and E start at an optimum from which Adam's first steps, of equal size for all entries, lead away.
@@ -124,15 +125,6 @@ def losses(history, problem: Problem) -> list[float]:
     return [value * problem.total for value in history.history["loss"]]
 
 
-class Tick(keras.callbacks.Callback):
-    def __init__(self, tick):
-        super().__init__()
-        self.tick = tick
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.tick()
-
-
 def run(results: Results, name: str, folder, widths, steps: int, seeds: int, console: Console) -> None:
     matrix = matrices.load(name, folder)
     problem = Problem(matrix.X)
@@ -143,8 +135,7 @@ def run(results: Results, name: str, folder, widths, steps: int, seeds: int, con
     widths = [k for k in widths if k < min(n, d)]
     if not widths:
         raise ValueError(f"Expected a k below {min(n, d)} for {name}. Received none.")
-    with Progress(console=console, transient=True) as bars:
-        task = bars.add_task(name, total=seeds * len(widths) * len(TRAININGS) * -(-steps // EPOCH))
+    with Progress() as bars, bars.task(name, seeds * len(widths) * len(TRAININGS) * -(-steps // EPOCH)) as advance:
         for seed in range(seeds):
             for k in widths:
                 place = (name, f"{k}", f"{seed}")
@@ -153,8 +144,7 @@ def run(results: Results, name: str, folder, widths, steps: int, seeds: int, con
                 optimum = max(found["PCA"], 1e-12 * problem.total)
                 shown = []
                 for way in TRAININGS:
-                    tick = lambda: bars.advance(task)  # noqa: E731
-                    trained = results.once((*place, way), lambda w=way, k=k, s=seed, t=tick: train(problem, w, k, s, steps, t))
+                    trained = results.once((*place, way), lambda w=way, k=k, s=seed: train(problem, w, k, s, steps, advance))
                     shown.append(f"{way} {trained['loss'] / optimum:.4f}")
                 console.print(
                     f"{name} k={k} ell={ell}, of PCA: FJLT + PCA {found['FJLT + PCA'] / optimum:.4f}, " + ", ".join(shown)

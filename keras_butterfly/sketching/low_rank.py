@@ -68,7 +68,7 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
     if not sketch.built:
         sketch.build(X.shape)
     check_rank(k, sketch.ell, X)
-    sketch._check_rows(X)
+    sketch.check_rows(X)
     if sparse:
         sketched = (X.T @ ops.convert_to_numpy(sketch.matrix).T.astype(X.dtype)).T
         norm = np.sum(np.square(X.data, dtype=float))
@@ -86,7 +86,6 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
 
 def _floating(X):
     """X, an array or sparse matrix, in float32 or float64; copied only where it is in neither."""
-    if X.dtype != bool:
-        check_finite(X.data if hasattr(X, "tocsr") else X, "X")
+    check_finite(X.data if hasattr(X, "tocsr") else X, "X")
     wide = X.dtype.kind != "f" or X.dtype.itemsize >= 8
     return X.astype("float64" if wide else "float32", copy=False)

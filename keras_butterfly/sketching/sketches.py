@@ -24,14 +24,14 @@ class Sketch(keras.layers.Layer):
 
     Input shape: (..., n, d), n known. Output shape: (..., ell, d).
 
-    Subclasses give `_apply`, `matrix` and `effective_parameters`.
+    Subclasses give `matrix` and `effective_parameters`, and `_apply` where they do not multiply by the matrix.
     """
 
     def __init__(self, ell, *, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.ell = positive_integer(ell, "ell")
         self.seed = random.randrange(2**31) if seed is None else check_seed(seed)
-        self._rows: int | None = None
+        self._rows = 0
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-2] is None:
@@ -42,15 +42,29 @@ class Sketch(keras.layers.Layer):
 
     def call(self, X):
         X = floating(X, self.compute_dtype)
-        self._check_rows(X)
+        self.check_rows(X)
         return self._apply(X)
 
-    def _check_rows(self, X) -> None:
+    def check_rows(self, X) -> None:
+        """Raises ValueError unless X is (..., n, d) with the n that the sketch is built for."""
         if X.shape[-2] != self.rows:
             raise ValueError(f"Sketch '{self.name}' takes matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
 
     def _apply(self, X):
         return ops.matmul(ops.cast(self.matrix, X.dtype), X)
+
+    def _add_drawn(self, name: str, drawn: np.ndarray, trainable: bool = True):
+        """A weight that starts as `drawn`."""
+        return self.add_weight(
+            name=name,
+            shape=drawn.shape,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
+            trainable=trainable,
+        )
+
+    def _check_built(self) -> None:
+        if not self._rows:
+            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
 
     @property
     def rows(self) -> int:
@@ -59,8 +73,7 @@ class Sketch(keras.layers.Layer):
         Raises:
             ValueError: before the sketch is built.
         """
-        if self._rows is None:
-            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
+        self._check_built()
         return self._rows
 
     @property
@@ -117,7 +130,7 @@ class Sketch(keras.layers.Layer):
         matrices = check_matrices(matrices)
         if not self.built:
             self.build(matrices.shape)
-        self._check_rows(matrices)
+        self.check_rows(matrices)
         check_rank(k, self.ell, matrices)
         if not self.trainable_variables:
             raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn.")
@@ -244,9 +257,7 @@ class SparseSketch(Sketch):
         rng = np.random.RandomState(self.seed)
         self.places = np.argsort(rng.random_sample((self.rows, self.ell)), axis=1)[:, : self.nonzeros].astype("int32")
         signs = rng.choice([-1.0, 1.0], self.places.shape) / self.nonzeros**0.5
-        self.values = self.add_weight(
-            name="values", shape=self.places.shape, initializer=lambda shape, dtype: ops.convert_to_tensor(signs, dtype)
-        )
+        self.values = self._add_drawn("values", signs)
 
     @property
     def matrix(self):
@@ -296,16 +307,11 @@ class DenseSketch(Sketch):
     def build(self, input_shape):
         super().build(input_shape)
         drawn = np.random.default_rng(self.seed).standard_normal((self.ell, self.rows)) / self.ell**0.5
-        self._entries = self.add_weight(
-            name="entries",
-            shape=drawn.shape,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
-            trainable=self._learned,
-        )
+        self._entries = self._add_drawn("entries", drawn, self._learned)
 
     @property
     def matrix(self):
-        assert self.rows  # raises before the sketch is built
+        self._check_built()
         return ops.convert_to_tensor(self._entries)
 
     @property
