@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from . import initializers, landscape
-from .butterfly import Butterfly, check_implementation, check_truncation, last_axis
-from .wiring import check_finite, check_seed, positive_integer, positive_number
+from .butterfly import Butterfly, check_implementation, check_lr_multiplier, check_truncation, last_axis
+from .wiring import check_finite, check_seed, positive_integer
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -28,8 +28,8 @@ class ButterflyAutoencoder(keras.Model):
         outputs: m, size of the outputs, at least k. Default: n.
         kernel_initializer: of D and E, as in `keras.layers.Dense`.
         butterfly_initializer: of B. Default "fjlt", as in the paper.
-        truncation, gain, implementation, seed, truncation_seed: of B; see `Butterfly`. For E and D call
-            `keras.utils.set_random_seed`.
+        truncation, lr_multiplier, implementation, seed, truncation_seed: of B; see `Butterfly`. The default truncation is the
+            paper's, "random". For E and D call `keras.utils.set_random_seed`.
         **kwargs: of `keras.Model`: name, dtype, trainable.
 
     Attributes, once built:
@@ -59,7 +59,7 @@ class ButterflyAutoencoder(keras.Model):
         kernel_initializer="glorot_uniform",
         butterfly_initializer="fjlt",
         truncation="random",
-        gain=None,
+        lr_multiplier=None,
         implementation="auto",
         seed=None,
         truncation_seed=None,
@@ -76,10 +76,10 @@ class ButterflyAutoencoder(keras.Model):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.butterfly_initializer = initializers.get(butterfly_initializer)
         self.truncation = check_truncation(truncation)
-        self.gain = None if gain is None else positive_number(gain, "gain")
+        self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
-        self.truncation_seed = None if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
+        self.truncation_seed = check_seed(truncation_seed, "truncation_seed")
         self.encoder: Any = None
         self.decoder: Any = None
 
@@ -94,16 +94,16 @@ class ButterflyAutoencoder(keras.Model):
             )
         butterfly = Butterfly(
             ell,
+            use_bias=False,
             truncation=self.truncation,
             kernel_initializer=self.butterfly_initializer,
-            gain=self.gain,
+            lr_multiplier=self.lr_multiplier,
             implementation=self.implementation,
             seed=self.seed,
             truncation_seed=self.truncation_seed,
             dtype=self.dtype_policy,
             name="butterfly",
         )
-        self.truncation_seed = butterfly.truncation_seed
         dense = {"use_bias": False, "kernel_initializer": self.kernel_initializer, "dtype": self.dtype_policy}
         code = keras.layers.Dense(self.k, name="code", **dense)
         inputs = keras.Input((features,), dtype="float64" if self.compute_dtype == "float64" else "float32")
@@ -198,7 +198,7 @@ class ButterflyAutoencoder(keras.Model):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "butterfly_initializer": keras.initializers.serialize(self.butterfly_initializer),
             "truncation": self.truncation,
-            "gain": self.gain,
+            "lr_multiplier": self.lr_multiplier,
             "implementation": self.implementation,
             "seed": self.seed,
             "truncation_seed": self.truncation_seed,

@@ -1,65 +1,66 @@
 """The butterfly layer."""
 
-import random
+import numbers
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from . import fusion, initializers, kernels
+from . import fusion, initializers, kernels, learning_rate
 from .execution import execute, floating
 from .wiring import Wiring, check_nodes, check_seed, positive_integer, positive_number
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
-# With it a butterfly trains at the learning rates that people use for Dense, with Adam and with SGD; see CONTRIBUTING.md.
-DEFAULT_GAIN = 10.0
-_INPUT_NODES, _OUTPUT_NODES, _GAIN = "input_nodes", "output_nodes", "gain"
+# What weights files hold beside the weights, which fit no other structure.
+_STRUCTURE = ("input_nodes", "output_nodes", "strides")
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Butterfly(keras.layers.Layer):
-    """A linear layer whose matrix is a product of log2 N sparse butterfly stages: `y = activation(B x + bias)`.
+    """A drop-in for `keras.layers.Dense` whose matrix is a product of log2 N sparse stages: `y = activation(B x + bias)`.
 
-    Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t, each edge with a weight of its own:
-    `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), n the size of
-    the last axis. With units < n it is the truncated butterfly: the outputs are `units` nodes, chosen once. With units > n it
-    is the transpose of that: the inputs enter at n chosen nodes and the stages run from the largest stride down.
+    Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t. Each edge has a weight of its own:
+    `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), where n is the size
+    of the last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1, so every
+    size from 1 works and the generic rank is min(n, units), that of Dense.
 
     Weights: only those on a path from an input to an output, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller
     of n and units; exactly `effective_parameters`, and `units` for the bias. Multiply-adds per example stage by stage: as many.
 
     Args:
         units: size of the output's last axis. None (default): n.
-        truncation: which nodes the narrower side uses where N has more: "random" (default), a uniform random subset fixed at
-            creation and saved with the config and the weights; "first"; or a sequence of distinct node indices below N.
-            The workers of a distributed run must draw the same subset: give a `seed`, or call keras.utils.set_random_seed.
-            Weights fit only the subset they were trained on: loading others from a file is an error, but `set_weights`
-            cannot tell. Give a `seed` where a model is rebuilt by code rather than from its config.
-        transposed: run the stages backwards, from the largest stride down. Always so where units > n.
-        order: "increasing" or "decreasing", the order of the strides, whatever `transposed` and the sizes say. Default None:
-            increasing as in the paper, decreasing for a transpose.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        truncation: which nodes the narrower side uses. "first" (default): the first ones, which export best. "random", the
+            paper's choice: a uniform random subset of the first max(n, units) nodes. The same sizes always get the same
+            subset, unless `seed` or `truncation_seed` asks for another. Or a sequence of distinct node indices below N.
+        transposed: run the stages backwards, from the largest stride down. With units = n, `truncation` then names the inputs.
+        order: "increasing" or "decreasing", the order of the strides. None (default): increasing, so that neighbours (pixels,
+            samples, channels) mix first, as in the paper. Where the layer widens beyond the next power of two of n, or is
+            `transposed`: decreasing, so that the inputs first spread over all nodes.
         kernel_initializer: "orthogonal" (default), "fjlt", "identity", "hadamard", an instance from
-            `keras_butterfly.initializers`, or any Keras initialiser, which then fills the flat weight vector.
+            `keras_butterfly.initializers`, or any Keras initializer, which then fills the flat weight vector.
         stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
-        gain: an equalised learning rate. Weights and bias are stored divided by `gain` and multiplied by it when used, and
-            the gradients of the stored ones are scaled: the same function, but trained as if at `gain` times the learning
-            rate, with Adam and SGD alike, only the bias with SGD at the plain one. Few weights on many paths want that.
-            Default 10; 1 turns it off. Weights of several stacks take `gain` / sqrt(stacks), as the stacks' steps add up. SGD
-            with momentum 0.9 does well at a learning rate of 0.01 and can stop learning at 0.03; there take gain 3, or "fjlt".
-            Weights from a file are converted to the layer's gain; `set_weights` and TensorFlow checkpoints cannot tell.
-        use_bias: add a bias vector. Default False.
-        activation: as in `keras.layers.Dense`. Default None.
+        lr_multiplier: factor on the learning rate of the weights. None (default): the rule of
+            `keras_butterfly.learning_rate`, with which the rates that people use for Dense suit a butterfly, with Adam and with
+            SGD. A number is a fixed factor for every optimizer. The bias always learns at the plain rate.
         implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
             reference. "fused": consecutive stages are multiplied out, inside the graph, to block factors, or the whole to
             one matrix where that costs less. "auto" (default): leaves the choice to the layer, which takes "fused".
-        seed: int or None; of the random subset and of the initial weights.
-        truncation_seed: int; of the random subset alone. Default: `seed`, else drawn now. Saved with the config.
+        seed: int or None; of a random subset and of the initial weights.
+        truncation_seed: int or None; of a random subset alone. Default: `seed`, else a constant.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
-            in `keras.layers.Dense`. Regularisers and constraints act on the flat weight vectors and the bias as stored. With
-            SGD an L2 regulariser so decays the used values as fast as Dense's.
+            in `keras.layers.Dense`. The kernel ones act on the flat weight vector as stored, which is `gadget_weights` divided by
+            the multiplier for Adam. With SGD an L2 regularizer so decays the weights as fast as Dense's.
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Weights' names: "gadgets", (stacks, effective weights), and "bias", (units,). There is none called "kernel", so an optimizer's
+    `exclude_from_weight_decay(var_names=["kernel"])` does not match; write `var_names=["gadgets"]`.
+
+    Saving: `.keras` and `.weights.h5` files hold the weights as used, whatever the multiplier, with the nodes and the strides.
+    Loading them into a layer of other nodes or strides is an error. `set_weights`, TensorFlow checkpoints and Keras's legacy
+    `.h5` hold the values as stored and cannot tell: use them only between layers made with equal arguments.
 
     Input shape: (..., n), at least 2-D, n known; integers are cast. Output shape: (..., units). Dtype: the compute dtype.
 
@@ -74,7 +75,7 @@ class Butterfly(keras.layers.Layer):
         section 3.
 
     Example:
-        >>> layer = Butterfly(10, seed=0)
+        >>> layer = Butterfly(10, "relu")
         >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
         (2, 10)
     """
@@ -82,15 +83,15 @@ class Butterfly(keras.layers.Layer):
     def __init__(
         self,
         units=None,
+        activation=None,
+        use_bias=True,
         *,
-        truncation="random",
+        truncation="first",
         transposed=False,
         order=None,
         kernel_initializer="orthogonal",
         stacks=1,
-        gain=None,
-        use_bias=False,
-        activation=None,
+        lr_multiplier=None,
         implementation="auto",
         seed=None,
         truncation_seed=None,
@@ -104,6 +105,8 @@ class Butterfly(keras.layers.Layer):
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         self.units = None if units is None else positive_integer(units, "units")
+        self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
+        self.use_bias = use_bias
         self.truncation = check_truncation(truncation)
         if not isinstance(transposed, bool):
             raise ValueError(f"`transposed` must be True or False. Received: transposed={transposed!r}")
@@ -113,13 +116,10 @@ class Butterfly(keras.layers.Layer):
         self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = positive_integer(stacks, "stacks")
-        self.gain = DEFAULT_GAIN if gain is None else positive_number(gain, "gain")
-        self.use_bias = use_bias
-        self.activation = keras.activations.get(activation)
+        self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
-        chosen = self.seed if truncation_seed is None else check_seed(truncation_seed, "truncation_seed")
-        self.truncation_seed = random.randrange(2**31) if chosen is None else chosen
+        self.truncation_seed = check_seed(truncation_seed, "truncation_seed")
         self.bias_initializer = keras.initializers.get("zeros" if bias_initializer is None else bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
@@ -127,9 +127,10 @@ class Butterfly(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self._multipliers = learning_rate.multipliers(self.stacks, self.lr_multiplier)
         self._wiring: Wiring | None = None
         self.gadgets: Any = None
-        self._bias: Any = None
+        self.bias: Any = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
@@ -140,7 +141,7 @@ class Butterfly(keras.layers.Layer):
             truncation=self.truncation,
             transposed=self.transposed,
             order=self.order,
-            seed=self.truncation_seed,
+            seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         if self.wiring.effective_weights:  # a single node has no stages, and so no weights
@@ -153,13 +154,12 @@ class Butterfly(keras.layers.Layer):
                 autocast=False,  # block factors are multiplied out in the variable's precision
             )
         if self.use_bias:
-            self._bias = self.add_weight(
+            self.bias = self.add_weight(
                 name="bias",
                 shape=(units,),
-                initializer=self._initial_bias,
+                initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
-                autocast=False,
             )
 
     def call(self, inputs):
@@ -168,7 +168,7 @@ class Butterfly(keras.layers.Layer):
     def affine(self, x):
         """The linear map and the bias, without activation: (..., n) -> (..., units)."""
         outputs = self.linear(x)
-        return outputs if self._bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
+        return outputs if self.bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
 
     def linear(self, x):
         """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
@@ -198,17 +198,17 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def gadget_weights(self):
-        """The butterflies' weights, the stored ones times their gain, in the variables' dtype: (stacks, effective weights).
+        """The butterflies' weights as used, in the variables' dtype: (stacks, effective weights).
 
         Raises:
             ValueError: before the layer is built.
         """
         if not self.wiring.effective_weights:
             return ops.zeros((self.stacks, 0), dtype=self.variable_dtype)
-        return equalised(self.gadgets, self._weight_gain, self._weight_gain)
+        return learning_rate.used(self.gadgets, self._multipliers)
 
     def set_gadget_weights(self, weights) -> None:
-        """Stores `weights`, of the shape of `gadget_weights`, so that the layer uses them.
+        """Store `weights`, of the shape of `gadget_weights`, so that the layer uses them.
 
         Raises:
             ValueError: before the layer is built, or for another shape.
@@ -217,24 +217,7 @@ class Butterfly(keras.layers.Layer):
         if weights.shape != shape:
             raise ValueError(f"Layer '{self.name}' expects weights of shape {shape}. Received: {weights.shape}")
         if self.gadgets is not None:
-            self.gadgets.assign(weights / self._weight_gain)
-
-    def set_bias(self, bias) -> None:
-        """Stores `bias`, (units,), so that the layer uses it.
-
-        Raises:
-            ValueError: for a layer without a bias, before it is built, or for another shape.
-        """
-        bias = np.asarray(bias)
-        if self._bias is None or bias.shape != tuple(self._bias.shape):
-            expected = "no bias" if self._bias is None else f"a bias of shape {tuple(self._bias.shape)}"
-            raise ValueError(f"Layer '{self.name}' has {expected}. Received: {bias.shape}")
-        self._bias.assign(bias / self.gain)
-
-    @property
-    def bias(self):
-        """The bias, the stored one times its gain, in the variables' dtype: (units,); or None."""
-        return None if self._bias is None else equalised(self._bias, self.gain, 1.0)
+            self.gadgets.assign(weights / self._multipliers.adaptive)
 
     @property
     def effective_parameters(self) -> int:
@@ -261,42 +244,58 @@ class Butterfly(keras.layers.Layer):
         )
 
     def save_own_variables(self, store):
-        super().save_own_variables(store)
-        if self.built:
-            store[_INPUT_NODES], store[_OUTPUT_NODES] = np.array(self.wiring.inputs), np.array(self.wiring.outputs)
-            store[_GAIN] = np.array(self.gain)
+        """Store the weights as used, the bias, and the nodes and strides that they fit."""
+        if not self.built:
+            return
+        store["gadgets"] = ops.convert_to_numpy(self.gadget_weights)
+        if self.bias is not None:
+            store["bias"] = self.bias
+        for name, value in self._structure().items():
+            store[name] = np.array(value)
 
     def load_own_variables(self, store):
-        """Loads the weights, which fit only the nodes they were trained on, and converts them to the layer's gain.
+        """Load weights that were saved from a layer of the same nodes and strides, whatever its `lr_multiplier`.
 
         Raises:
-            ValueError: if the stored weights belong to a butterfly that keeps other nodes.
+            ValueError: if the stored weights are those of another structure, or of another number of stacks, or the bias is
+                missing on one side.
         """
-        stored = {name: store[name] for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
-        nodes = [tuple(np.asarray(stored.pop(name)).tolist()) for name in (_INPUT_NODES, _OUTPUT_NODES) if name in stored]
-        if nodes and nodes != [self.wiring.inputs, self.wiring.outputs]:
+        stored = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
+        structure = self._structure()
+        other = [name for name in structure if tuple(stored.get(name, np.zeros(0)).tolist()) != structure[name]]
+        if other:
             raise ValueError(
-                f"The stored weights of layer '{self.name}' belong to a butterfly that keeps other nodes than this one, whose "
-                f"random subset was drawn from truncation_seed={self.truncation_seed}. Build the model from the saved config, "
-                "or give the layer the same `seed` or `truncation` as when the weights were saved."
+                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the model "
+                "from the saved config, or give the layer the `truncation`, `seed` and `order` that it had when it was saved."
             )
-        factor = float(np.asarray(stored.pop(_GAIN))) / self.gain if _GAIN in stored else 1.0
-        super().load_own_variables(
-            {name: np.asarray(value) * factor for name, value in stored.items()} if factor != 1 else stored
-        )
+        expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
+        expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
+        received = {name: value.shape for name, value in stored.items() if name not in _STRUCTURE}
+        if received != expected:
+            raise ValueError(
+                f"Layer '{self.name}' expects weights of the shapes {expected}. Received: {received}. Build the layer with the "
+                "arguments it was saved with."
+            )
+        self.set_gadget_weights(stored["gadgets"])
+        if self.bias is not None:
+            self.bias.assign(stored["bias"])
+
+    def _structure(self) -> dict[str, tuple[int, ...]]:
+        """Return what the weights fit, by the names under which files hold it."""
+        return dict(zip(_STRUCTURE, (self.wiring.inputs, self.wiring.outputs, self.wiring.strides), strict=True))
 
     def get_config(self):
         return {
             **super().get_config(),
             "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
             "truncation": self.truncation,
             "transposed": self.transposed,
             "order": self.order,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "stacks": self.stacks,
-            "gain": self.gain,
-            "use_bias": self.use_bias,
-            "activation": keras.activations.serialize(self.activation),
+            "lr_multiplier": self.lr_multiplier,
             "implementation": self.implementation,
             "seed": self.seed,
             "truncation_seed": self.truncation_seed,
@@ -314,14 +313,7 @@ class Butterfly(keras.layers.Layer):
             initial = initializer(self.wiring, stacks=self.stacks, seed=self.seed)
         else:
             initial = initializer(shape, dtype=dtype)
-        return ops.convert_to_tensor(initial / self._weight_gain, dtype=dtype)
-
-    def _initial_bias(self, shape, dtype):
-        return self.bias_initializer(shape, dtype=dtype) / self.gain
-
-    @property
-    def _weight_gain(self) -> float:
-        return self.gain / self.stacks**0.5
+        return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
 
     def _apply(self, x, weights):
         if self.implementation == "gather":
@@ -334,15 +326,6 @@ class Butterfly(keras.layers.Layer):
         """The sum over the stacks of `apply(weights of the stack)`."""
         gadgets = self.gadget_weights
         return sum(apply(gadgets[stack]) for stack in range(self.stacks))
-
-
-def equalised(stored, gain: float, sgd_gain: float):
-    """`gain * stored`, with the gradient scaled so that a step of SGD moves it `sgd_gain` times as far.
-
-    The step of an optimiser that normalises gradients is multiplied by `gain` whatever their scale.
-    """
-    stored, slope = ops.convert_to_tensor(stored), sgd_gain / gain
-    return stored if gain == 1 else slope * stored + ops.stop_gradient((gain - slope) * stored)
 
 
 def not_built(layer) -> ValueError:
@@ -370,12 +353,27 @@ def last_axis(layer, input_shape) -> int:
 def check_truncation(truncation):
     """`truncation` in the form that configs save: a name or a list of distinct indices; or a ValueError."""
     if isinstance(truncation, str):
-        if truncation not in ("random", "first"):
+        if truncation not in ("first", "random"):
             raise ValueError(
-                f'`truncation` must be "random", "first" or a sequence of node indices. Received: truncation={truncation!r}'
+                f'`truncation` must be "first", "random" or a sequence of node indices. Received: truncation={truncation!r}'
             )
         return truncation
     return list(check_nodes(truncation, None, "truncation"))
+
+
+def check_lr_multiplier(lr_multiplier) -> float | None:
+    """Return `lr_multiplier` as a float, or None for the rule. Raise ValueError for anything but a positive number."""
+    return None if lr_multiplier is None else positive_number(lr_multiplier, "lr_multiplier", "None or ")
+
+
+def get_activation(activation, remedy: str):
+    """Return what `keras.activations.get` does. Raise ValueError, ending in `remedy`, for a number in its place."""
+    if isinstance(activation, numbers.Number):
+        raise ValueError(
+            "`activation` must be a name, a function or None, as in keras.layers.Dense. "
+            f"Received: activation={activation!r}. {remedy}"
+        )
+    return keras.activations.get(activation)
 
 
 def check_implementation(implementation: str) -> str:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .butterfly import Butterfly, check_implementation, last_axis, not_built
+from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis, not_built
 from .execution import execute
 from .projection import middle_kernel
 from .wiring import check_seed, positive_integer, positive_number
@@ -25,19 +25,24 @@ class ButterflyDense(keras.layers.Layer):
 
     Args:
         units: size n2 of the output's last axis.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
         k1, k2: widths of the middle, at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
-        activation, use_bias, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
-            kernel_constraint, bias_constraint: as in `keras.layers.Dense`. The kernel ones act on W'.
+        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
+            `keras.layers.Dense`. The kernel ones act on W'.
         kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
             layer's outputs start with the variance a `Dense` layer's would.
-        butterfly_initializer, butterfly_regularizer, butterfly_constraint, gain: of J1's and J2's weights, as the kernel ones
-            and `gain` of `Butterfly`. Default "fjlt", none, none, 10. W' and the bias learn at the plain rate.
-        truncation: "random" (default) or "first": which nodes J1 and J2 keep.
+        butterfly_initializer, butterfly_regularizer, butterfly_constraint, lr_multiplier: of J1's and J2's weights, as the
+            kernel ones and `lr_multiplier` of `Butterfly`. Default "fjlt", none, none, the rule. W' and the bias learn at the
+            plain rate.
+        truncation: "random" (default) or "first": which nodes J1 and J2 keep. A random subset is the same for every layer of
+            the same sizes, unless `seed` or `truncation_seeds` asks for another.
         lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
         implementation: as in `Butterfly`.
         seed: int or None; of the subsets and of the butterflies' initial weights.
-        truncation_seeds: pair of ints; of J1's and J2's subsets. Default: from `seed`, else drawn now. Saved with the config.
+        truncation_seeds: pair of ints; of J1's and J2's subsets. Default: from `seed`, else constants.
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Weights' names: "gadgets" of J1 and of J2, "kernel" for W', (k1, k2), and "bias", (units,).
 
     Input shape: (..., n1), at least 2-D, n1 known. Output shape: (..., units). Dtype: the layer's compute dtype.
 
@@ -55,11 +60,11 @@ class ButterflyDense(keras.layers.Layer):
     def __init__(
         self,
         units,
-        k1=None,
-        k2=None,
-        *,
         activation=None,
         use_bias=True,
+        *,
+        k1=None,
+        k2=None,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         kernel_regularizer=None,
@@ -70,7 +75,7 @@ class ButterflyDense(keras.layers.Layer):
         butterfly_initializer="fjlt",
         butterfly_regularizer=None,
         butterfly_constraint=None,
-        gain=None,
+        lr_multiplier=None,
         lora_rank=None,
         lora_alpha=None,
         truncation="random",
@@ -86,10 +91,10 @@ class ButterflyDense(keras.layers.Layer):
         if truncation not in ("random", "first"):
             raise ValueError(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}')
         self.truncation = truncation
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation, "The widths of the middle are given by name, as in k1=16, k2=16.")
         self.use_bias = use_bias
         if kernel_initializer is None:
-            raise ValueError('`kernel_initializer` must be an initialiser, such as "glorot_uniform". Received: None')
+            raise ValueError('`kernel_initializer` must be an initializer, such as "glorot_uniform". Received: None')
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -101,15 +106,19 @@ class ButterflyDense(keras.layers.Layer):
         self.lora_enabled = False
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
+        self.lr_multiplier = check_lr_multiplier(lr_multiplier)
+        self.truncation_seeds = check_truncation_seeds(truncation_seeds)
         seed1, seed2 = (None, None) if self.seed is None else (self.seed, (self.seed + 1) % 2**32)
-        first, second = check_truncation_seeds(truncation_seeds)
+        # Without any seed J1 and J2 are still draws of their own, which every build of the same sizes repeats.
+        first, second = self.truncation_seeds or ((0, 1) if self.seed is None else (seed1, seed2))
         butterfly = {
             "truncation": truncation,
             "kernel_initializer": butterfly_initializer,
             "kernel_regularizer": butterfly_regularizer,
             "kernel_constraint": butterfly_constraint,
-            "gain": gain,
+            "lr_multiplier": self.lr_multiplier,
             "implementation": implementation,
+            "use_bias": False,
             "dtype": self.dtype_policy,
             "trainable": self.trainable,
         }
@@ -266,14 +275,14 @@ class ButterflyDense(keras.layers.Layer):
         return butterflies + sum(int(np.prod(weight.shape)) for weight in (self.middle_kernel, *lora))
 
     @classmethod
-    def from_dense(cls, dense, k1=None, k2=None, **kwargs) -> "ButterflyDense":
+    def from_dense(cls, dense, **kwargs) -> "ButterflyDense":
         """A built layer whose J1 and J2 are fresh draws and whose W' projects the kernel of `dense`; the bias is copied.
 
         The projection sees the kernel through random subspaces (see `projection.middle_kernel`): expect to train after.
 
         Args:
             dense: a built `keras.layers.Dense`; its units, activation, use_bias, dtype, name and trainable are kept.
-            k1, k2, **kwargs: of `ButterflyDense`.
+            **kwargs: of `ButterflyDense`, k1 and k2 for example.
 
         Raises:
             ValueError: if `dense` is no Dense layer or not built.
@@ -291,7 +300,7 @@ class ButterflyDense(keras.layers.Layer):
             "name": dense.name,
             "trainable": dense.trainable,
         }
-        layer = cls(dense.units, k1, k2, **{**settings, **kwargs})
+        layer = cls(dense.units, **{**settings, **kwargs})
         kernel = ops.convert_to_numpy(dense.kernel)
         layer.build((None, kernel.shape[0]))
         butterflies = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
@@ -307,10 +316,10 @@ class ButterflyDense(keras.layers.Layer):
         return {
             **super().get_config(),
             "units": self.units,
-            "k1": self.k1,
-            "k2": self.k2,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "k1": self.k1,
+            "k2": self.k2,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
@@ -321,13 +330,13 @@ class ButterflyDense(keras.layers.Layer):
             "butterfly_initializer": keras.initializers.serialize(self.j1.kernel_initializer),
             "butterfly_regularizer": keras.regularizers.serialize(self.j1.kernel_regularizer),
             "butterfly_constraint": keras.constraints.serialize(self.j1.kernel_constraint),
-            "gain": self.j1.gain,
+            "lr_multiplier": self.lr_multiplier,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "truncation": self.truncation,
             "implementation": self.implementation,
             "seed": self.seed,
-            "truncation_seeds": [self.j1.truncation_seed, self.j2_t.truncation_seed],
+            "truncation_seeds": None if self.truncation_seeds is None else list(self.truncation_seeds),
         }
 
     def _initial_kernel(self, shape, dtype):
@@ -348,12 +357,14 @@ def default_width(n: int) -> int:
     return max(1, (n - 1).bit_length())
 
 
-def check_truncation_seeds(seeds) -> tuple[int | None, int | None]:
+def check_truncation_seeds(seeds) -> tuple[int, int] | None:
+    """Return `seeds` as a pair of ints, or None. Raise ValueError for anything else."""
     if seeds is None:
-        return None, None
-    if not isinstance(seeds, list | tuple) or len(seeds) != 2:
+        return None
+    checked = tuple(check_seed(seed, "truncation_seeds") for seed in seeds) if isinstance(seeds, list | tuple) else ()
+    if len(checked) != 2 or None in checked:
         raise ValueError(f"`truncation_seeds` must be a pair of integers. Received: truncation_seeds={seeds!r}")
-    return check_seed(seeds[0], "truncation_seeds[0]"), check_seed(seeds[1], "truncation_seeds[1]")
+    return checked
 
 
 def _alpha(lora_alpha, rank: int) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .butterfly import Butterfly, last_axis, not_built
+from .butterfly import Butterfly, get_activation, last_axis, not_built
 from .wiring import check_seed, padded_size, positive_integer
 
 
@@ -23,12 +23,13 @@ class Kaleidoscope(keras.layers.Layer):
 
     Args:
         units: size of the output's last axis. None (default): n.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
         width: number w of pairs. Default 1.
         expansion: factor e on the number of inner nodes. Default 1.
-        use_bias, bias_initializer, bias_regularizer, bias_constraint, activation: as in `keras.layers.Dense`, but
-            `use_bias` is False by default. The bias learns at the plain rate.
+        bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the plain rate.
         seed: int or None; of the initial weights.
-        kernel_initializer, kernel_regularizer, kernel_constraint, gain, implementation: of each butterfly, see `Butterfly`.
+        kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: of each butterfly, see
+            `Butterfly`.
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
 
     Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). The first n and the first `units` nodes are used.
@@ -47,11 +48,11 @@ class Kaleidoscope(keras.layers.Layer):
     def __init__(
         self,
         units=None,
+        activation=None,
+        use_bias=True,
         *,
         width=1,
         expansion=1,
-        use_bias=False,
-        activation=None,
         bias_initializer="zeros",
         bias_regularizer=None,
         bias_constraint=None,
@@ -59,30 +60,30 @@ class Kaleidoscope(keras.layers.Layer):
         kernel_initializer="orthogonal",
         kernel_regularizer=None,
         kernel_constraint=None,
-        gain=None,
+        lr_multiplier=None,
         implementation="auto",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.units = None if units is None else positive_integer(units, "units")
+        self.activation = get_activation(activation, "The number of pairs is given by name, as in width=2.")
+        self.use_bias = use_bias
         self.width = positive_integer(width, "width")
         self.expansion = positive_integer(expansion, "expansion")
-        self.use_bias = use_bias
-        self.activation = keras.activations.get(activation)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.seed = check_seed(seed)
         self.butterflies = [
             Butterfly(
-                truncation="first",
+                use_bias=False,
                 order="increasing" if index % 2 else "decreasing",
                 seed=None if self.seed is None else (self.seed + index) % 2**32,
                 name=f"{self.name}_{index}",
                 kernel_initializer=kernel_initializer,
                 kernel_regularizer=kernel_regularizer,
                 kernel_constraint=kernel_constraint,
-                gain=gain,
+                lr_multiplier=lr_multiplier,
                 implementation=implementation,
                 dtype=self.dtype_policy,
                 trainable=self.trainable,
@@ -157,14 +158,14 @@ class Kaleidoscope(keras.layers.Layer):
 
     def get_config(self):
         butterfly = self.butterflies[0].get_config()
-        shared = ("kernel_initializer", "kernel_regularizer", "kernel_constraint", "gain", "implementation")
+        shared = ("kernel_initializer", "kernel_regularizer", "kernel_constraint", "lr_multiplier", "implementation")
         return {
             **super().get_config(),
             "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
             "width": self.width,
             "expansion": self.expansion,
-            "use_bias": self.use_bias,
-            "activation": keras.activations.serialize(self.activation),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),

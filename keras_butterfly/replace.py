@@ -379,7 +379,7 @@ def _set_bias(layer, bias: np.ndarray | None) -> None:
     if bias is not None:
         if layer.bias_constraint is not None:
             bias = ops.convert_to_numpy(layer.bias_constraint(ops.convert_to_tensor(bias)))
-        layer.set_bias(bias) if isinstance(layer, Butterfly) else layer.bias.assign(bias)
+        layer.bias.assign(bias)
 
 
 def _rows(model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars: Progress, description: str):

@@ -86,7 +86,8 @@ def _fourier(
         turns = [last(k) if step == steps - 1 else _twiddle(k, step + 1) for k in range(n)]
         ends = {0: (2 * n, entry), steps - 1: (len(outputs), list(outputs))}
         units, truncation = ends.get(step, (2 * n, "first"))
-        layer = Butterfly(units, truncation=truncation, order="decreasing", name=f"{name}_{step}", trainable=trainable)
+        settings = {"truncation": truncation, "order": "decreasing", "use_bias": False, "trainable": trainable}
+        layer = Butterfly(units, name=f"{name}_{step}", **settings)
         layer.build((None, 2 * n if layers else n))
         _assign(layer, {2 << step: np.broadcast_to(_SUM_AND_DIFFERENCE, (n, 2, 2)), 1: np.array(turns)})
         layers.append(layer)

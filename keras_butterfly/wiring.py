@@ -115,38 +115,45 @@ class Wiring:
         inputs: int,
         outputs: int,
         *,
-        truncation: "str | Sequence[int]" = "random",
+        truncation: "str | Sequence[int]" = "first",
         transposed: bool = False,
         order: str | None = None,
         seed: int = 0,
     ) -> "Wiring":
-        """The wiring that maps `inputs` values to `outputs` values.
+        """Return the wiring that maps `inputs` values to `outputs` values.
 
         N is the next power of two of the larger count. The wider side uses the first nodes (so inputs are zero-padded,
-        or the first outputs kept); the narrower side, `ell` wide, uses the nodes that `truncation` names. With as many
+        or the first outputs kept). The narrower side, `ell` wide, uses the nodes that `truncation` names. With as many
         inputs as outputs, the outputs are the truncated side, or the inputs if `transposed`.
+
+        With "first" and with "random" the generic rank is min(inputs, outputs): all nodes used are among the first
+        max(inputs, outputs), so the map that copies each input node to the output of the same node has that rank.
 
         Args:
             inputs, outputs: positive integers n and ell of any size.
-            truncation: "random" (a uniform random subset, drawn once from `seed`), "first", or the `ell` distinct nodes
-                in 0 .. N - 1.
-            transposed: run the stages from the largest stride down. Always so where outputs > inputs.
-            order: "increasing" or "decreasing": the order of the strides in any case.
-            seed: of the random subset. The draw uses NumPy's frozen legacy stream, so that it never changes.
+            truncation: "first" (nodes 0 .. ell - 1), "random" (a uniform random subset of the nodes
+                0 .. max(inputs, outputs) - 1, drawn from `seed`), or a sequence of `ell` distinct nodes in 0 .. N - 1.
+            transposed: run the stages backwards, from the largest stride down.
+            order: "increasing" or "decreasing", the order of the strides. None means decreasing if `transposed`, or if the
+                outputs need more nodes than the next power of two of `inputs`: there the first stages spread the inputs
+                over all nodes. In every other case None means increasing, so that neighbours mix first.
+            seed: of the random subset. The draw uses NumPy's frozen legacy stream, so it never changes. The default 0 makes
+                the subset a fixed function of the two sizes.
 
         Raises:
             ValueError: for a count below 1 or a bad `truncation`.
         """
         inputs, outputs = positive_integer(inputs, "inputs"), positive_integer(outputs, "outputs")
-        size = padded_size(max(inputs, outputs))
-        transposed = transposed or outputs > inputs
-        kept = _kept_nodes(size, min(inputs, outputs), truncation, seed)
-        wide = tuple(range(max(inputs, outputs)))
+        widest = max(inputs, outputs)
+        size = padded_size(widest)
+        kept = _kept_nodes(size, widest, min(inputs, outputs), truncation, seed)
+        wide = tuple(range(widest))
         strides = tuple(1 << t for t in range(size.bit_length() - 1))
+        spreads = transposed or padded_size(inputs) < size
         truncate_inputs = inputs < outputs or (inputs == outputs and transposed)
         return cls(
             size=size,
-            strides=strides[::-1] if (order == "decreasing" if order else transposed) else strides,
+            strides=strides[::-1] if (order == "decreasing" if order else spreads) else strides,
             inputs=kept if truncate_inputs else wide,
             outputs=wide if truncate_inputs else kept,
         )
@@ -332,15 +339,16 @@ def _repeated(indices: tuple[int, ...]) -> list[int]:
     return sorted({node for node in indices if indices.count(node) > 1})
 
 
-def _kept_nodes(size: int, count: int, truncation, seed: int) -> tuple[int, ...]:
+def _kept_nodes(size: int, widest: int, count: int, truncation, seed: int) -> tuple[int, ...]:
+    """Return the `count` nodes that `truncation` names, among the first `widest` of `size` nodes unless it lists them."""
     if isinstance(truncation, str):
-        if truncation == "first" or (truncation == "random" and count == size):
+        if truncation == "first" or (truncation == "random" and count == widest):
             return tuple(range(count))
         if truncation == "random":
-            drawn = np.random.RandomState(seed).permutation(size)[:count]
+            drawn = np.random.RandomState(seed).permutation(widest)[:count]
             return tuple(int(node) for node in np.sort(drawn))
         raise ValueError(
-            f'`truncation` must be "random", "first" or a sequence of node indices. Received: truncation={truncation!r}'
+            f'`truncation` must be "first", "random" or a sequence of node indices. Received: truncation={truncation!r}'
         )
     nodes = check_nodes(truncation, size, "truncation")
     if len(nodes) != count:

@@ -19,7 +19,9 @@ class Sketch(keras.layers.Layer):
 
     Args:
         ell: rows of B, at most n.
-        seed: of whatever is drawn; drawn now where None, and saved with the config.
+        seed: int or None; of whatever is drawn. None: the values are drawn anew at every build, unless
+            `keras.utils.set_random_seed` fixes them. Positions, such as the rows that a butterfly keeps, are then a fixed
+            function of the sizes, so that weights fit every sketch made by the same code.
         **kwargs: of `keras.layers.Layer`.
 
     Input shape: (..., n, d), n known. Output shape: (..., ell, d).
@@ -30,7 +32,7 @@ class Sketch(keras.layers.Layer):
     def __init__(self, ell, *, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.ell = positive_integer(ell, "ell")
-        self.seed = random.randrange(2**31) if seed is None else check_seed(seed)
+        self.seed = check_seed(seed)
         self._rows = 0
 
     def build(self, input_shape):
@@ -49,6 +51,10 @@ class Sketch(keras.layers.Layer):
         """Raises ValueError unless X is (..., n, d) with the n that the sketch is built for."""
         if X.shape[-2] != self.rows:
             raise ValueError(f"Sketch '{self.name}' takes matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
+
+    def _value_seed(self) -> int:
+        """Return the seed of the drawn values: `seed`, or without one another number at each call."""
+        return random.randrange(2**31) if self.seed is None else self.seed
 
     def _apply(self, X):
         return ops.matmul(ops.cast(self.matrix, X.dtype), X)
@@ -115,7 +121,7 @@ class Sketch(keras.layers.Layer):
             k: rank of the approximations, at most ell and d.
             steps: of the optimiser, at least 1; rounded up to whole passes over the matrices.
             batch_size: matrices a step. Default: all.
-            learning_rate: before the decay. A butterfly's `gain` multiplies it.
+            learning_rate: before the decay. A butterfly's `lr_multiplier` multiplies it.
             objective: `eigenvalue_loss`, or another function (sketched, X, k) -> losses.
             jit_compile: as in `compile`. Default: on JAX only; TensorFlow's XLA on a CPU has an SVD of its own, which is slow.
             progress: show a bar on stderr. Default: where it is a terminal.
@@ -172,7 +178,8 @@ class ButterflySketch(Sketch):
 
     Args:
         ell, seed, **kwargs: see `Sketch`; the seed is of the outputs kept and of the initial weights.
-        truncation, kernel_initializer, stacks, gain, implementation: see `Butterfly`. Initially an FJLT, as in the paper.
+        truncation, kernel_initializer, stacks, lr_multiplier, implementation: see `Butterfly`. The defaults of the first two
+            are the paper's, "random" and "fjlt".
 
     Raises:
         ValueError: for arguments or matrices that do not fit.
@@ -188,17 +195,18 @@ class ButterflySketch(Sketch):
         truncation="random",
         kernel_initializer="fjlt",
         stacks=1,
-        gain=None,
+        lr_multiplier=None,
         implementation="auto",
         **kwargs,
     ):
         super().__init__(ell, seed=seed, **kwargs)
         self.butterfly = Butterfly(
             self.ell,
+            use_bias=False,
             truncation=truncation,
             kernel_initializer=kernel_initializer,
             stacks=stacks,
-            gain=gain,
+            lr_multiplier=lr_multiplier,
             implementation=implementation,
             seed=self.seed,
             dtype=self.dtype_policy,
@@ -225,7 +233,7 @@ class ButterflySketch(Sketch):
 
     def get_config(self):
         own = self.butterfly.get_config()
-        names = ("truncation", "kernel_initializer", "stacks", "gain", "implementation")
+        names = ("truncation", "kernel_initializer", "stacks", "lr_multiplier", "implementation")
         return {**super().get_config(), **{name: own[name] for name in names}}
 
 
@@ -253,9 +261,11 @@ class SparseSketch(Sketch):
 
     def build(self, input_shape):
         super().build(input_shape)
-        # The legacy generator's stream is frozen: a saved seed gives the same places for ever.
-        rng = np.random.RandomState(self.seed)
+        # The legacy generator's stream is frozen: a seed gives the same places for ever.
+        rng = np.random.RandomState(0 if self.seed is None else self.seed)
         self.places = np.argsort(rng.random_sample((self.rows, self.ell)), axis=1)[:, : self.nonzeros].astype("int32")
+        if self.seed is None:
+            rng = np.random.RandomState(self._value_seed())
         signs = rng.choice([-1.0, 1.0], self.places.shape) / self.nonzeros**0.5
         self.values = self._add_drawn("values", signs)
 
@@ -306,7 +316,7 @@ class DenseSketch(Sketch):
 
     def build(self, input_shape):
         super().build(input_shape)
-        drawn = np.random.default_rng(self.seed).standard_normal((self.ell, self.rows)) / self.ell**0.5
+        drawn = np.random.default_rng(self._value_seed()).standard_normal((self.ell, self.rows)) / self.ell**0.5
         self._entries = self._add_drawn("entries", drawn, self._learned)
 
     @property
