@@ -1,5 +1,6 @@
 """Initial weights: the norm they keep, the matrices they give, seeds, and configs."""
 
+from functools import partial
 from itertools import product
 
 import keras
@@ -11,16 +12,21 @@ import scipy.linalg
 from keras_butterfly import initializers
 from keras_butterfly.wiring import Wiring
 
+random = partial(Wiring.butterfly, truncation="random")
 RANDOM = ["fjlt", "orthogonal"]
 DETERMINISTIC = ["identity", "hadamard"]
 WIRINGS = {
     "full": Wiring.butterfly(16, 16),
-    "padded": Wiring.butterfly(11, 11, seed=1),
-    "truncated": Wiring.butterfly(16, 3, seed=1),
-    "truncated and padded": Wiring.butterfly(13, 5, seed=1),
-    "truncated transposed": Wiring.butterfly(16, 3, transposed=True, seed=1),
-    "expanded": Wiring.butterfly(5, 16, seed=1),
-    "expanded and padded": Wiring.butterfly(3, 11, seed=1),
+    "padded": Wiring.butterfly(11, 11),
+    "padded, given nodes": Wiring.butterfly(11, 11, truncation=[15, 0, 1, 2, 4, 5, 8, 9, 10, 12, 13]),
+    "truncated": random(16, 3, seed=1),
+    "truncated and padded": random(13, 5, seed=1),
+    "truncated transposed": random(16, 3, transposed=True, seed=1),
+    "expanded": random(5, 16, seed=1),
+    "expanded and padded": random(3, 11, seed=1),
+    "expanded within a power of two": random(11, 13, seed=1),
+    "truncated to the first nodes": Wiring.butterfly(13, 5),
+    "expanded from the first nodes": Wiring.butterfly(3, 11),
 }
 
 
@@ -80,8 +86,9 @@ def test_full_butterfly_is_an_isometry(name, transposed):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_expansion_to_a_power_of_two_is_an_isometry(name):
-    matrix = kernel(name, Wiring.butterfly(5, 16, seed=0), seed=0)
-    np.testing.assert_allclose(matrix @ matrix.T, np.eye(5), atol=1e-12)
+    for wiring in (random(5, 16), random(11, 16), Wiring.butterfly(5, 16), Wiring.butterfly(11, 16, order="decreasing")):
+        matrix = kernel(name, wiring, seed=0)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(wiring.inputs)), atol=1e-12)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -95,6 +102,24 @@ def test_fjlt_is_a_hadamard_matrix_with_signs_on_the_inputs(transposed):
     assert not flipped[first.stop :].any()
     signs = (kernel("fjlt", wiring, seed=0) * np.sqrt(16)) @ (scipy.linalg.hadamard(16) / 16)
     np.testing.assert_allclose(signs, np.diag(np.sign(np.diag(signs))), atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [None, "increasing", "decreasing"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(7, 3), (9, 5), (7, 6), (3, 3), (7, 7), (9, 9), (3, 7), (5, 9), (6, 7), (9, 13)]
+)
+def test_expected_squared_norm_of_fjlt_is_exact_with_a_random_subset(inputs, outputs, order, rng):
+    """Take the mean over all choices of the signs, of which a draw is one: E||J x||^2 = ||x||^2 to rounding."""
+    x = rng.standard_normal(inputs)
+    signs = np.array(list(product([-1.0, 1.0], repeat=inputs)))
+    for seed in range(4):
+        wiring = random(inputs, outputs, order=order, seed=seed)
+        rows = kernel("hadamard", wiring)
+        np.testing.assert_allclose(np.abs(rows), outputs**-0.5, rtol=1e-12)
+        np.testing.assert_allclose(np.mean(np.sum(((signs * x) @ rows) ** 2, axis=1)), x @ x, rtol=1e-12)
+        drawn = kernel("fjlt", wiring, seed=seed)
+        sign = np.sign(drawn[:, :1] * rows[:, :1])
+        np.testing.assert_allclose(drawn, sign * rows, rtol=1e-12)
 
 
 def test_fjlt_signs_are_fair():

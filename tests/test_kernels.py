@@ -1,6 +1,7 @@
 """Every execution of a wiring against dense NumPy matrices: values, gradients, shapes."""
 
 import re
+from functools import partial
 
 import keras
 import numpy as np
@@ -13,23 +14,28 @@ from keras import ops
 from keras_butterfly import fusion, initializers, kernels
 from keras_butterfly.wiring import Wiring
 
+random = partial(Wiring.butterfly, truncation="random")
 WIRINGS = {
     "one node": Wiring.butterfly(1, 1),
     "two nodes": Wiring.butterfly(2, 2),
-    "one of two": Wiring.butterfly(2, 1, seed=1),
-    "one to two": Wiring.butterfly(1, 2, seed=1),
-    "padded to four": Wiring.butterfly(3, 3, seed=1),
+    "one of two": Wiring.butterfly(2, 1, truncation=[1]),
+    "one to two": Wiring.butterfly(1, 2, truncation=[1]),
+    "padded to four": Wiring.butterfly(3, 3),
+    "padded to four, given nodes": Wiring.butterfly(3, 3, truncation=[0, 2, 3]),
     "full": Wiring.butterfly(16, 16),
     "full transposed": Wiring.butterfly(16, 16, transposed=True),
-    "padded": Wiring.butterfly(13, 11, seed=2),
-    "padded transposed": Wiring.butterfly(11, 11, transposed=True, seed=2),
-    "tall": Wiring.butterfly(16, 5, seed=3),
-    "tall transposed": Wiring.butterfly(13, 3, transposed=True, seed=3),
-    "tall to one": Wiring.butterfly(17, 1, seed=3),
-    "wide": Wiring.butterfly(5, 16, seed=4),
-    "wide padded": Wiring.butterfly(3, 13, seed=4),
-    "wide from one": Wiring.butterfly(1, 9, seed=4),
-    "first nodes": Wiring.butterfly(16, 3, truncation="first"),
+    "padded": random(13, 11, seed=2),
+    "padded transposed": Wiring.butterfly(11, 11, transposed=True, truncation=[15, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14]),
+    "tall": random(16, 5, seed=3),
+    "tall transposed": random(13, 3, transposed=True, seed=3),
+    "tall to one": random(17, 1, seed=3),
+    "wide": random(5, 16, seed=4),
+    "wide padded": random(3, 13, seed=4),
+    "wide from one": random(1, 9, seed=4),
+    "wide within a power of two": random(11, 16, seed=4),
+    "wide, increasing strides": random(5, 16, order="increasing", seed=4),
+    "first nodes": Wiring.butterfly(16, 3),
+    "from the first nodes": Wiring.butterfly(3, 11),
     "unsorted outputs": Wiring.butterfly(16, 3, truncation=[9, 0, 14]),
     "unsorted inputs": Wiring.butterfly(3, 16, truncation=[9, 0, 14]),
     "both ends chosen": Wiring(16, (1, 2, 4, 8), inputs=(7, 2, 12), outputs=(3, 15, 8, 1)),
@@ -133,7 +139,7 @@ def test_equivalent_matrix_is_the_dense_product(materialise, wiring, rng):
 
 
 def test_equivalent_matrix_is_the_same_by_folding_and_by_block_factors(rng):
-    wiring = Wiring.butterfly(61, 59, seed=1)
+    wiring = random(61, 59, seed=1)
     assert not fusion.folds(wiring)  # so that `kernel` takes block factors
     weights, _ = draw(rng, wiring)
     np.testing.assert_allclose(

@@ -4,12 +4,13 @@ from functools import partial
 
 import keras
 import numpy as np
+import pytest
 from backend import NAME, ROUNDOFF, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_butterfly import Butterfly, ButterflyDense, kernels
+from keras_butterfly import Butterfly, ButterflyDense, initializers, kernels
 from keras_butterfly.wiring import Wiring
 
 settings.register_profile("properties", deadline=None, max_examples=25, derandomize=True)
@@ -36,6 +37,8 @@ butterflies = st.builds(
     units=sizes,
     truncation=truncations,
     order=orders,
+    transposed=st.booleans(),
+    use_bias=st.booleans(),
     seed=seeds,
     stacks=st.integers(1, 2),
     kernel_initializer=st.sampled_from(["fjlt", "orthogonal"]),
@@ -44,7 +47,7 @@ butterflies = st.builds(
 replacements = st.builds(
     lambda n, units, k1, k2, **arguments: (
         n,
-        partial(ButterflyDense, units, min(k1, n), min(k2, units), dtype="float64", **arguments),
+        partial(ButterflyDense, units, k1=min(k1, n), k2=min(k2, units), dtype="float64", **arguments),
     ),
     sizes,
     sizes,
@@ -82,6 +85,37 @@ def test_kernel_is_the_layer_on_the_identity(sized):
     layer.build((None, n))
     assert layer.kernel.shape == layer.compute_output_shape((n, n))
     close(layer.linear(np.eye(n)), layer.kernel)
+
+
+def rank_at_random_weights(wiring):
+    """Return the rank, in float64, of the matrix with random rotations and reflections, which keeps it well conditioned."""
+    (weights,) = initializers.get("orthogonal")(wiring, dtype="float64", seed=0)
+    return np.linalg.matrix_rank(numpy(kernels.fold(wiring, ops.convert_to_tensor(weights))))
+
+
+PAIRS = np.random.default_rng(0).integers(1, 130, (60, 2)).tolist()
+LARGE = [(300, 300), (640, 640), (784, 784), (784, 1000), (1000, 784), (100, 300), (300, 260)]
+
+
+@pytest.mark.parametrize("truncation", ["first", "random"])
+@pytest.mark.parametrize("pairs", [PAIRS[:30], PAIRS[30:], LARGE], ids=["small", "others", "large"])
+def test_generic_rank_is_that_of_dense(pairs, truncation):
+    for inputs, outputs in pairs:
+        if inputs == outputs and truncation == "random":  # the same wiring as with the first nodes
+            continue
+        wiring = Wiring.butterfly(inputs, outputs, truncation=truncation)
+        assert rank_at_random_weights(wiring) == min(inputs, outputs), (inputs, outputs)
+
+
+@given(sizes, sizes, truncations, st.booleans(), orders, seeds)
+def test_generic_rank_is_that_of_dense_in_every_order(inputs, outputs, truncation, transposed, order, seed):
+    wiring = Wiring.butterfly(inputs, outputs, truncation=truncation, transposed=transposed, order=order, seed=seed)
+    assert rank_at_random_weights(wiring) == min(inputs, outputs)
+
+
+def test_generic_rank_is_lower_with_outputs_spread_over_nodes_that_no_input_uses():
+    spread = np.sort(np.random.default_rng(0).permutation(512)[:300])
+    assert rank_at_random_weights(Wiring.butterfly(300, 300, truncation=spread)) < 280
 
 
 @given(wirings, seeds)
@@ -161,7 +195,7 @@ def approximation_errors(k, trials, x, y):
     """y' (J' J - I) x for `trials` draws of a scaled FJLT from 256 to k."""
     errors = []
     for seed in range(trials):
-        layer = Butterfly(k, seed=seed, kernel_initializer="fjlt")
+        layer = Butterfly(k, truncation="random", seed=seed, kernel_initializer="fjlt")
         layer.build((None, len(x)))
         kernel = numpy(layer.kernel).astype("float64")
         errors.append((x @ kernel) @ (y @ kernel) - x @ y)

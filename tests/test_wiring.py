@@ -35,11 +35,11 @@ def assert_matches_brute_force(wiring):
         position += len(expected)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("choice", [{"transposed": True}, {"order": "increasing"}, {"order": "decreasing"}], ids=str)
 @pytest.mark.parametrize("truncation", ["random", "first"])
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_effective_edges_are_those_on_a_path(inputs, outputs, truncation, transposed):
-    assert_matches_brute_force(Wiring.butterfly(inputs, outputs, truncation=truncation, transposed=transposed, seed=3))
+def test_effective_edges_are_those_on_a_path(inputs, outputs, truncation, choice):
+    assert_matches_brute_force(Wiring.butterfly(inputs, outputs, truncation=truncation, seed=3, **choice))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -64,7 +64,7 @@ def test_untruncated_count_is_two_n_log_n():
 
 
 def test_counts_of_the_papers_example():
-    draws = [Wiring.butterfly(1024, 10, seed=seed) for seed in range(100)]
+    draws = [Wiring.butterfly(1024, 10, truncation="random", seed=seed) for seed in range(100)]
     counts = np.array([wiring.effective_weights for wiring in draws])
     assert {wiring.weight_bound for wiring in draws} == {12_947}
     assert counts.max() <= 12_947
@@ -74,10 +74,15 @@ def test_counts_of_the_papers_example():
     assert abs(counts.mean() - expected) < 5 * counts.std() / np.sqrt(len(counts))
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.booleans(), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=80)
-def test_count_stays_below_the_bound(inputs, outputs, transposed, seed):
-    wiring = Wiring.butterfly(inputs, outputs, transposed=transposed, seed=seed)
+def test_count_of_the_papers_example_with_the_first_nodes():
+    wiring = Wiring.butterfly(1024, 10)
+    assert wiring.effective_weights == oracles.papers_count(1024, range(10)) == 8_684 <= wiring.weight_bound == 12_947
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["first", "random"]), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=160)
+def test_count_stays_below_the_bound(inputs, outputs, truncation, transposed, seed):
+    wiring = Wiring.butterfly(inputs, outputs, truncation=truncation, transposed=transposed, seed=seed)
     size, ell = padded_size(max(inputs, outputs)), min(inputs, outputs)
     assert wiring.size == size
     assert wiring.weight_bound <= 2 * size * np.log2(size)
@@ -92,26 +97,71 @@ def test_padded_size_is_the_next_power_of_two(n):
     assert n <= size < 2 * n
 
 
+@pytest.mark.parametrize("truncation", ["random", "first"])
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_transposition_swaps_the_ends_and_keeps_the_count(inputs, outputs):
-    wiring = Wiring.butterfly(inputs, outputs, seed=1)
+def test_transposition_swaps_the_ends_and_keeps_the_count(inputs, outputs, truncation):
+    wiring = Wiring.butterfly(inputs, outputs, truncation=truncation, seed=1)
     back = wiring.transpose()
     assert (back.inputs, back.outputs, back.strides) == (wiring.outputs, wiring.inputs, wiring.strides[::-1])
     assert back.transpose() == wiring
     assert back.effective_weights == wiring.effective_weights
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(16, 5), (11, 4), (9, 9)])
-def test_transposed_expansion_is_the_transpose_of_the_truncation(inputs, outputs):
-    truncated = Wiring.butterfly(inputs, outputs, seed=5)
-    assert Wiring.butterfly(outputs, inputs, seed=5, transposed=True) == truncated.transpose()
+@pytest.mark.parametrize("truncation", ["random", "first"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 5), (11, 4), (11, 10), (9, 9)])
+def test_transposed_expansion_is_the_transpose_of_the_truncation(inputs, outputs, truncation):
+    truncated = Wiring.butterfly(inputs, outputs, truncation=truncation, seed=5)
+    assert Wiring.butterfly(outputs, inputs, truncation=truncation, seed=5, transposed=True) == truncated.transpose()
 
 
-def test_stages_run_from_small_strides_and_backwards_where_transposed():
-    assert Wiring.butterfly(8, 3).strides == (1, 2, 4)
-    assert Wiring.butterfly(8, 3, transposed=True).strides == (4, 2, 1)
-    assert Wiring.butterfly(3, 8).strides == (4, 2, 1)
-    assert not Wiring.butterfly(3, 8).increasing
+# (inputs, outputs) -> (nodes, whether the small strides come first).
+DEFAULTS = {
+    (784, 1024): (1024, True),
+    (1024, 784): (1024, True),
+    (64, 1024): (1024, False),
+    (256, 1024): (1024, False),
+    (784, 256): (1024, True),
+    (10, 10): (16, True),
+    (8, 8): (8, True),
+    (8, 9): (16, False),
+    (9, 16): (16, True),
+    (5, 8): (8, True),
+    (4, 5): (8, False),
+    (3, 8): (8, False),
+    (8, 3): (8, True),
+}
+defaults = pytest.mark.parametrize(("inputs", "outputs"), DEFAULTS)
+
+
+@defaults
+def test_default_uses_the_first_nodes_of_both_sides(inputs, outputs):
+    wiring = Wiring.butterfly(inputs, outputs)
+    assert (wiring.size, wiring.inputs, wiring.outputs) == (
+        DEFAULTS[inputs, outputs][0],
+        tuple(range(inputs)),
+        tuple(range(outputs)),
+    )
+    assert Wiring.butterfly(inputs, outputs, truncation="first") == wiring
+
+
+@defaults
+@pytest.mark.parametrize("truncation", ["first", "random"])
+def test_default_order_spreads_the_inputs_first_only_where_they_must_reach_more_nodes(inputs, outputs, truncation):
+    size, increasing = DEFAULTS[inputs, outputs]
+    strides = tuple(2**t for t in range(size.bit_length() - 1))
+    wiring = Wiring.butterfly(inputs, outputs, truncation=truncation)
+    assert wiring.strides == (strides if increasing else strides[::-1])
+    assert wiring.increasing == increasing
+
+
+@defaults
+def test_transposed_runs_backwards_and_an_order_counts_whatever_the_sizes(inputs, outputs):
+    size = DEFAULTS[inputs, outputs][0]
+    strides = tuple(2**t for t in range(size.bit_length() - 1))
+    assert Wiring.butterfly(inputs, outputs, transposed=True).strides == strides[::-1]
+    for transposed in (False, True):
+        for order, expected in (("increasing", strides), ("decreasing", strides[::-1])):
+            assert Wiring.butterfly(inputs, outputs, transposed=transposed, order=order).strides == expected
 
 
 def test_wider_side_uses_the_first_nodes():
@@ -121,30 +171,51 @@ def test_wider_side_uses_the_first_nodes():
     assert Wiring.butterfly(11, 11, transposed=True).outputs == tuple(range(11))
 
 
+def random_subset(inputs, outputs, **seed):
+    wiring = Wiring.butterfly(inputs, outputs, truncation="random", **seed)
+    return wiring.outputs if inputs >= outputs else wiring.inputs
+
+
 def test_random_subset_never_changes():
-    assert Wiring.butterfly(16, 5, seed=0).outputs == (1, 6, 8, 9, 13)
-    assert Wiring.butterfly(5, 16, seed=7).inputs == (2, 5, 8, 10, 12)
-    assert Wiring.butterfly(1024, 10, seed=0).outputs == (1, 27, 77, 230, 320, 609, 751, 772, 924, 927)
+    assert random_subset(16, 5, seed=0) == (1, 6, 8, 9, 13)
+    assert random_subset(5, 16, seed=7) == (2, 5, 8, 10, 12)
+    assert random_subset(1024, 10, seed=0) == (1, 27, 77, 230, 320, 609, 751, 772, 924, 927)
+    assert random_subset(784, 10, seed=0) == (14, 31, 55, 85, 299, 392, 647, 693, 711, 765)
+    assert random_subset(5, 11, seed=3) == (1, 2, 4, 5, 9)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_random_subset_without_a_seed_is_a_fixed_function_of_the_sizes(inputs, outputs):
+    assert random_subset(inputs, outputs) == random_subset(inputs, outputs) == random_subset(inputs, outputs, seed=0)
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=60)
 def test_random_subset_is_sorted_distinct_and_fixed_by_the_seed(inputs, outputs, seed):
-    wiring = Wiring.butterfly(inputs, outputs, seed=seed)
-    kept = wiring.outputs if inputs >= outputs else wiring.inputs
+    kept = random_subset(inputs, outputs, seed=seed)
     assert len(kept) == min(inputs, outputs)
     assert list(kept) == sorted(set(kept))
-    assert set(kept) <= set(range(wiring.size))
-    assert wiring == Wiring.butterfly(inputs, outputs, seed=seed)
+    assert set(kept) <= set(range(max(inputs, outputs)))
+    assert kept == random_subset(inputs, outputs, seed=seed)
 
 
-def test_every_node_is_equally_likely_to_be_kept():
-    draws, size, ell = 2000, 16, 5
-    counts = np.zeros(size)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 16, 300, 784])
+def test_random_subset_of_a_square_is_all_of_the_first_nodes(n, transposed):
+    for seed in range(5):
+        random = Wiring.butterfly(n, n, truncation="random", transposed=transposed, seed=seed)
+        assert random == Wiring.butterfly(n, n, truncation="first", transposed=transposed)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 5), (13, 5), (5, 13)])
+def test_every_one_of_the_first_nodes_is_equally_likely_to_be_kept_and_no_other(inputs, outputs):
+    draws, widest, ell = 2000, max(inputs, outputs), min(inputs, outputs)
+    counts = np.zeros(16)
     for seed in range(draws):
-        counts[list(Wiring.butterfly(size, ell, seed=seed).outputs)] += 1
-    share = ell / size
-    assert np.all(np.abs(counts - draws * share) < 5 * np.sqrt(draws * share * (1 - share)))
+        counts[list(random_subset(inputs, outputs, seed=seed))] += 1
+    share = ell / widest
+    assert np.all(np.abs(counts[:widest] - draws * share) < 5 * np.sqrt(draws * share * (1 - share)))
+    assert not counts[widest:].any()
 
 
 def test_first_keeps_the_first_nodes_and_explicit_nodes_keep_their_order():
@@ -168,9 +239,12 @@ def test_structure_is_frozen(frozen, field):
 
 
 def test_equal_wirings_are_equal_keys():
-    plans = {Wiring.butterfly(16, 5, seed=0): "plan"}
-    assert plans[Wiring.butterfly(16, 5, seed=0)] == "plan"
-    assert Wiring.butterfly(16, 5, seed=1) not in plans
+    def wiring(seed):
+        return Wiring.butterfly(16, 5, truncation="random", seed=seed)
+
+    plans = {wiring(0): "plan"}
+    assert plans[wiring(0)] == "plan"
+    assert wiring(1) not in plans
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, 4.0, "a", None, True])
@@ -184,7 +258,7 @@ def test_counts_must_be_positive_integers(name, value):
 @pytest.mark.parametrize(
     ("truncation", "message"),
     [
-        ("last", r'must be "random", "first" or a sequence of node indices. Received: truncation=\'last\''),
+        ("last", r'must be "first", "random" or a sequence of node indices. Received: truncation=\'last\''),
         ([0, 1, 8], r"must be within 0 \.\. 7\. Received indices out of range: \[8\]"),
         ([0, -1, 2], r"must be within 0 \.\. 7\. Received indices out of range: \[-1\]"),
         ([2, 5, 2], r"must name each node once\. Received repeated indices: \[2\]"),
