@@ -1,72 +1,230 @@
-"""Test accuracy on Fashion-MNIST of a 784-1024-1024-10 network with other hidden layers, trained at the rates used for Dense.
+"""Test accuracy of networks with two hidden layers, trained from scratch, each kind at its own best learning rate of one grid.
 
-    python benchmarks/accuracy.py [--kind butterfly --kind ...] [--optimizer adam] [--rate 1e-3] [--seeds 3] [--json FILE]
+    python benchmarks/accuracy.py FOLDER [--dataset fashion_mnist] [--data DATA] [--kind NAME ...] [--epochs 6 --epochs 15]
+        [--rate 1e-3 ...] [--optimizer adam] [--batch 256] [--seeds 3] [--export]
 
-Six epochs of batches of 128, cosine decay. Prints the mean and the values of the seeds.
+Adam with cosine decay. The rivals of the butterfly are the dense network, the same made narrower until it has the butterfly's
+weights or about its latency, and a low-rank pair. The search for the best rate starts at 1e-3 and goes on to the next rate of
+the grid while that is better, by the test accuracy of the first seed. All seeds are trained at the best rate. `--rate` trains at
+the given rates only.
+
+`--export` converts an untrained network of each kind (the weights' values change neither size nor latency) in float32, dynamic
+and int8, and measures all networks of one precision in turn.
+
+FOLDER gets DATASET-OPTIMIZER.json, which holds every single run. An interrupted run continues it.
+
+Data sets: "fashion_mnist", "mnist" and "digits" are loaded by Keras and scikit-learn. "hapt" is six channels of a smartphone's
+sensors in windows of 2.56 s, people 1 to 21 for training and 22 to 30 for testing; it is downloaded, or read from
+DATA/hapt/hapt_raw.npz.
 """
 
-import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
 
 import click
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
-from keras_butterfly.export import files
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import activity_data
+from results import Results
+
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
 from keras_butterfly.export.demo import WIDTH, Data, load
 
-HIDDEN = {
-    "dense": lambda seed: keras.layers.Dense(WIDTH, activation="relu"),
-    "butterfly": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, seed=seed),
-    "butterfly, FJLT": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, kernel_initializer="fjlt", seed=seed),
-    "butterfly, 2 stacks": lambda seed: Butterfly(WIDTH, activation="relu", use_bias=True, stacks=2, seed=seed),
-    "kaleidoscope": lambda seed: Kaleidoscope(WIDTH, activation="relu", use_bias=True, seed=seed),
-    "sandwich, k = 10": lambda seed: ButterflyDense(WIDTH, 10, 10, activation="relu", seed=seed),
-    "sandwich, k = 64": lambda seed: ButterflyDense(WIDTH, 64, 64, activation="relu", seed=seed),
+GRID = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
+TRAINING_PEOPLE = 21
+CALIBRATION = 512  # examples
+
+
+def low_rank(rank: int) -> list[keras.Layer]:
+    """Return a pair of dense layers of that rank, 1024 wide."""
+    return [keras.layers.Dense(rank, use_bias=False), keras.layers.Dense(WIDTH, "relu")]
+
+
+def random_nodes() -> list[keras.Layer]:
+    """Return two butterfly layers with the former defaults: random nodes, the first layer from the largest stride down."""
+    orders = ("decreasing", "increasing")
+    return [Butterfly(WIDTH, "relu", truncation="random", order=order) for order in orders]
+
+
+def dense(width: int) -> list[keras.Layer]:
+    """Return two dense hidden layers."""
+    return [keras.layers.Dense(width, "relu") for _ in range(2)]
+
+
+# name -> a maker of the hidden layers
+KINDS: dict[str, Callable[[], list[keras.Layer]]] = {
+    "butterfly": lambda: [Butterfly(WIDTH, "relu") for _ in range(2)],
+    "dense 1024": lambda: dense(WIDTH),
+    "dense 256": lambda: dense(256),
+    "dense 128": lambda: dense(128),
+    "dense 59": lambda: dense(59),
+    "low rank 20": lambda: [*low_rank(20), *low_rank(20)],
+    "butterfly, random nodes": random_nodes,
+    "butterfly, FJLT": lambda: [Butterfly(WIDTH, "relu", kernel_initializer="fjlt") for _ in range(2)],
+    "butterfly, 2 stacks": lambda: [Butterfly(WIDTH, "relu", stacks=2) for _ in range(2)],
+    "kaleidoscope": lambda: [Kaleidoscope(WIDTH, "relu") for _ in range(2)],
+    "J2^T W' J1, k = 10": lambda: [ButterflyDense(WIDTH, "relu", k1=10, k2=10) for _ in range(2)],
+    "J2^T W' J1, k = 64": lambda: [ButterflyDense(WIDTH, "relu", k1=64, k2=64) for _ in range(2)],
 }
+RIVALS = ("butterfly", "dense 1024", "dense 256", "dense 128", "dense 59", "low rank 20")
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9)}
 
 
-def accuracy(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs: int, batch: int = 128) -> tuple[float, int]:
-    """Test accuracy, 0 .. 1, and the number of weights."""
+def network(kind: str, features: int, classes: int) -> keras.Model:
+    """Return an untrained network with the hidden layers of that kind."""
+    return keras.Sequential([keras.Input((features,)), *KINDS[kind](), keras.layers.Dense(classes, activation="softmax")])
+
+
+def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs: int, batch: int) -> dict:
+    """Train a network; return its test accuracy, 0 .. 1, and its number of weights."""
     keras.utils.set_random_seed(seed)
-    hidden = [HIDDEN[kind](10 * seed + index) for index in range(2)]
-    output = keras.layers.Dense(10, activation="softmax")
-    model = keras.Sequential([keras.Input(data.x_train.shape[1:]), *hidden, output])
+    model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(data.x_train) // batch))
     model.compile(OPTIMIZERS[optimizer](schedule), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=True)
     model.fit(data.x_train, data.y_train, batch, epochs, verbose=0)
-    return model.evaluate(data.x_test, data.y_test, verbose=0)[1], model.count_params()
+    accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)[1]
+    return {"accuracy": float(accuracy), "weights": model.count_params()}
+
+
+def best_rate(accuracy: Callable[[float], float]) -> float:
+    """Return the rate of the grid where `accuracy(rate)` has its first maximum, going up or down from 1e-3."""
+    best = GRID.index(1e-3)
+    for step in (1, -1):
+        while 0 <= best + step < len(GRID) and accuracy(GRID[best + step]) > accuracy(GRID[best]):
+            best += step
+    return GRID[best]
+
+
+def load_hapt(folder: Path | None) -> Data:
+    """Return windows of 128 samples, channel after channel, standardised by the training people's mean and deviation."""
+    windows, activity, person = activity_data.load("uci") if folder is None else read_hapt(folder / "hapt" / "hapt_raw.npz")
+    x = windows.transpose(0, 2, 1).reshape(len(windows), -1)
+    known = person <= TRAINING_PEOPLE
+    x = (x - x[known].mean(0)) / x[known].std(0)
+    return Data(x[known], activity[known], x[~known], activity[~known])
+
+
+def read_hapt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the windows, activities and people of the raw recordings in one file, as `activity_data.load` does."""
+    with np.load(path) as file:
+        signals, offsets, segments = file["signals"].T * activity_data.UNITS, file["offsets"], file["segments"]
+        recording = {int(number): index for index, number in enumerate(file["experiment"])}
+    stretches = [
+        activity_data.Stretch(int(person), int(activity) - 1, signals[start + first - 1 : start + last])
+        for experiment, person, activity, first, last in segments
+        if activity <= len(activity_data.ACTIVITIES)
+        for start in [offsets[recording[int(experiment)]]]
+    ]
+    return activity_data.windows(stretches, 128)
+
+
+def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
+    """Export an untrained network of each kind; return size in KiB, median latency in microseconds and lowerings."""
+    exported = {}
+    for kind in kinds:
+        keras.utils.set_random_seed(0)
+        model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
+        exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=data.x_train[:CALIBRATION])
+    comparison = export.compare(exported, runs=300)
+    return {
+        kind: {
+            "KiB": model.size_bytes / 1024,
+            "us": comparison.latencies[kind].median * 1e6,
+            "partitions": model.partitions,
+            "lowerings": [str(plan.lowering) for plan in model.plan],
+        }
+        for kind, model in exported.items()
+    }
+
+
+def accuracies(results: Results, kinds, seeds: int, epochs, rates, run: Callable) -> dict:
+    """Train what is missing; return for each kind and number of epochs the best rate and each seed's accuracy there."""
+
+    def accuracy(kind: str, length: int, rate: float, seed: int) -> float:
+        names = (kind, f"{length} epochs", f"{rate:g}", f"seed {seed}")
+        return results.once(names, lambda: run(kind, rate, seed, length))["accuracy"]
+
+    best: dict = {}
+    for kind, length in product(kinds, epochs):
+        first = partial(accuracy, kind, length, seed=0)
+        rate = max(rates, key=first) if rates else best_rate(first)
+        best.setdefault(kind, {})[length] = (rate, [accuracy(kind, length, rate, seed) for seed in range(seeds)])
+    return best
+
+
+def table(best: dict, results: Results, title: str) -> Table:
+    """Return one row a kind: weights, and for each number of epochs the mean accuracy, the seeds' range and the rate."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("hidden layers")
+    lengths = list(next(iter(best.values())))
+    for column in ("weights", *(f"{length} epochs: mean (range) at rate" for length in lengths)):
+        shown.add_column(column, justify="right")
+    for kind, by_length in best.items():
+        cells = [
+            f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f}) at {rate:g}" for rate, values in by_length.values()
+        ]
+        rate = by_length[lengths[0]][0]
+        weights = results.tree[kind][f"{lengths[0]} epochs"][f"{rate:g}"]["seed 0"]["weights"]
+        shown.add_row(kind, f"{weights:,}", *cells)
+    return shown
+
+
+def latencies(measured: dict) -> Table:
+    """Return one row a kind: the size and the latency of its export in each precision."""
+    shown = Table("hidden layers", title="exports: KiB, us (XNNPACK partitions)", title_justify="left")
+    for precision in measured:
+        shown.add_column(precision, justify="right")
+    for kind in next(iter(measured.values())):
+        each = [figures[kind] for figures in measured.values()]
+        shown.add_row(kind, *(f"{one['KiB']:,.0f}, {one['us']:.2f} ({one['partitions']})" for one in each))
+    return shown
 
 
 @click.command()
-@click.option("--kind", "chosen", multiple=True, type=click.Choice(list(HIDDEN)), help="Repeatable. Default: all.")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--dataset", default="fashion_mnist", show_default=True, type=click.Choice(["digits", "mnist", "fashion_mnist", "hapt"])
+)
+@click.option(
+    "--data", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of hapt/hapt_raw.npz."
+)
+@click.option(
+    "--kind", "chosen", multiple=True, type=click.Choice(list(KINDS)), help=f"Repeatable. Default: {', '.join(RIVALS)}."
+)
+@click.option("--epochs", multiple=True, default=(6, 15), show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--rate", "rates", multiple=True, type=click.FloatRange(min=0, min_open=True), help="Repeatable. Default: the search."
+)
 @click.option("--optimizer", default="adam", show_default=True, type=click.Choice(list(OPTIMIZERS)))
-@click.option("--rate", default=1e-3, show_default=True, help="Initial learning rate.")
+@click.option("--batch", default=256, show_default=True, type=click.IntRange(min=1))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--epochs", default=6, show_default=True, type=click.IntRange(min=1))
-@click.option("--dataset", default="fashion_mnist", show_default=True, type=click.Choice(["digits", "mnist", "fashion_mnist"]))
-@click.option("--json", "path", type=click.Path(), help="Also write the figures to this new file.")
-def main(chosen, optimizer, rate, seeds, epochs, dataset, path):
-    if path:
-        files.check_writable(path)
-    console = Console(width=120)
-    data, report = load(dataset), {}
-    table = Table(title=f"{dataset}, {optimizer} at {rate:g}, {epochs} epochs", title_justify="left")
-    for column in ("hidden layers", "weights", "mean accuracy", "by seed"):
-        table.add_column(column)
-    for kind in chosen or HIDDEN:
-        runs = track(range(seeds), kind, console=console, disable=not console.is_terminal, transient=True)
-        results = [accuracy(kind, data, optimizer, rate, seed, epochs) for seed in runs]
-        accuracies, weights = [result[0] for result in results], results[0][1]
-        report[kind] = {"weights": weights, "accuracies": accuracies}
-        table.add_row(kind, f"{weights:,}", f"{np.mean(accuracies):.4f}", " ".join(f"{value:.4f}" for value in accuracies))
-    console.print(table)
-    if path:
-        files.write(path, json.dumps({"dataset": dataset, "optimizer": optimizer, "rate": rate, **report}, indent=2).encode())
+@click.option("--export", "exports", is_flag=True, help="Measure exports instead of training.")
+def main(folder, dataset, source, chosen, epochs, rates, optimizer, batch, seeds, exports):
+    console = Console(width=150)
+    data = load_hapt(source) if dataset == "hapt" else load(dataset)
+    kinds = chosen or RIVALS
+    if exports:
+        measured = {name: measure(list(kinds), data, quantize) for name, quantize in PRECISIONS.items()}
+        console.print(latencies(measured))
+        return
+    results = Results(folder / f"{dataset}-{optimizer}.json", {"dataset": dataset, "optimizer": optimizer, "batch": batch})
+
+    def run(kind, rate, seed, length):
+        outcome = train(kind, data, optimizer, rate, seed, length, batch)
+        console.print(f"{kind}, {length} epochs, rate {rate:g}, seed {seed}: {outcome['accuracy']:.4f}", highlight=False)
+        return outcome
+
+    best = accuracies(results, kinds, seeds, epochs, rates, run)
+    console.print(table(best, results, f"{dataset}, {optimizer}, batch {batch}, {seeds} seeds, {results.tree['machine']}"))
 
 
 if __name__ == "__main__":

@@ -43,13 +43,17 @@ def load(source: str = "sample", length: int = 128) -> tuple[np.ndarray, np.ndar
     """
     if source not in ("sample", "uci"):
         raise ValueError(f'Expected "sample" or "uci". Received: source={source!r}')
-    stretches = _sample() if source == "sample" else _downloaded()
-    windows = [
+    return windows(_sample() if source == "sample" else _downloaded(), length)
+
+
+def windows(stretches: list[Stretch], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the windows of `length` samples of all stretches, overlapping by half, with the activity and the person of each."""
+    found = [
         (stretch.signal[start : start + length], stretch.activity, stretch.person)
         for stretch in stretches
         for start in range(0, len(stretch.signal) - length + 1, length // 2)
     ]
-    x, activity, person = zip(*windows, strict=True)
+    x, activity, person = zip(*found, strict=True)
     return np.stack(x), np.array(activity), np.array(person)
 
 

@@ -51,12 +51,12 @@ class Butterfly(keras.layers.Layer):
         seed: int or None; of a random subset and of the initial weights.
         truncation_seed: int or None; of a random subset alone. Default: `seed`, else a constant.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
-            in `keras.layers.Dense`. The kernel ones act on the flat weight vector as stored, which is `gadget_weights` divided by
-            the multiplier for Adam. With SGD an L2 regularizer so decays the weights as fast as Dense's.
+            in `keras.layers.Dense`. The kernel ones act on the flat weight vector as stored, which is `gadget_weights` divided
+            by the multiplier for Adam. With SGD an L2 regularizer so decays the weights as fast as Dense's.
         **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
 
-    Weights' names: "gadgets", (stacks, effective weights), and "bias", (units,). There is none called "kernel", so an optimizer's
-    `exclude_from_weight_decay(var_names=["kernel"])` does not match; write `var_names=["gadgets"]`.
+    Weights' names: "gadgets", (stacks, effective weights), and "bias", (units,). No weight is called "kernel", so
+    `exclude_from_weight_decay(var_names=["kernel"])` of an optimizer does not match. Write `var_names=["gadgets"]`.
 
     Saving: `.keras` and `.weights.h5` files hold the weights as used, whatever the multiplier, with the nodes and the strides.
     Loading them into a layer of other nodes or strides is an error. `set_weights`, TensorFlow checkpoints and Keras's legacy
@@ -127,7 +127,6 @@ class Butterfly(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self._multipliers = learning_rate.multipliers(self.stacks, self.lr_multiplier)
         self._wiring: Wiring | None = None
         self.gadgets: Any = None
         self.bias: Any = None
@@ -265,8 +264,8 @@ class Butterfly(keras.layers.Layer):
         other = [name for name in structure if tuple(stored.get(name, np.zeros(0)).tolist()) != structure[name]]
         if other:
             raise ValueError(
-                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the model "
-                "from the saved config, or give the layer the `truncation`, `seed` and `order` that it had when it was saved."
+                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the "
+                "model from the saved config, or give the layer the `truncation`, `seed` and `order` that it had when it was saved."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
         expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
@@ -314,6 +313,10 @@ class Butterfly(keras.layers.Layer):
         else:
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
+
+    @property
+    def _multipliers(self) -> learning_rate.Multipliers:
+        return learning_rate.multipliers(self.wiring, self.stacks, self.lr_multiplier)
 
     def _apply(self, x, weights):
         if self.implementation == "gather":

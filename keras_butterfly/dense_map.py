@@ -9,6 +9,17 @@ from keras import ops
 KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 
 
+# A butterfly layer that would keep a larger part of a dense layer's weights is not worth the accuracy that it may cost.
+MAX_WEIGHT_RATIO = 0.5
+
+
+def little_saved(layer: str, weights: int, dense_weights: int) -> str | None:
+    """Return a sentence that says so if `layer`, with `weights`, saves less than half of `dense_weights`; else None."""
+    if weights <= MAX_WEIGHT_RATIO * dense_weights:
+        return None
+    return f"'{layer}' saves little: {weights:,} weights, where Dense has {dense_weights:,}. Dense is likely the better choice there."
+
+
 @dataclass(frozen=True)
 class DenseMap:
     """`y = activation(x @ kernel + bias)` on the last axis.

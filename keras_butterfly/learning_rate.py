@@ -1,8 +1,8 @@
 """The learning rate of butterfly weights, relative to the rate at which the optimizer trains everything else.
 
 A butterfly has few weights and each lies on many paths, so a step of the usual size moves its matrix too little. Keras has no
-learning rate per variable. A layer therefore stores `used / adaptive` and computes with `used`, so that a step of Adam, which is as
-long as the learning rate whatever the gradient, moves `used` `adaptive` times as far. The gradient of the stored values is
+learning rate per variable. A layer therefore stores `used / adaptive` and computes with `used`. A step of Adam, which is as
+long as the learning rate whatever the gradient, so moves `used` `adaptive` times as far. The gradient of the stored values is
 scaled on its own, so that a step of SGD, which is proportional to the gradient, moves `used` `sgd` times as far.
 """
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from keras import ops
 
-# Found by experiment at widths from 64 to 1024; docs/learning_rate.md has the figures.
+from .wiring import Wiring
+
+# Found by experiment at widths from 64 to 1024. CONTRIBUTING.md has the figures.
 ADAPTIVE = 10.0
-SGD = 1.0
+SGD = 0.4
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,25 @@ class Multipliers:
     sgd: float
 
 
-def multipliers(stacks: int, fixed: float | None = None) -> Multipliers:
+def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
     """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
 
+    The rule is `adaptive = 10` and `sgd = 0.4 sqrt(ell / (2 m))`, for m stages and ell the smaller of inputs and outputs. With
+    ell / (2 m) a step of SGD would move an output as far as Dense's; the largest stable factor grows with its square root.
+    Both are divided by sqrt(stacks), because the steps of the stacks add up.
+
     Args:
-        stacks: number of butterflies whose sum the layer computes. Their steps add up, so each takes 1 / sqrt(stacks) of the rate.
-        fixed: the user's `lr_multiplier`. A number is used for every optimizer as it is; None means the rule.
+        wiring: the structure of each butterfly.
+        stacks: number of butterflies whose sum the layer computes.
+        fixed: the user's `lr_multiplier`. A number is used for every optimizer as it is. None means the rule.
     """
     if fixed is not None:
         return Multipliers(fixed, fixed)
-    return Multipliers(ADAPTIVE / stacks**0.5, SGD / stacks**0.5)
+    ell, m = min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
+    return Multipliers(ADAPTIVE / stacks**0.5, SGD * (ell / (2 * m * stacks)) ** 0.5)
 
 
 def used(stored, factors: Multipliers):
-    """Return `factors.adaptive * stored`, with a gradient that is `factors.sgd / factors.adaptive` times that of the result."""
+    """Return `adaptive * stored`, whose gradient in `stored` is `sgd / adaptive` times the gradient of the result."""
     stored, slope = ops.convert_to_tensor(stored), factors.sgd / factors.adaptive
-    if factors.adaptive == slope:
-        return slope * stored if slope != 1 else stored
     return slope * stored + ops.stop_gradient((factors.adaptive - slope) * stored)

@@ -12,7 +12,7 @@ from rich.table import Table
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .cloning import clone_with, named_layers
-from .dense_map import KINDS, DenseMap
+from .dense_map import KINDS, MAX_WEIGHT_RATIO, DenseMap, little_saved
 from .fitting import STEPS, fit
 from .progress import Progress
 from .recording import recorded
@@ -20,8 +20,6 @@ from .wiring import check_finite, check_seed, positive_integer
 
 REPLACEMENTS = ("auto", "butterfly", "sandwich")
 INITIALIZE = ("fit", "fresh")
-# Without `where` a layer is replaced if that leaves at most this part of its weights.
-WORTHWHILE = 0.5
 # Rows of each layer's inputs that are kept of the data; more cost memory and change the fit little.
 MOST_ROWS = 8192
 BATCH = 64
@@ -67,9 +65,16 @@ class Record:
     weights_before: int
     weights_after: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each layer that saves little."""
+        found = (little_saved(change.layer, change.weights_after, change.weights_before) for change in self.changes)
+        return tuple(note for note in found if note)
+
     def table(self) -> Table:
         """A rich table; print it with `rich.print`."""
-        table = Table(title=f"{self.weights_before:,} weights -> {self.weights_after:,}", title_justify="left")
+        title = f"{self.weights_before:,} weights -> {self.weights_after:,}"
+        table = Table(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
         for column in ("layer", "was", "is", "shape"):
             table.add_column(column)
         for column in ("weights before", "after", "relative error"):
@@ -83,7 +88,7 @@ class Record:
 
     def to_dict(self) -> dict:
         """Ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "notes": list(self.notes)}
 
 
 @dataclass(frozen=True)
@@ -268,7 +273,7 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
             if any(variable is held for variable in layer.variables for held in _held_by_others(model, layer)):
                 raise ValueError("has weights that another layer works on")
             target = _Target(path, dense, make(dense))
-            if where is None and target.new.count_params() > WORTHWHILE * dense.weights:
+            if where is None and target.new.count_params() > MAX_WEIGHT_RATIO * dense.weights:
                 raise ValueError(f"would keep {target.new.count_params():,} of its {dense.weights:,} weights")
             targets.append(target)
         except ValueError as reason:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
+from .dense_map import little_saved
 from .kaleidoscope import Kaleidoscope
 from .recording import Call, recorded
 
@@ -96,9 +97,17 @@ class Summary:
         """`dense_weights` over `weights`; 1 for a model without weights."""
         return self.dense_weights / self.weights if self.weights else 1.0
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each butterfly layer that saves little."""
+        kinds = {kind.__name__ for kind in _BUTTERFLIES}
+        found = (little_saved(row.layer, row.weights, row.dense_weights) for row in self.rows if row.kind in kinds)
+        return tuple(note for note in found if note)
+
     def table(self) -> Table:
         """A rich table; print it with `rich.print`."""
-        table = Table(title=f"{self.model}, compression {self.compression:,.1f}x", title_justify="left")
+        title = f"{self.model}, compression {self.compression:,.1f}x"
+        table = Table(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
         for column in ("layer", "kind", "output shape"):
             table.add_column(column, overflow="fold")
         for column in ("weights", "dense\nweights", "multiply-\nadds", "float32\nKiB", "float16\nKiB", "int8\nKiB"):
@@ -117,6 +126,7 @@ class Summary:
             "model": self.model,
             "rows": [{**asdict(row), "size_bytes": row.size_bytes} for row in self.rows],
             "total": {name: getattr(self, name) for name in totals},
+            "notes": list(self.notes),
         }
 
 
