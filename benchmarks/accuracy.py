@@ -5,8 +5,8 @@
 
 Adam with cosine decay. The rivals of the butterfly are the dense network, the same made narrower until it has the butterfly's
 weights or about its latency, and a low-rank pair. The search for the best rate starts at 1e-3 and goes on to the next rate of
-the grid while that is better, by the test accuracy of the first seed. All seeds are trained at the best rate. `--rate` trains at
-the given rates only.
+the grid while that is better, by the test accuracy of the first seed. All seeds are then trained at the best rate. `--rate`
+limits the search to the given rates.
 
 `--export` converts an untrained network of each kind (the weights' values change neither size nor latency) in float32, dynamic
 and int8, and measures all networks of one precision in turn.
@@ -49,10 +49,9 @@ def low_rank(rank: int) -> list[keras.Layer]:
     return [keras.layers.Dense(rank, use_bias=False), keras.layers.Dense(WIDTH, "relu")]
 
 
-def random_nodes() -> list[keras.Layer]:
-    """Return two butterfly layers with the former defaults: random nodes, the first layer from the largest stride down."""
-    orders = ("decreasing", "increasing")
-    return [Butterfly(WIDTH, "relu", truncation="random", order=order) for order in orders]
+def butterflies(nodes: str, *orders: str) -> list[keras.Layer]:
+    """Return two butterfly layers with these nodes and orders. A random subset of a square layer's nodes is all of them."""
+    return [Butterfly(WIDTH, "relu", truncation=nodes, order=order) for order in orders]
 
 
 def dense(width: int) -> list[keras.Layer]:
@@ -68,7 +67,11 @@ KINDS: dict[str, Callable[[], list[keras.Layer]]] = {
     "dense 128": lambda: dense(128),
     "dense 59": lambda: dense(59),
     "low rank 20": lambda: [*low_rank(20), *low_rank(20)],
-    "butterfly, random nodes": random_nodes,
+    "random nodes, decreasing and increasing": lambda: butterflies("random", "decreasing", "increasing"),
+    "random nodes, both decreasing": lambda: butterflies("random", "decreasing", "decreasing"),
+    "random nodes, both increasing": lambda: butterflies("random", "increasing", "increasing"),
+    "first nodes, increasing and decreasing": lambda: butterflies("first", "increasing", "decreasing"),
+    "first nodes, both decreasing": lambda: butterflies("first", "decreasing", "decreasing"),
     "butterfly, FJLT": lambda: [Butterfly(WIDTH, "relu", kernel_initializer="fjlt") for _ in range(2)],
     "butterfly, 2 stacks": lambda: [Butterfly(WIDTH, "relu", stacks=2) for _ in range(2)],
     "kaleidoscope": lambda: [Kaleidoscope(WIDTH, "relu") for _ in range(2)],

@@ -47,7 +47,7 @@ def load(source: str = "sample", length: int = 128) -> tuple[np.ndarray, np.ndar
 
 
 def windows(stretches: list[Stretch], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the windows of `length` samples of all stretches, overlapping by half, with the activity and the person of each."""
+    """Return windows of `length` samples that overlap by half, with the activity and the person of each."""
     found = [
         (stretch.signal[start : start + length], stretch.activity, stretch.person)
         for stretch in stretches

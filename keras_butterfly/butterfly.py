@@ -265,7 +265,7 @@ class Butterfly(keras.layers.Layer):
         if other:
             raise ValueError(
                 f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the "
-                "model from the saved config, or give the layer the `truncation`, `seed` and `order` that it had when it was saved."
+                "model from the saved config, or give the layer the `truncation`, `seed` and `order` that it was saved with."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
         expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}

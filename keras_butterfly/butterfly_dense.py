@@ -361,10 +361,11 @@ def check_truncation_seeds(seeds) -> tuple[int, int] | None:
     """Return `seeds` as a pair of ints, or None. Raise ValueError for anything else."""
     if seeds is None:
         return None
-    checked = tuple(check_seed(seed, "truncation_seeds") for seed in seeds) if isinstance(seeds, list | tuple) else ()
-    if len(checked) != 2 or None in checked:
+    checked = [check_seed(seed, "truncation_seeds") for seed in seeds] if isinstance(seeds, list | tuple) else []
+    integers = [seed for seed in checked if seed is not None]
+    if len(checked) != 2 or len(integers) != 2:
         raise ValueError(f"`truncation_seeds` must be a pair of integers. Received: truncation_seeds={seeds!r}")
-    return checked
+    return integers[0], integers[1]
 
 
 def _alpha(lora_alpha, rank: int) -> float:

@@ -17,7 +17,7 @@ def little_saved(layer: str, weights: int, dense_weights: int) -> str | None:
     """Return a sentence that says so if `layer`, with `weights`, saves less than half of `dense_weights`; else None."""
     if weights <= MAX_WEIGHT_RATIO * dense_weights:
         return None
-    return f"'{layer}' saves little: {weights:,} weights, where Dense has {dense_weights:,}. Dense is likely the better choice there."
+    return f"'{layer}' saves little: {weights:,} weights, where Dense has {dense_weights:,}. Dense is likely the better choice."
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""What the choice of nodes costs after export: first nodes, the default of `Butterfly`, against a random subset.
+
+    python benchmarks/nodes.py [--runs 300] [--quantize dynamic]
+
+A random subset of nodes becomes a GATHER, which XNNPACK does not have, so the graph falls into two partitions. Exports single
+layers and the network 784-1024-1024-10, each with the default nodes and with a subset of all N nodes and the largest stride
+first where the layer widens, and measures all of them in turn in one run. float32 unless said otherwise, batch 1, one thread.
+"""
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from keras_butterfly import Butterfly, export
+from keras_butterfly.wiring import padded_size
+
+SHAPES = ((784, 1024), (1024, 784), (640, 640), (1000, 600))
+NODES = ("first", "random")
+
+
+def butterfly(n: int, units: int, nodes: str, **arguments) -> Butterfly:
+    """Return a layer with the default nodes, or with a random subset of all N nodes."""
+    if nodes == "first":
+        return Butterfly(units, **arguments)
+    drawn = np.random.RandomState(0).permutation(padded_size(max(n, units)))[: min(n, units)]
+    return Butterfly(units, truncation=np.sort(drawn), order="decreasing" if units > n else "increasing", **arguments)
+
+
+def networks(nodes: str) -> dict[str, keras.Model]:
+    """Return the models to compare, by name."""
+    single = {f"{n} -> {units}": keras.Sequential([keras.Input((n,)), butterfly(n, units, nodes)]) for n, units in SHAPES}
+    hidden = [butterfly(n, 1024, nodes, activation="relu") for n in (784, 1024)]
+    head = keras.layers.Dense(10, activation="softmax")
+    return {**single, "784-1024-1024-10": keras.Sequential([keras.Input((784,)), *hidden, head])}
+
+
+@click.command()
+@click.option("--runs", default=300, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each model.")
+@click.option("--quantize", type=click.Choice(["float16", "dynamic"]), help="[default: float32]")
+def main(runs, quantize):
+    exported = {
+        f"{name}, {nodes}": export.to_tflite(model, quantize=quantize)
+        for nodes in NODES
+        for name, model in networks(nodes).items()
+    }
+    comparison = export.compare(exported, runs=runs)
+    facts = comparison.latencies[comparison.baseline]
+    title = f"{quantize or 'float32'}, us (XNNPACK partitions, KiB); {facts.runtime}, {facts.machine}"
+    table = Table("", *(f"{nodes} nodes" for nodes in NODES), "speed-up", title=title, title_justify="left")
+    for name in networks("first"):
+        found = [exported[f"{name}, {nodes}"] for nodes in NODES]
+        times = [comparison.latencies[f"{name}, {nodes}"].median * 1e6 for nodes in NODES]
+        cells = [
+            f"{time:.2f} ({model.partitions}, {model.size_bytes / 1024:.0f}){', GATHER' if 'GATHER' in model.operators else ''}"
+            for time, model in zip(times, found, strict=True)
+        ]
+        table.add_row(name, *cells, f"{times[1] / times[0]:.2f}x")
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()
