@@ -115,17 +115,34 @@ class Wisdom:
         return len(dropped)
 
     def save(self, path, overwrite: bool = False) -> Path:
-        """Writes JSON, whole or not at all.
+        """Write JSON, whole or not at all.
 
         Raises:
             ValueError: if the file exists and `overwrite` is False, or its folder does not.
         """
+        return files.write(path, self._to_json().encode(), overwrite)
+
+    def save_merged(self, path) -> Path:
+        """Write JSON that holds this wisdom and what the file at `path` holds now, if there is one.
+
+        Processes that share a file take turns, so none loses what another has saved. Where both know a problem, the measurement
+        of this wisdom is kept.
+
+        Raises:
+            ValueError: if the file is no wisdom file, or its folder does not exist.
+        """
+        files.check_writable(path, overwrite=True)
+        with files.locked(path):
+            merged = Wisdom.load(path) if Path(path).is_file() else Wisdom()
+            merged.merge(self)
+            return merged.save(path, overwrite=True)
+
+    def _to_json(self) -> str:
         entries = [
             {"problem": asdict(problem), "candidates": [asdict(candidate) for candidate in candidates]}
             for problem, candidates in self._known.items()
         ]
-        content = json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
-        return files.write(path, content.encode(), overwrite)
+        return json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
 
     @classmethod
     def load(cls, path) -> "Wisdom":

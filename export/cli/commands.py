@@ -118,7 +118,7 @@ def export(model, output, data, wisdom, overwrite, as_json, **settings):
     exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
     exported.save(output, overwrite)
     if wisdom is not None:
-        known.save(wisdom, overwrite=True)
+        known.save_merged(wisdom)
     if as_json:
         _print_json({"written": str(output), **exported.to_dict()})
         return
