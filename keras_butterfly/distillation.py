@@ -1,7 +1,6 @@
 """Recovering a model's accuracy after its layers were replaced: training against the original."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ from keras import ops
 
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
+from .checkpoint import Checkpoint, SaveEachEpoch, state_of
 from .cloning import named_layers
 from .progress import Progress
 from .recording import recorded
@@ -117,8 +117,10 @@ def distill(
             else sparse categorical cross-entropy of integer labels where the one output is probabilities. There accuracy too.
         validation_data: (x, y), evaluated after every epoch.
         soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
-        checkpoint: a folder; after each epoch the state of the training is kept there, and a call with the same arguments after
-            an interruption goes on from it. It is removed at the end.
+        checkpoint: a folder, empty or not there yet. After each epoch the state of the training is kept in one file there. A
+            call with the same arguments after an interruption goes on from that file, which is removed at the end. With a
+            `checkpoint.Checkpoint` instead of a path the file is kept until its `remove()` is called: do so once the student
+            is saved.
         jit_compile: as in `compile`.
         progress: show bars on stderr. Default: where it is a terminal.
 
@@ -159,11 +161,29 @@ def distill(
     judged = y if y is not None else validation_data[1] if validation_data is not None else None
     compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
     distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
-    distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a backup is of a built model
-    backup = [] if checkpoint is None else [keras.callbacks.BackupAndRestore(str(Path(checkpoint)))]
+    distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a checkpoint is of a built model
+    settings = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
+    settings |= {"temperature": temperature, "examples": count, "labels": y is not None}
+    settings |= {"layers": [type(layer).__name__ for layer in student._flatten_layers()]}
+    kept = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
+    first = 0 if kept is None else kept.restore(state_of(distiller), settings)
+    callbacks = [] if kept is None else [SaveEachEpoch(kept, settings)]
     with Progress(progress) as bars, bars.task("distill", epochs * steps) as advance:
+        advance(first * steps)
         shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
-        return distiller.fit(x, y, batch_size, epochs, verbose=0, validation_data=validation_data, callbacks=[*backup, shown])
+        history = distiller.fit(
+            x,
+            y,
+            batch_size,
+            epochs,
+            initial_epoch=first,
+            verbose=0,
+            validation_data=validation_data,
+            callbacks=[*callbacks, shown],
+        )
+    if kept is not None and kept is not checkpoint:
+        kept.remove()
+    return history
 
 
 def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], y) -> dict:

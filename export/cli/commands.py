@@ -10,6 +10,7 @@ from rich.table import Table
 
 import keras_butterfly
 from keras_butterfly import export as exporting
+from keras_butterfly.checkpoint import Checkpoint
 from keras_butterfly.export import files, verify
 from keras_butterfly.export.measure import content_of
 from keras_butterfly.export.model import predict
@@ -32,6 +33,10 @@ def summary(model, as_json):
 def replace(model, output, overwrite, as_json, data, target_latency, target_size, max_accuracy_drop, **options):
     """Writes the new model; with a target the one of several that meets it."""
     _check_output(output, ".keras", overwrite)
+    if options["checkpoint"] is not None:
+        if not options["epochs"]:
+            raise ValueError("Expected --epochs with --checkpoint, which keeps the state of a training. Received it without.")
+        options["checkpoint"] = Checkpoint(options["checkpoint"])
     original = load_model(model)
     arrays = None if data is None else load_arrays(data)
     targets = {
@@ -46,6 +51,8 @@ def replace(model, output, overwrite, as_json, data, target_latency, target_size
     else:
         new, report, shown = _replaced(original, arrays, options, settings)
     files.write(output, new.save, overwrite)
+    if options["checkpoint"] is not None:
+        options["checkpoint"].remove()
     _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
 
 

@@ -1,0 +1,123 @@
+"""The state of a training in one file, so that an interrupted training goes on where it stopped."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+FILE, PARTIAL = "training.npz", "training.npz.partial"
+_ABOUT = "about"
+
+
+class Checkpoint:
+    """A folder that holds the state of a training after its last finished epoch.
+
+    The file is written under another name and renamed, so the state of the epoch before is kept until the new one is whole.
+
+    Args:
+        folder: made if it does not exist. It must be empty, or hold a checkpoint.
+
+    Raises:
+        ValueError: if `folder` is a file, cannot be made or written to, or holds files that are not a checkpoint's.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = sorted(entry.name for entry in self.folder.iterdir())
+        except OSError as error:
+            raise ValueError(f"Expected a folder for the checkpoint. Received '{folder}': {error.strerror}.") from error
+        if held and not {FILE, PARTIAL} & set(held):
+            raise ValueError(
+                f"Expected an empty folder for the checkpoint, or one that holds '{FILE}'. Received '{folder}', which holds "
+                f"'{held[0]}'. Choose another folder."
+            )
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise ValueError(f"Expected a folder for the checkpoint that can be written to. Received '{folder}'.")
+
+    def save(self, variables, epoch: int, settings: dict) -> None:
+        """Write the values of `variables` after `epoch` finished epochs of a training with these settings.
+
+        Args:
+            variables: Keras variables, in an order that the same training always has.
+            epoch: number of finished epochs.
+            settings: what the training depends on, ready for JSON.
+
+        Raises:
+            OSError: naming the file, for example if the disk is full. The last whole checkpoint is kept.
+        """
+        values = {f"value_{index}": _storable(variable) for index, variable in enumerate(variables)}
+        about = json.dumps({"epoch": epoch, "settings": settings})
+        partial = self.folder / PARTIAL
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **{_ABOUT: np.array(about)}, **values)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.folder / FILE)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, f"could not write the checkpoint: {error.strerror or error}", str(partial)) from error
+
+    def restore(self, variables, settings: dict) -> int:
+        """Give `variables` the values of the checkpoint; return how many epochs are finished, 0 if there is no checkpoint.
+
+        Raises:
+            ValueError: naming the file, if it is damaged or belongs to a training with other settings.
+        """
+        path = self.folder / FILE
+        if not path.exists():
+            return 0
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file[_ABOUT]))
+                values = [file[f"value_{index}"] for index in range(len(file.files) - 1)]
+            epoch, saved = int(about["epoch"]), about["settings"]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"Expected a checkpoint that can be read. '{path}' is damaged: {error}. Remove it to start the training anew."
+            ) from error
+        other = {name: saved.get(name) for name, value in json.loads(json.dumps(settings)).items() if saved.get(name) != value}
+        if other or [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+            what = f"with {other}" if other else "of another model"
+            raise ValueError(
+                f"'{path}' is the checkpoint of a training {what}, after epoch {epoch}. Go on with the same arguments and "
+                "models, choose another folder, or remove the file."
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return epoch
+
+    def remove(self) -> None:
+        """Remove the checkpoint's own files. The folder stays, and whatever else it holds."""
+        for name in (FILE, PARTIAL):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+class SaveEachEpoch(keras.callbacks.Callback):
+    """Writes a checkpoint at the end of every epoch: the model's variables and those of its optimizer."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: dict):
+        super().__init__()
+        self.checkpoint, self.settings = checkpoint, settings
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.checkpoint.save(state_of(self.model), epoch + 1, self.settings)
+
+
+def _storable(variable) -> np.ndarray:
+    """Return the value of a variable in a dtype that NumPy's files know, which bfloat16 is not."""
+    value = ops.convert_to_numpy(variable)
+    return value if value.dtype.kind in "biufc" and value.dtype.isbuiltin == 1 else value.astype("float32")
+
+
+def state_of(model: keras.Model) -> list:
+    """Return the variables of a compiled model and of its optimizer, which is built if it was not."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]

@@ -1,0 +1,115 @@
+"""The state of a training in one file: what is kept, what is refused, and that only our own files are removed."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_butterfly.checkpoint import FILE, PARTIAL, Checkpoint, state_of
+
+SETTINGS = {"epochs": 10, "hint": 0.5}
+
+
+def model(units=3):
+    found = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+    found.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+    return found
+
+
+def trained():
+    found = model()
+    found.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
+    return found
+
+
+def values(found):
+    return [keras.ops.convert_to_numpy(variable) for variable in state_of(found)]
+
+
+def raises(message):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
+def test_weights_and_optimizer_come_back(tmp_path):
+    source, target = trained(), model()
+    Checkpoint(tmp_path).save(state_of(source), 3, SETTINGS)
+    assert Checkpoint(tmp_path).restore(state_of(target), SETTINGS) == 3
+    for found, expected in zip(values(target), values(source), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_without_a_file_nothing_is_restored(tmp_path):
+    assert Checkpoint(tmp_path / "new").restore(state_of(model()), SETTINGS) == 0
+    assert (tmp_path / "new").is_dir()
+
+
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with raises("which holds 'thesis.tex'. Choose another folder."):
+        Checkpoint(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_only_our_own_files_are_removed(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(state_of(trained()), 1, SETTINGS)
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / PARTIAL).write_bytes(b"half")
+    Checkpoint(tmp_path).remove()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_half_written_file_leaves_the_last_good_one(tmp_path):
+    checkpoint, source = Checkpoint(tmp_path), trained()
+    checkpoint.save(state_of(source), 1, SETTINGS)
+    (tmp_path / PARTIAL).write_bytes((tmp_path / FILE).read_bytes()[:100])  # killed in the middle of the next epoch's save
+    assert Checkpoint(tmp_path).restore(state_of(model()), SETTINGS) == 1
+
+
+def test_a_run_that_was_killed_in_its_first_save_starts_anew(tmp_path):
+    (tmp_path / PARTIAL).write_bytes(b"half")
+    assert Checkpoint(tmp_path).restore(state_of(model()), SETTINGS) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 200], ids=["cut", "empty", "other"]
+)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    Checkpoint(tmp_path).save(state_of(trained()), 1, SETTINGS)
+    path = tmp_path / FILE
+    path.write_bytes(damage(path.read_bytes()))
+    with raises(f"'{path}' is damaged"):
+        Checkpoint(tmp_path).restore(state_of(model()), SETTINGS)
+
+
+def test_other_arguments_and_other_models_are_refused(tmp_path):
+    Checkpoint(tmp_path).save(state_of(trained()), 5, SETTINGS)
+    with raises("is the checkpoint of a training with {'epochs': 10}, after epoch 5"):
+        Checkpoint(tmp_path).restore(state_of(model()), {**SETTINGS, "epochs": 3})
+    with raises("is the checkpoint of a training of another model"):
+        Checkpoint(tmp_path).restore(state_of(model(units=2)), SETTINGS)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_last_state(tmp_path, monkeypatch):
+    checkpoint, source = Checkpoint(tmp_path), trained()
+    checkpoint.save(state_of(source), 1, SETTINGS)
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="could not write the checkpoint: No space left") as caught,
+    ):
+        patch.setattr(np, "savez", full)
+        checkpoint.save(state_of(source), 2, SETTINGS)
+    assert caught.value.filename == str(tmp_path / PARTIAL)
+    assert Checkpoint(tmp_path).restore(state_of(model()), SETTINGS) == 1
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with raises("Expected a folder for the checkpoint"):
+        Checkpoint(tmp_path / "file")
