@@ -23,7 +23,7 @@ from keras_butterfly.export.convert import convert
 from keras_butterfly.export.cost import work
 from keras_butterfly.export.lowering import Lowering, lower
 from keras_butterfly.export.measure import measure_all
-from keras_butterfly.export.quantize import Precision, representative_batches
+from keras_butterfly.export.quantize import Precision
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -51,7 +51,8 @@ def measured(precision: Precision, rows: int, samples: int, runs: int) -> list[t
     draw, points = random.Random(0), []
     for n, layer in track(list(layers()), description=f"{precision.name or 'float32'}, {rows} rows"):
         spec = [tf.TensorSpec((rows, n), name="x")]
-        batches = representative_batches(np.random.default_rng(0).standard_normal((4 * rows, n)), spec, precision)
+        x = np.random.default_rng(0).standard_normal((4 * rows, n)).astype("float32")
+        batches = [{"x": x[start : start + rows]} for start in range(0, len(x), rows)]
         chosen = drawn(layer, n, samples, draw)
         models = {str(lowering): convert(lower(layer, lowering), spec, precision, batches) for lowering in chosen}
         latencies = measure_all(models, runs=runs)

@@ -24,3 +24,7 @@ __all__ = [
     "to_tflite",
     "wisdom",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,12 +1,10 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
-import inspect
-import keyword
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -14,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.execution import executions
+from keras_butterfly.model_inputs import pack_inputs
 from keras_butterfly.progress import Progress
 from keras_butterfly.wiring import positive_integer, positive_number
 
@@ -22,11 +21,16 @@ from .lowering import Layer, lower
 from .model import TFLiteModel
 from .naming import renamed
 from .observe import observe
-from .plan import LayerPlan, Planner, front
-from .quantize import Precision, representative_batches, with_islands
+from .plan import RUNS, WARMUP, LayerPlan, Planner, front
+from .preparation import gives_classes, input_specs, output_names, prepare, unrolled
+from .quantize import Precision, with_islands
+from .representative import Batch, Representative, representative
 from .verify import Parity, ParityError
 from .wisdom import Wisdom
 from .wisdom import wisdom as process_wisdom
+
+# A quantized file that takes this many times as long as one in float32 is slower beyond the noise.
+SLOWER = 1.1
 
 
 def to_tflite(
@@ -54,8 +58,10 @@ def to_tflite(
             float32; wrap others: `keras.Model(inputs, model(inputs))`.
         quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
             quantised while running. "int8": both in int8, by ranges seen on `representative_data`.
-        representative_data: an array of typical inputs, (examples, ...), or for several inputs a list of arrays or a dict by
-            name. Needed for "int8"; where given, errors are measured on it, else on random inputs.
+        representative_data: typical inputs, as `model.predict` takes them; a dict by the inputs' names; a `tf.data.Dataset`, a
+            generator, or a function that returns one, such as TFLite's `representative_dataset`, of which at most 100 batches
+            are read. Needed for "int8", where a quarter is held back from calibration. If given, errors are measured on it
+            (for "int8" on the part held back), else on random inputs.
         integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
         lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
             those whose error is within the tolerance; in int8 a layer may be kept in float32 where that is faster, or where
@@ -165,31 +171,68 @@ class _Export:
     """
 
     def __init__(self, model, planner: Planner, data, batch_size: int | None):
-        model = _with_inputs(model)
-        inputs = model.inputs
-        self.model, self.planner = model, planner
-        self.input_names, self.output_names = _input_names(inputs), _output_names(model)
-        self.specs = [_spec(tensor, name, batch_size) for tensor, name in zip(inputs, self.input_names, strict=True)]
-        self.batches = representative_batches(data, self.specs, planner.precision)
-        self.layers, self.expected = observe(model, self.specs, self.call, self.batches)
+        self.original, self.planner = model, planner
+        self.model = prepare(model, planner.precision)
+        self.specs, self.output_names = input_specs(self.model, batch_size), output_names(self.model)
+        self.data = representative(self.model, data, self.specs, planner.precision)
+        for note in self.data.notes:
+            warnings.warn(note, stacklevel=4)
+        self.layers, self.expected = self._observed()
+
+    def _observed(self):
+        """Return what is seen of each butterfly layer on all data, and Keras's outputs on those that verify the export."""
+        verification = self.data.verification
+        others = [] if self.data.calibration is verification else list(self.data.calibration)
+        layers, outputs = observe(self.model, self.specs, self.call, [*others, *verification])
+        return layers, outputs[len(others) :]
 
     def lowered(self, plans: dict[Layer, LayerPlan]) -> TFLiteModel:
         """The model with its butterfly layers as `plans` say, converted and compared with Keras."""
         precision, island = self.planner.precision, any(plan.lowering.island for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
-        with executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()}):
-            content = renamed(convert(self.call, self.specs, precision, self.batches, variables, island=island))
+        replaced = executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
+        with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
+            content = renamed(convert(self.call, self.specs, precision, self.data.calibration, variables, island=island))
+            plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
         operators = verify.check_builtin(content)
         if precision.name == "int8":
             verify.check_survives(content)
         interpreter = verify.load(content)
-        parity = _parity(interpreter, self.batches, self.expected, self.planner.tolerance)
-        partitions, names = verify.partitions(interpreter), (self.input_names, self.output_names)
-        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()))
+        parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, gives_classes(self.original))
+        partitions = verify.partitions(interpreter)
+        names = tuple(spec.name for spec in self.specs), self.output_names
+        notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
+        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes)
+
+    @property
+    def _weighs_float32(self) -> bool:
+        """Whether the export is measured against one in float32: that quantizing helps is not certain."""
+        return self.planner.precision.name is not None and self.planner.effort == "measure"
+
+    def _worse_than_float32(self, content: bytes, plain: bytes | None) -> list[str]:
+        """Return a sentence if the quantized file is larger or slower than the file in float32, measured in turn."""
+        if plain is None:
+            return []
+        notes = []
+        if len(content) > len(plain):
+            notes.append(f"larger ({len(content) / 1024:,.0f} KiB, float32 {len(plain) / 1024:,.0f} KiB)")
+        contents = {"quantized": content, "float32": plain}
+        latencies = self.planner.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, progress=lambda _: None)
+        seconds, plain_seconds = (latencies[name].median for name in contents)
+        if seconds > SLOWER * plain_seconds:
+            notes.append(f"slower ({seconds * 1e6:,.1f} us, float32 {plain_seconds * 1e6:,.1f} us)")
+        name = self.planner.precision.name
+        return [f'With quantize="{name}" the file is {" and ".join(notes)} than without. Consider float32.'] if notes else []
 
     def call(self, *values) -> dict:
-        outputs = keras.tree.flatten(self.model(_repack(self.model, values), training=False))
+        outputs = keras.tree.flatten(self.model(pack_inputs(self.model, values), training=False))
         return dict(zip(self.output_names, outputs, strict=True))
+
+
+_OUT_OF_MEMORY = (
+    "Expected a model that the converter can hold in memory, which takes several times the size of its weights. The memory ran "
+    "out. Make the model smaller with replace_dense, or convert on a machine with more memory."
+)
 
 
 def convert(
@@ -207,11 +250,17 @@ def convert(
     Raises:
         ValueError: naming the operators that TFLite has not built in.
     """
-    concrete = tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+    def by_name(values):
+        return function(*(values[spec.name] for spec in specs))
+
+    # A dict keeps names that are no Python identifiers, such as "input-ids".
+    signature = [{spec.name: spec for spec in specs}]
+    concrete = tf.function(by_name, input_signature=signature, autograph=False).get_concrete_function()
     if precision.name == "int8" and any("While" in operation.type for operation in concrete.graph.get_operations()):
         raise ValueError(
-            "Expected a model without loops, which TensorFlow cannot calibrate for int8. Received one with a recurrent layer "
-            'that is not unrolled. Build that layer with unroll=True, or take quantize="dynamic".'
+            "Expected a model without loops, which TensorFlow cannot calibrate for int8. Received one with a loop that is no "
+            'recurrent layer of Keras. Write the steps one after the other, or take quantize="dynamic".'
         )
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
@@ -221,7 +270,11 @@ def convert(
         with _quiet():
             content = converter.convert()
             return with_islands(content, precision) if island else content
+    except MemoryError as error:
+        raise ValueError(_OUT_OF_MEMORY) from error
     except Exception as error:
+        if "bad_alloc" in str(error):
+            raise ValueError(_OUT_OF_MEMORY) from error
         # The converter raises several private types; whichever, the reader needs the operators it stopped at.
         raise ValueError(
             f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
@@ -251,96 +304,38 @@ def _complaint(error: Exception) -> str:
     return f"The converter says: {str(error).splitlines()[0]}"
 
 
-def _with_inputs(model) -> keras.Model:
-    """`model`, or for one of a user's class that takes a single input of known shape a functional model around it.
-
-    Raises:
-        ValueError: for a model that cannot be exported.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f'Export needs the TensorFlow backend. Received: "{keras.backend.backend()}". '
-            "Save the model, and load it in a process with KERAS_BACKEND=tensorflow."
-        )
-    if not model.built:
-        raise ValueError(f"Model '{model.name}' is not built. Give it a keras.Input, or call it on an input, first.")
-    other = [layer.name for layer in model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16", "float64")]
-    if other:
-        raise ValueError(
-            f"Export is in float32. Received layers that compute in another precision: {other}. Build the model anew "
-            'from its config, which keeps every random subset, with the dtype policy "float32", and give it these weights.'
-        )
-    if getattr(model, "inputs", None):
-        return model
-    # Keras notes the first argument's shape alone.
-    single = len(set(inspect.signature(model.call).parameters) - {"training", "mask"}) == 1
-    shape = (model.get_build_config() or {}).get("input_shape") if single else None
-    if not shape or not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(
-            f"Model '{model.name}' does not know its input shapes. Wrap it: keras.Model(inputs, model(inputs)), with "
-            "inputs = keras.Input(shape=...)."
-        )
-    inputs = keras.Input(shape[1:], dtype="float32", name="inputs")
-    return keras.Model(inputs, model(inputs), name=model.name)
-
-
-def _input_names(tensors) -> tuple[str, ...]:
-    """The names of the Keras inputs, made into distinct Python identifiers, as a signature needs them."""
-    names: list[str] = []
-    for tensor in tensors:
-        name = re.sub(r"\W", "_", tensor.name)
-        while not name.isidentifier() or keyword.iskeyword(name) or name in ("self", *names):
-            name = f"{name}_" if name[:1].isidentifier() else f"input_{name}"
-        names.append(name)
-    return tuple(names)
-
-
-def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
-    shape = (batch_size, *tensor.shape[1:])
-    if None in shape[1:]:
-        raise ValueError(
-            f"Expected input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
-            "Build the model with a keras.Input of fixed shape."
-        )
-    return tf.TensorSpec(shape, tensor.dtype, name=name)
-
-
-def _repack(model, values):
-    """`values`, in the order of `model.inputs`, in the structure that the model was built with."""
-    if isinstance(model, keras.Sequential):
-        return values[0]
-    return keras.tree.pack_sequence_as(model.input, list(values))
-
-
-def _output_names(model) -> tuple[str, ...]:
-    """The keys of a model that returns a dict, else output_0, output_1, ..."""
-    structure = model.outputs if isinstance(model, keras.Sequential) else model.output
-    count = len(keras.tree.flatten(structure))
-    # A plain dict is flattened in the order of its keys; other mappings keep an order of their own.
-    if type(structure) is dict and len(structure) == count:
-        return tuple(sorted(structure))
-    return tuple(f"output_{index}" for index in range(count))
+def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
+    """Return a sentence if every butterfly layer was written as a dense kernel because that was the best."""
+    pairs = [(plan.chosen, min(plan.candidates, key=lambda c: c.estimated_bytes, default=None)) for plan in plans.values()]
+    if not pairs or any(chosen is None or chosen.lowering.kind != "dense" for chosen, _ in pairs):
+        return []
+    saved = sum(chosen.estimated_bytes - smallest.estimated_bytes for chosen, smallest in pairs if chosen and smallest)
+    smaller = f' objective="size" gives about {(size - saved) / 1024:,.0f} KiB.' if saved > 0 else ""
+    return [f"No gain over Dense here: the fastest way to write each butterfly layer is a dense kernel.{smaller}"]
 
 
 def _parity(
-    interpreter: verify.Interpreter,
-    batches: Sequence[dict[str, np.ndarray]],
-    results: Sequence[dict[str, np.ndarray]],
-    tolerance: float,
+    interpreter: verify.Interpreter, data: Representative, results: Sequence[Batch], tolerance: float, classes: bool
 ) -> Parity:
-    expected, actual = verify.joined(results), verify.run_all(interpreter, batches)
+    """Return how far the export is from Keras's `results` on the data that verify it.
+
+    Raises:
+        ParityError: if that is further than `tolerance`, naming the output that is furthest, or if Keras's are not finite.
+    """
+    expected, actual = verify.joined(results), verify.run_all(interpreter, data.verification)
     broken = [name for name, value in expected.items() if not np.all(np.isfinite(value))]
     if broken:
         raise ParityError(
             f"Keras itself gives values that are not finite in {broken}, against which nothing can be proven. "
             "Check the model's weights."
         )
-    parity = verify.compare_outputs(list(expected.values()), [actual[name] for name in expected])
+    actual_values = [actual[name] for name in expected]
+    parity = verify.compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, classes)
     if not parity.relative_error <= tolerance:
+        worst = max(parity.outputs, key=lambda output: output.relative_error)
         raise ParityError(
-            f"The exported model disagrees with Keras: relative error {parity.relative_error:.3g}, maximum error "
-            f"{parity.max_error:.3g}. Expected at most tolerance={tolerance:g}. Nothing was returned."
+            f"The exported model disagrees with Keras in the output '{worst.name}': relative error {worst.relative_error:.3g}, "
+            f"maximum error {worst.max_error:.3g}, on {data.inputs}. Expected at most tolerance={tolerance:g}. "
+            "Nothing was returned."
         )
     return parity

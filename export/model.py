@@ -1,7 +1,7 @@
 """An exported model with its evidence, and how it is run."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,22 @@ from . import files, verify
 from .plan import LayerPlan
 from .quantize import Precision, by_name
 from .verify import Parity
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the butterfly layers of an export save over dense kernels.
+
+    Attributes:
+        seconds, dense_seconds: per invocation, of all butterfly layers together, each measured alone, as exported and as dense
+            kernels.
+        size_bytes, dense_size_bytes: of the file as it is, and about what it would be with dense kernels.
+    """
+
+    seconds: float
+    dense_seconds: float
+    size_bytes: int
+    dense_size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class TFLiteModel:
         precision: of its weights and activations.
         parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
         plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
+        notes: warnings, in sentences.
     """
 
     content: bytes = field(repr=False)
@@ -34,10 +51,32 @@ class TFLiteModel:
     precision: Precision
     parity: Parity
     plan: tuple[LayerPlan, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         return len(self.content)
+
+    @property
+    def gain(self) -> "Gain | None":
+        """What the butterfly layers save over dense kernels, or None where no dense kernel was measured beside them."""
+        pairs = [(plan.chosen, plan.dense) for plan in self.plan]
+        measured = [(c.measured, d.measured) for c, d in pairs if c and d and c.measured and d.measured]
+        if not measured or len(measured) != len(self.plan):
+            return None
+        sizes = [dense.size_bytes - chosen.size_bytes for chosen, dense in measured]
+        return Gain(
+            sum(chosen.seconds for chosen, _ in measured),
+            sum(dense.seconds for _, dense in measured),
+            self.size_bytes,
+            self.size_bytes + sum(sizes),
+        )
+
+    def __str__(self) -> str:
+        """A few lines: precision, size, error, and what the butterfly layers save."""
+        from .report import summary_lines
+
+        return "\n".join(summary_lines(self))
 
     def to_dict(self) -> dict:
         """The evidence, ready for JSON; without the bytes."""
@@ -48,7 +87,8 @@ class TFLiteModel:
             "inputs": list(self.input_names),
             "outputs": list(self.output_names),
             "precision": self.precision.name or "float32",
-            "parity": asdict(self.parity),
+            "notes": list(self.notes),
+            "parity": self.parity.to_dict(),
             "plan": [
                 {"layer": plan.layer, "lowering": str(plan.lowering), "source": plan.source, "error": plan.error}
                 for plan in self.plan

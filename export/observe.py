@@ -11,7 +11,7 @@ from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.execution import executions
 
 from .lowering import Layer
-from .quantize import MOST_BATCHES
+from .representative import MOST_BATCHES
 
 Shape = tuple[int | None, ...]
 

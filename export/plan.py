@@ -32,6 +32,8 @@ OBJECTIVES = ("latency", "size")
 RUNS, WARMUP = 40, 50
 # The error of a plan before its lowering is run.
 NOT_RUN = float("nan")
+# Latencies closer than this to the fastest count as equal, so that the noise of the machine does not choose the file's size.
+NEAR_FASTEST = 1.05
 # An int8 butterfly whose error is more than this many times that of an int8 Dense of its size becomes an island of float.
 WORSE_THAN_DENSE = 1.4
 
@@ -58,6 +60,29 @@ class LayerPlan:
     error: float
     limit: float
     candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate that was taken, or None if the lowering was given."""
+        return next((candidate for candidate in self.candidates if candidate.lowering == self.lowering), None)
+
+    @property
+    def dense(self) -> Candidate | None:
+        """The candidate that writes the whole kernel, as Dense does, or None if it was not considered."""
+        return next((candidate for candidate in self.candidates if candidate.lowering == Lowering("dense")), None)
+
+    def passed_over(self, candidate: Candidate) -> str:
+        """Return in words why `candidate` was not taken; empty for the one that was."""
+        chosen, measured = self.chosen, candidate.measured
+        if chosen is None or candidate is chosen:
+            return ""
+        if measured is None or chosen.measured is None:
+            return "estimated to be slower" if candidate.estimate > chosen.estimate else "estimated to be larger"
+        if measured.error > self.limit and candidate.lowering != Lowering("dense"):
+            return f"error above {self.limit:.2g}"
+        if measured.size_bytes >= chosen.measured.size_bytes:
+            return "slower" if measured.seconds > chosen.measured.seconds else "larger, and hardly faster"
+        return "slower" if measured.seconds > chosen.measured.seconds else "not exact enough"
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -151,9 +176,11 @@ class Planner:
         return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known)
 
     def _best(self, pairs: list[Pair]) -> Pair:
-        if self.objective == "size":
-            return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
-        return min(pairs, key=lambda pair: pair[1].seconds)
+        """Return the smallest candidate, or for latency the smallest of those that are about as fast as the fastest."""
+        fastest = min(measured.seconds for _, measured in pairs)
+        if self.objective == "latency":
+            pairs = [pair for pair in pairs if pair[1].seconds <= NEAR_FASTEST * fastest]
+        return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
 
     def _limit(self, layer: Layer, seen: Seen) -> float:
         """The largest permitted error."""

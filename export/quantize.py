@@ -1,6 +1,6 @@
-"""Precisions of an export, and the data that calibrate it and that its errors are measured on."""
+"""Precisions of an export: how weights and activations are stored, and what int8 costs a Dense layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,6 @@ from .lowering import ISLAND_SCOPE
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.25}
 # The name that the converter gives to a function's signature.
 SIGNATURE = "serving_default"
-# Batches of random inputs that stand in where no data are given.
-RANDOM_BATCHES = 4
-# Batches of representative data that are run to calibrate and to compare; more change little.
-MOST_BATCHES = 100
 
 
 @dataclass(frozen=True)
@@ -65,35 +61,6 @@ class Precision:
             converter.inference_input_type = converter.inference_output_type = tf.int8
 
 
-def representative_batches(data, specs: Sequence[tf.TensorSpec], precision: Precision) -> list[dict[str, np.ndarray]]:
-    """Batches of inputs by name, of the shapes and dtypes of `specs`: of `data`, or random ones where it is None.
-
-    Args:
-        data: an array of examples, or for several inputs a list of arrays or a dict by input name.
-
-    Raises:
-        ValueError: for data that do not fit the inputs, are not finite or fill no batch, or for int8 without data.
-    """
-    if data is None:
-        if precision.name == "int8":
-            raise ValueError(
-                'quantize="int8" takes its ranges from real inputs. Expected `representative_data`, some hundred examples. '
-                "Received: None"
-            )
-        rng = np.random.default_rng(0)
-        return [{spec.name: _random(spec, rng) for spec in specs} for _ in range(RANDOM_BATCHES)]
-    arrays = by_name(data, [spec.name for spec in specs])
-    for spec in specs:
-        arrays[spec.name] = _checked(arrays[spec.name], spec)
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) != 1:
-        raise ValueError(f"Expected as many examples of every input. Received: { {n: len(a) for n, a in arrays.items()} }")
-    batch, count = specs[0].shape[0] or 1, counts.pop()
-    if count < batch:
-        raise ValueError(f"Expected at least one batch of {batch} examples in `representative_data`. Received: {count}")
-    return [{name: array[start : start + batch] for name, array in arrays.items()} for start in _starts(count, batch)]
-
-
 def with_islands(calibrated: bytes, precision: Precision) -> bytes:
     """The int8 model of a calibrated float one, with the operators in `lowering.ISLAND_SCOPE` left in float32."""
     # The function below the public QuantizationDebugger, which knows no int8 inputs and needs an operator to debug.
@@ -137,29 +104,3 @@ def by_name(values, names: Sequence[str]) -> dict[str, np.ndarray]:
     if set(values) != set(names):
         raise ValueError(f"Expected the inputs {tuple(names)}. Received: {tuple(values)}")
     return {name: np.asarray(values[name]) for name in names}
-
-
-def _starts(count: int, batch: int) -> Iterator[int]:
-    """Where batches begin: at most MOST_BATCHES, spread over all examples."""
-    whole = count // batch
-    return (int(index) * batch for index in np.unique(np.linspace(0, whole - 1, min(whole, MOST_BATCHES)).astype(int)))
-
-
-def _checked(array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
-    example = tuple(spec.shape[1:])
-    if array.shape[1:] != example or array.ndim == 0:
-        raise ValueError(
-            f"Expected `representative_data` for input '{spec.name}' of shape {('examples', *example)}. Received: {array.shape}"
-        )
-    if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
-        raise ValueError(f"Expected finite numbers in `representative_data`. Received others for input '{spec.name}'.")
-    return array.astype(spec.dtype.as_numpy_dtype)
-
-
-def _random(spec: tf.TensorSpec, rng: np.random.Generator) -> np.ndarray:
-    """Standard normal values; 0 and 1 for integers and booleans, which every embedding can look up."""
-    dtype = spec.dtype.as_numpy_dtype
-    shape = (spec.shape[0] or 1, *spec.shape[1:])
-    if spec.dtype.is_floating:
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)

@@ -109,17 +109,30 @@ class Comparison:
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
 
 
-def print_explanation(model) -> None:
-    """Prints the evidence that a `TFLiteModel` carries; `TFLiteModel.explain` calls it."""
-    console = Console()
+def summary_lines(model) -> list[str]:
+    """Return what an export is, in a few lines: `print(exported)` shows them."""
     precision, parity = model.precision.name or "float32", model.parity
-    size, pieces = f"{model.size_bytes / 1024:,.1f} KiB", f"{model.partitions} XNNPACK partition(s)"
-    lines = (
-        f"{precision}, {size}, {len(model.operators)} operators in {pieces}",
-        f"operators: {counted(model.operators)}",
-        f"against Keras, {parity.examples} examples: off by {parity.relative_error:.2g} of the largest output",
-    )
-    console.print(*lines, sep="\n", highlight=False)
+    decisions = "" if parity.agreement is None else f", {parity.agreement:.1%} equal decisions"
+    lines = [
+        f"{precision}, {model.size_bytes / 1024:,.1f} KiB, {len(model.operators)} operators in {model.partitions} XNNPACK "
+        "partition(s)",
+        f"against Keras, on {parity.examples} examples ({parity.inputs}): off by {parity.relative_error:.2g} of the largest "
+        f"output{decisions}",
+    ]
+    gain = model.gain
+    if gain is not None:
+        lines.append(
+            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us "
+            f"({gain.dense_seconds / gain.seconds:.1f}x); with dense kernels the file would have about "
+            f"{gain.dense_size_bytes / 1024:,.1f} KiB"
+        )
+    return [*lines, *model.notes]
+
+
+def print_explanation(model) -> None:
+    """Print the evidence that a `TFLiteModel` carries; `TFLiteModel.explain` calls it."""
+    console = Console()
+    console.print(*summary_lines(model), f"operators: {counted(model.operators)}", sep="\n", highlight=False)
     for plan in model.plan:
         error = f"relative error {plan.error:.2g}"
         console.print(f"{plan.layer} {plan.input_shape}: {plan.lowering}, {plan.source}, {error}", highlight=False)
@@ -132,13 +145,14 @@ def _considered(plan) -> Table:
     table = Table("lowering")
     for column in ("estimate us", "measured us", "size KiB", "error"):
         table.add_column(column, justify="right")
+    table.add_column("passed over because")
     for each in sorted(plan.candidates, key=lambda c: c.measured.seconds if c.measured else c.estimate):
         cells = ["", "", ""]
         if each.measured:
             done = each.measured
             cells = [f"{done.seconds * 1e6:,.2f}", f"{done.size_bytes / 1024:,.1f}", f"{done.error:.2g}"]
         name = f"[bold]{each.lowering} <-[/bold]" if each.lowering == plan.lowering else str(each.lowering)
-        table.add_row(name, f"{each.estimate * 1e6:,.2f}", *cells)
+        table.add_row(name, f"{each.estimate * 1e6:,.2f}", *cells, plan.passed_over(each))
     return table
 
 

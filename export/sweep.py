@@ -10,8 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from keras_butterfly.distillation import distill
+from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
-from keras_butterfly.replace import Record, check_data, check_model, replace_dense
+from keras_butterfly.replace import Record, check_model, replace_dense
 from keras_butterfly.wiring import positive_integer
 
 from . import files
@@ -256,7 +257,7 @@ def sweep(
     settings |= {} if steps is None else {"steps": steps}
     training: dict = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
     exporting: dict = {"quantize": quantize, "objective": objective, "wisdom": wisdom}
-    exporting |= {"representative_data": _listed(some)} if quantize == "int8" else {}
+    exporting |= {"representative_data": some} if quantize == "int8" else {}
     models: dict[str, tuple[keras.Model, Record | None]] = {ORIGINAL: (model, None)}
     exported: dict[str, TFLiteModel] = {}
     scores, skipped = {}, {}

@@ -25,3 +25,7 @@ __all__ = [
     "transforms",
     "two_phase_fit",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

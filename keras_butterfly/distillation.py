@@ -10,9 +10,10 @@ from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .checkpoint import Checkpoint, SaveEachEpoch, state_of
 from .cloning import named_layers
+from .model_inputs import check_data, is_stream, read_examples
 from .progress import Progress
 from .recording import recorded
-from .replace import check_data, check_model
+from .replace import check_model
 from .wiring import positive_integer, positive_number
 
 # Probabilities below it count as it, so that logarithms stay finite.
@@ -110,12 +111,13 @@ def distill(
     Args:
         student: a built model, such as `replace_dense` returns.
         teacher: the original; it is not changed.
-        x: inputs, an array, list or dict, (examples, ...).
-        y: labels, or None to learn from the teacher alone.
+        x: inputs (examples, ...), as `model.predict` takes them; or a stream of batches that ends, see
+            `model_inputs.read_examples`, which is read once. Its elements may be tuples (inputs, labels).
+        y: labels, or None to learn from the teacher alone, or from the labels that a stream holds.
         epochs, batch_size, learning_rate: the rate is that before the decay.
         loss, metrics: of the labels, as in `compile`; without labels not used. Default: the loss the teacher is compiled with,
             else sparse categorical cross-entropy of integer labels where the one output is probabilities. There accuracy too.
-        validation_data: (x, y), evaluated after every epoch.
+        validation_data: (x, y), or a stream of such tuples, evaluated after every epoch.
         soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
         checkpoint: a folder, empty or not there yet. After each epoch the state of the training is kept in one file there. A
             call with the same arguments after an interruption goes on from that file, which is removed at the end. With a
@@ -133,7 +135,10 @@ def distill(
     """
     for model in (student, teacher):
         check_model(model)
-    x = check_data(student, x)
+    x, labels = read_examples(x)
+    x, y = check_data(student, x), labels if y is None else y
+    if is_stream(validation_data):
+        validation_data = read_examples(validation_data)
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
     positive_number(temperature, "temperature")
     for name, value in (("soft", soft), ("hint", hint)):
@@ -162,7 +167,7 @@ def distill(
     compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
     distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
     distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a checkpoint is of a built model
-    settings = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
+    settings: dict = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
     settings |= {"temperature": temperature, "examples": count, "labels": y is not None}
     settings |= {"layers": [type(layer).__name__ for layer in student._flatten_layers()]}
     kept = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)

@@ -14,9 +14,10 @@ from .butterfly_dense import ButterflyDense
 from .cloning import clone_with, named_layers
 from .dense_map import KINDS, MAX_WEIGHT_RATIO, DenseMap, little_saved
 from .fitting import STEPS, fit
+from .model_inputs import check_data, read_examples
 from .progress import Progress
 from .recording import recorded
-from .wiring import check_finite, check_seed, positive_integer
+from .wiring import check_seed, positive_integer
 
 REPLACEMENTS = ("auto", "butterfly", "sandwich")
 INITIALIZE = ("fit", "fresh")
@@ -144,7 +145,9 @@ def replace_dense(
         initialize: "fit" (default): all factors are fitted (see `fitting.fit`): to what the layer gives on `data`, or without
             data to its kernel, which is of little use for kernels without structure. One after the other, each given what the
             layers before it, already replaced, give. "fresh": random factors, to be trained.
-        data: inputs of the model, an array, list or dict; as many as the widest layer has inputs, or more.
+        data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
+            `tf.data.Dataset` or a generator. As many as the widest layer has inputs, or more. Of a stream at most 8,192
+            examples are read.
         steps: gradient steps of each fit.
         seed: of the new layers' random draws.
         progress: show bars on stderr. Default: where it is a terminal.
@@ -162,7 +165,7 @@ def replace_dense(
     make = _Maker(kind, k, stacks, seed)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
-    data = None if data is None else check_data(model, data)
+    data = None if data is None else check_data(model, read_examples(data, MOST_ROWS)[0])
     targets, kept = _chosen(model, where, make)
     new = clone_with(model, {id(target.old): target.placed for target in targets}, lambda clone: _call_once(clone, data))
     with Progress(progress) as bars:
@@ -181,33 +184,6 @@ def check_model(model) -> None:
         raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
     if not model.built:
         raise ValueError(f"Expected a built model. Received: '{model.name}', not built. Call it on data, or build(...), first.")
-
-
-def check_data(model: keras.Model, data):
-    """`data` as arrays in the structure that the model takes.
-
-    Raises:
-        ValueError: for shapes that are not those of the model's inputs, no or unequal numbers of examples, or NaN.
-    """
-    inputs = getattr(model, "inputs", None) or []
-    if isinstance(data, dict) and set(data) == {tensor.name for tensor in inputs}:
-        listed = [data[tensor.name] for tensor in inputs]
-        data = listed[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, listed)
-    # A list of examples, not a list of one input's array.
-    one = isinstance(data, list) and len(inputs) == 1 and bool(data) and np.ndim(data[0]) < len(inputs[0].shape)
-    arrays = np.asarray(data) if one else keras.tree.map_structure(np.asarray, data)
-    flat = keras.tree.flatten(arrays)
-    expected = [tuple(tensor.shape[1:]) for tensor in inputs] if inputs else [array.shape[1:] for array in flat]
-    received = [array.shape for array in flat]
-    fits = len(flat) == len(expected) and all(
-        len(array.shape) == len(shape) + 1 and all(e in (None, a) for e, a in zip(shape, array.shape[1:], strict=True))
-        for array, shape in zip(flat, expected, strict=False)
-    )
-    if not fits or len({len(array) for array in flat}) != 1 or not len(flat[0]):
-        raise ValueError(f"Expected data of the shapes {[('examples', *shape) for shape in expected]}. Received: {received}")
-    for array in flat:
-        check_finite(array, "the data")
-    return arrays
 
 
 class _Maker:

@@ -115,6 +115,7 @@ def replace(**options):
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tolerance", type=float, help="Largest error relative to the largest output.")
 @click.option("--wisdom", type=MODEL, help="File of measurements, used and added to.")
+@click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
 @AS_JSON
 def export(**options):

@@ -16,8 +16,8 @@ from keras_butterfly.export.measure import content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from keras_butterfly.export.sweep import MOST_FITTED, accuracy, sample
+from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
-from keras_butterfly.replace import check_data
 
 # What a target is looked for among by default.
 KS, STACKS = (16, 32, 64), (1, 2)
@@ -117,7 +117,7 @@ def _tried(kind: str, ks, stacks):
     return (ks, stacks) if ks or stacks else (KS, STACKS)
 
 
-def export(model, output, data, wisdom, overwrite, as_json, **settings):
+def export(model, output, data, wisdom, overwrite, as_json, explain, **settings):
     _check_output(output, ".tflite", overwrite)
     keras_model = load_model(model)
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
@@ -129,7 +129,7 @@ def export(model, output, data, wisdom, overwrite, as_json, **settings):
     if as_json:
         _print_json({"written": str(output), **exported.to_dict()})
         return
-    exported.explain()
+    exported.explain() if explain else print(exported)
     print(f"wrote {output}")
 
 

@@ -1,0 +1,132 @@
+"""What an export is calibrated on and compared on."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_butterfly import Butterfly, export
+from keras_butterfly.export.quantize import Precision
+from keras_butterfly.export.representative import MOST_BATCHES, representative
+
+INT8, FLOAT32 = Precision("int8"), Precision()
+
+
+def model():
+    return keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3)])
+
+
+def batches_of(data, precision=INT8, batch=1):
+    return representative(model(), data, [tf.TensorSpec((batch, 4), tf.float32, name="x")], precision)
+
+
+def rows(batches):
+    return np.concatenate([batch["x"] for batch in batches])
+
+
+def examples(count):
+    return np.arange(4 * count, dtype="float32").reshape(count, 4)
+
+
+def test_int8_holds_a_quarter_back():
+    found = batches_of(examples(100))
+    assert (len(found.calibration), len(found.verification)) == (75, 25)
+    both = np.concatenate([rows(found.calibration), rows(found.verification)])
+    np.testing.assert_array_equal(both[np.argsort(both[:, 0])], examples(100))
+    assert found.inputs == "a part of the representative data, held back from calibration"
+    assert found.notes == ()
+
+
+def test_two_batches_are_one_for_each():
+    found = batches_of(examples(64), batch=32)
+    assert (len(found.calibration), len(found.verification)) == (1, 1)
+    assert not np.array_equal(rows(found.calibration), rows(found.verification))
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        (examples(31), "The ranges of int8 come from 31 example(s)."),
+        (examples(1), "come from 1 example(s)"),
+        (np.zeros((100, 4)), "The input 'x' is the same in all examples."),
+        (np.full((100, 4), 7.0), "The input 'x' is the same in all examples."),
+    ],
+)
+def test_few_or_constant_data_are_compared_on_random_inputs_too(data, note):
+    found = batches_of(data)
+    assert note in found.notes[0] and "Give some hundred typical examples" in found.notes[0]
+    assert found.inputs.endswith("and random inputs in its range")
+    random = rows(found.verification)[-4:]
+    low, high = min(data.min(), data.max() - 1), max(data.max(), data.min() + 1)
+    assert low <= random.min() and random.max() <= high and random.std() > 0
+
+
+def test_float_precisions_use_all_data_for_both():
+    found = batches_of(examples(8), FLOAT32)
+    assert found.calibration is found.verification
+    assert (len(found.verification), found.inputs, found.notes) == (8, "the representative data", ())
+
+
+def test_at_most_so_many_batches_spread_over_all_examples():
+    found = batches_of(examples(10 * MOST_BATCHES), FLOAT32)
+    values = rows(found.verification)
+    assert len(values) == MOST_BATCHES
+    assert (values[0, 0], values[-1, 0]) == (0, 4 * (10 * MOST_BATCHES - 1))
+
+
+def test_of_an_endless_dataset_only_what_is_needed_is_read():
+    dataset = tf.data.Dataset.from_tensors((tf.zeros((8, 4)), tf.zeros(8))).repeat()
+    assert len(batches_of(dataset, FLOAT32).verification) == MOST_BATCHES
+
+
+def test_tflites_own_way_of_giving_data_is_taken():
+    def representative_dataset():
+        for row in examples(40):
+            yield [row[None]]
+
+    assert len(batches_of(representative_dataset).calibration) == 30
+
+
+def classifier():
+    """A model that has learned three classes from data whose inputs are within 0 .. 8."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 8, (400, 64)).astype("float32")
+    y = (x @ rng.standard_normal((64, 3))).argmax(-1)
+    net = keras.Sequential([keras.Input((64,), name="x"), Butterfly(64, "relu"), layers.Dense(3, activation="softmax")])
+    net.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    net.fit(x, y, 32, 12, verbose=0)
+    return net, x
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return classifier()
+
+
+def test_zeros_as_calibration_data_are_not_reported_as_a_good_export(trained):
+    net, _ = trained
+    with (
+        pytest.warns(UserWarning, match="is the same in all examples"),
+        pytest.raises(export.ParityError, match="random inputs"),
+    ):
+        export.to_tflite(net, quantize="int8", representative_data=np.zeros((4, 64)))
+
+
+def test_the_rate_of_equal_decisions_is_reported(trained):
+    net, x = trained
+    exported = export.to_tflite(net, quantize="int8", representative_data=x[:200])
+    (output,) = exported.parity.outputs
+    assert exported.parity.examples == 25 and output.name == "output_0"
+    held = [batch["x"] for batch in representative(net, x[:200], [tf.TensorSpec((1, 64), name="x")], INT8).verification]
+    keras_says, file_says = (
+        run(np.concatenate(held)).argmax(-1) for run in (lambda v: net.predict(v, verbose=0), exported.predict)
+    )
+    assert output.agreement == np.mean(keras_says == file_says) == exported.parity.agreement
+    assert "equal decisions" in str(exported)
+
+
+def test_outputs_that_are_no_classes_have_no_agreement():
+    exported = export.to_tflite(model())
+    assert exported.parity.agreement is None
+    assert exported.to_dict()["parity"]["outputs"][0]["agreement"] is None
