@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_butterfly.execution import executions
 from keras_butterfly.model_inputs import pack_inputs
@@ -22,7 +23,7 @@ from .model import TFLiteModel
 from .naming import renamed
 from .observe import observe
 from .plan import RUNS, WARMUP, LayerPlan, Planner, front
-from .preparation import gives_classes, input_specs, output_names, prepare, unrolled
+from .preparation import check_exportable, gives_classes, in_float32, input_specs, output_names, unrolled, with_inputs
 from .quantize import Precision, with_islands
 from .representative import Batch, Representative, representative
 from .verify import Parity, ParityError
@@ -172,7 +173,9 @@ class _Export:
 
     def __init__(self, model, planner: Planner, data, batch_size: int | None):
         self.original, self.planner = model, planner
-        self.model = prepare(model, planner.precision)
+        check_exportable(model, planner.precision)
+        self.float32 = in_float32(model)
+        self.model = with_inputs(self.float32)
         self.specs, self.output_names = input_specs(self.model, batch_size), output_names(self.model)
         self.data = representative(self.model, data, self.specs, planner.precision)
         for note in self.data.notes:
@@ -202,7 +205,23 @@ class _Export:
         partitions = verify.partitions(interpreter)
         names = tuple(spec.name for spec in self.specs), self.output_names
         notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
-        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes)
+        original = self._original_parity(interpreter)
+        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes, original)
+
+    def _original_parity(self, interpreter: verify.Interpreter) -> Parity | None:
+        """Return how far the export is from the model itself, if that does not compute in float32."""
+        if self.float32 is self.original:
+            return None
+        model, batches = with_inputs(self.original), self.data.verification
+        results = []
+        for batch in batches:
+            outputs = keras.tree.flatten(model(pack_inputs(model, list(batch.values())), training=False))
+            arrays = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
+            results.append(dict(zip(self.output_names, arrays, strict=True)))
+        expected, actual = verify.joined(results), verify.run_all(interpreter, batches)
+        return verify.compare_outputs(
+            list(expected.values()), [actual[name] for name in expected], list(expected), self.data.inputs
+        )
 
     @property
     def _weighs_float32(self) -> bool:

@@ -41,6 +41,8 @@ class TFLiteModel:
         parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
         plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
         notes: warnings, in sentences.
+        original_parity: for a model that does not compute in float32 the errors against the model itself, while `parity` is
+            against its copy in float32. None for other models.
     """
 
     content: bytes = field(repr=False)
@@ -52,6 +54,7 @@ class TFLiteModel:
     parity: Parity
     plan: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
+    original_parity: Parity | None = None
 
     @property
     def size_bytes(self) -> int:

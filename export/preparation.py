@@ -16,20 +16,10 @@ from .quantize import Precision
 # A flatbuffer's offsets are 32 bits with a sign.
 MAX_FILE_BYTES = 2**31
 BYTES_PER_WEIGHT = {None: 4, "float16": 2, "dynamic": 1, "int8": 1}
-# What the TFLite converter keeps as it is in a signature's names: Keras's own export does too.
-_KEPT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-/]*", re.ASCII)
+# Names that the TFLite converter keeps as they are in a signature. With others it drops the signature.
+_KEPT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _UNNAMED = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 _FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
-
-
-def prepare(model, precision: Precision) -> keras.Model:
-    """Return `model` as it is exported: with known inputs and in float32.
-
-    Raises:
-        ValueError: for a model that cannot be exported, saying what to do.
-    """
-    check_exportable(model, precision)
-    return with_inputs(in_float32(model))
 
 
 def check_exportable(model, precision: Precision) -> None:
@@ -132,7 +122,7 @@ def input_names(tensors) -> tuple[str, ...]:
         if not _KEPT_NAME.fullmatch(name) or keyword.iskeyword(name) or name == "self":
             name = re.sub(r"\W", "_", name, flags=re.ASCII)
             name = name if name[:1].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
-        while name in names:
+        while _plain(name) in map(_plain, names):  # TensorFlow takes "a-b" and "a_b" for one name
             name += "_"
         names.append(name)
     return tuple(names)
@@ -146,6 +136,10 @@ def output_names(model: keras.Model) -> tuple[str, ...]:
     if type(structure) is dict and len(structure) == count:
         return tuple(sorted(structure))
     return tuple(f"output_{index}" for index in range(count))
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def summary_lines(model) -> list[str]:
             f"({gain.dense_seconds / gain.seconds:.1f}x); with dense kernels the file would have about "
             f"{gain.dense_size_bytes / 1024:,.1f} KiB"
         )
+    if model.original_parity is not None:
+        lines.append(f"against the model in its own precision: off by {model.original_parity.relative_error:.2g}")
     return [*lines, *model.notes]
 
 

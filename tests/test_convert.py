@@ -207,7 +207,6 @@ def unknown_length():
         (lambda: "model.keras", {}, r"must be a keras\.Model. Received: str"),
         (lambda: Butterfly(3), {}, r"must be a keras\.Model. Received: Butterfly"),
         (lambda: keras.Sequential([Butterfly(3)]), {}, "is not built"),
-        (lambda: sequential(Butterfly(dtype="mixed_float16", name="half")), {}, r"compute in another precision: \['half'\]"),
         (unknown_length, {}, r"known shape but for the batch. Received: \(None, None, 8\)"),
         (lambda: sequential(Butterfly()), {"lowering": "fastest"}, "`lowering` must be one of"),
         (lambda: sequential(Butterfly()), {"batch_size": 0}, "`batch_size` must be a positive integer"),
@@ -219,14 +218,75 @@ def test_bad_input_is_a_clear_error(model, settings, message):
         export.to_tflite(model(), **settings)
 
 
-@pytest.mark.parametrize("names", [("in", "self"), ("a-b", "a_b"), ("class", "class_"), ("1st", "2nd")])
-def test_any_input_names_become_distinct_identifiers(names, rng):
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("input-ids", "attention-mask"), ("input-ids", "attention-mask")),
+        (("a.b", "x/y"), ("a_b", "x_y")),
+        (("a-b", "a_b"), ("a-b", "a_b_")),
+        (("in", "self"), ("input_in", "input_self")),
+        (("class", "class_"), ("input_class", "class_")),
+        (("1st", "2nd"), ("input_1st", "input_2nd")),
+        (("größe", "gr__e"), ("gr__e", "gr__e_")),
+        ((None, None), ("input_0", "input_1")),
+    ],
+)
+def test_input_names_are_kept_where_a_signature_can_hold_them(names, expected, rng):
     first, second = (keras.Input((8,), name=name) for name in names)
     model = keras.Model([first, second], layers.Subtract()([first, second]))
-    exported = export.to_tflite(model)
-    assert len(set(exported.input_names)) == 2
     x = [rng.standard_normal((1, 8)).astype("float32") for _ in range(2)]
+    by_name = dict(zip([tensor.name for tensor in model.inputs], x, strict=True))
+    exported = export.to_tflite(model, representative_data=by_name)
+    assert exported.input_names == expected
     np.testing.assert_allclose(exported.predict(x), x[0] - x[1], rtol=1e-6)
+    np.testing.assert_allclose(exported.predict(dict(zip(expected, x, strict=True))), x[0] - x[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
+    model = keras.Sequential(
+        [keras.Input((20,), name="x"), Butterfly(16, "relu", dtype=policy), ButterflyDense(8, k1=4, k2=4, dtype=policy)]
+    )
+    exported = export.to_tflite(model)
+    x = rng.standard_normal((5, 20)).astype("float32")
+    expected = np.asarray(model.predict(x, verbose=0), "float32")
+    assert np.abs(exported.predict(x) - expected).max() < 0.05 * np.abs(expected).max()
+    assert model.layers[0].dtype_policy.name == policy  # the model itself stays as it is
+    assert exported.original_parity.relative_error < 0.05
+
+
+def test_bool_inputs_take_data(rng):
+    mask = keras.Input((8,), dtype="bool", name="mask")
+    model = keras.Model(mask, layers.Dense(2)(layers.Lambda(lambda m: keras.ops.cast(m, "float32"))(mask)))
+    x = rng.integers(0, 2, (40, 8)).astype(bool)
+    exported = export.to_tflite(model, representative_data=x)
+    np.testing.assert_allclose(exported.predict(x), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+def test_text_is_refused_in_words():
+    text = keras.Input((1,), dtype="string", name="review")
+    model = keras.Model(text, layers.StringLookup(vocabulary=["good", "bad"])(text))
+    with pytest.raises(ValueError, match=r"Expected inputs of numbers\. The input 'review' is text"):
+        export.to_tflite(model)
+
+
+def test_files_beyond_two_gib_are_refused_from_the_count(monkeypatch):
+    model = sequential(layers.Dense(2))
+    monkeypatch.setattr(type(model), "count_params", lambda self: 600_000_000)
+    with pytest.raises(ValueError, match=r"stays below 2 GiB\..* 600,000,000 weights, 2\.2 GiB in this precision"):
+        export.to_tflite(model)
+
+
+def test_a_dict_model_refuses_a_list_whose_order_would_be_a_guess(rng):
+    first, second = keras.Input((16,), name="b_small"), keras.Input((16,), name="a_large")
+    difference = layers.Subtract()([first, layers.Rescaling(10.0)(second)])
+    model = keras.Model({"b_small": first, "a_large": second}, layers.Dense(3)(difference))
+    data = {"a_large": 100 * rng.standard_normal((64, 16)), "b_small": rng.standard_normal((64, 16))}
+    with pytest.raises(ValueError, match="whose order would be a guess"):
+        export.to_tflite(model, quantize="int8", representative_data=[data["b_small"], data["a_large"]])
+    exported = export.to_tflite(model, quantize="int8", representative_data=data)
+    expected = model.predict(data, verbose=0)
+    assert np.abs(exported.predict(data) - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_nested_outputs_are_numbered(rng):
@@ -241,8 +301,11 @@ def test_nested_outputs_are_numbered(rng):
 def test_a_model_that_gives_nan_proves_nothing():
     model = sequential(Butterfly())
     model.layers[0].gadgets.assign(model.layers[0].gadgets * np.nan)
-    with pytest.raises(export.ParityError, match=r"Keras itself gives values that are not finite in \['output_0'\]"):
+    with pytest.raises(ValueError, match=f"The layer '{model.layers[0].name}' has weights that are NaN or infinite"):
         export.to_tflite(model)
+    infinite = sequential(layers.Lambda(lambda x: x / 0.0))
+    with pytest.raises(export.ParityError, match=r"Keras itself gives values that are not finite in \['output_0'\]"):
+        export.to_tflite(infinite)
 
 
 def test_the_representation_leaves_the_bytes_out():
