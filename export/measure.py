@@ -8,6 +8,9 @@ from keras_butterfly.wiring import positive_integer
 from . import devices
 from .latency import Latency
 
+# More threads than any device has; each costs memory.
+MAX_THREADS = 256
+
 
 def measure(
     model_or_path, *, threads: int = 1, warmup: int = 50, runs: int = 100, device: str | devices.Device = "host"
@@ -45,6 +48,8 @@ def measure_all(
     """
     threads, runs = positive_integer(threads, "threads"), positive_integer(runs, "runs")
     warmup = positive_integer(warmup, "warmup")
+    if threads > MAX_THREADS:
+        raise ValueError(f"`threads` must be at most {MAX_THREADS}. Received: threads={threads}")
     contents = {name: content_of(model) for name, model in models.items()}
     return devices.find(device).measure(contents, threads=threads, warmup=warmup, runs=runs, progress=progress)
 

@@ -175,6 +175,12 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
             'the model with a keras.Input of fixed shape; or call model.export(path, format="litert"), which keeps the axis '
             "open and leaves out the planning, the comparison and the measurement."
         )
+    size = int(np.prod([axis or 1 for axis in shape])) * tf.as_dtype(tensor.dtype).size
+    if size >= MAX_FILE_BYTES:
+        raise ValueError(
+            f"Expected a batch whose inputs stay below 2 GiB. '{tensor.name}' has {size / 2**30:,.1f} GiB with "
+            f"batch_size={batch_size}. Choose a smaller batch."
+        )
     return tf.TensorSpec(shape, tensor.dtype, name=name)
 
 

@@ -1,12 +1,34 @@
 """Models and data from files."""
 
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
+# What NumPy and the modules below it raise of damaged files.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    NotImplementedError,
+    SyntaxError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
+)
 LABELS = "y"
 TEST = "_test"
 
@@ -33,16 +55,23 @@ def load_arrays(path) -> dict[str, np.ndarray]:
     """The arrays of a .npz file by name, or the one of a .npy file as "x".
 
     Raises:
-        ValueError: if the file is none, damaged, or holds pickled objects.
+        ValueError: if the file is none, damaged, or holds pickled objects, NaN or infinities.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {error}") from error
+            arrays = {"x": loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+    except _DAMAGED as error:
+        too_large = isinstance(error, MemoryError | OverflowError)
+        reason = "its header claims more than fits into memory" if too_large else str(error)
+        raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {reason}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+            raise ValueError(f"Expected finite numbers in '{path}'. The array '{name}' holds some that are NaN or infinite.")
+    return arrays
 
 
 def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str = ""):

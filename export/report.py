@@ -11,6 +11,7 @@ from rich.table import Table
 from . import files
 from .latency import Latency
 from .measure import content_of, measure_all
+from .picture import check_picture
 from .verify import counted, operators
 
 
@@ -81,8 +82,8 @@ class Comparison:
         Raises:
             ValueError: if the file exists and `overwrite` is False.
         """
-        if not files.check_writable(path, overwrite).suffix:
-            raise ValueError(f"Expected a path that ends in a picture format, such as .png. Received: '{path}'")
+        files.check_writable(path, overwrite)
+        check_picture(path)
         figure = self.figure()
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 

@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from keras_butterfly.distillation import distill
+from keras_butterfly.labels import check_labels
 from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
 from keras_butterfly.replace import Record, check_model, replace_dense
@@ -19,6 +20,7 @@ from . import files
 from .convert import to_tflite
 from .latency import Latency
 from .model import TFLiteModel
+from .picture import check_picture
 from .report import compare
 from .wisdom import Wisdom
 
@@ -171,8 +173,8 @@ class Sweep:
         Raises:
             ValueError: if the file exists and `overwrite` is False.
         """
-        if not files.check_writable(path, overwrite).suffix:
-            raise ValueError(f"Expected a path that ends in a picture format, such as .png. Received: '{path}'")
+        files.check_writable(path, overwrite)
+        check_picture(path)
         figure = self.figure()
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 
@@ -304,25 +306,22 @@ def _pair(model, data, name: str):
             raise ValueError("Expected labels to score with: `data` as (x, y). Received: y=None")
         return x, None
     y = np.asarray(data[1])
-    if len(y) != len(keras.tree.flatten(x)[0]):
-        raise ValueError(f"Expected as many labels as examples in `{name}`. Received: {len(y)}")
+    if y.ndim == 0 or len(y) != len(keras.tree.flatten(x)[0]):
+        raise ValueError(f"Expected as many labels as examples in `{name}`. Received: {y.shape}")
     return x, y
 
 
 def accuracy(labels, outputs) -> float:
-    """Part of the examples whose largest output is the label; of a single output whether it lies above 1/2.
+    """Return the part of the examples whose largest output is the label; of a single output whether it lies above 1/2.
 
     Raises:
-        ValueError: for labels that are not integers, one for each output, or for several outputs.
+        ValueError: for labels that are not one integer for each output, or beyond the classes, or for several outputs.
     """
-    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
-        raise ValueError(f"Expected integer labels, or a `metric` of your own. Received: {np.asarray(labels).dtype}")
     if isinstance(outputs, list):
         raise ValueError(f"Expected a model of one output, or a `metric` of your own. Received: {len(outputs)} outputs")
     guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
-    if np.size(labels) != guesses.size:
-        raise ValueError(f"Expected one integer label for each of {guesses.size} outputs. Received: shape {np.shape(labels)}")
-    return float(np.mean(guesses == np.asarray(labels).reshape(guesses.shape)))
+    flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
+    return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))
 
 
 def _cost(point: Point, cost: str) -> float:

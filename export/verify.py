@@ -4,7 +4,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -174,6 +175,15 @@ def check_survives(content: bytes) -> None:
         )
 
 
+@contextmanager
+def running(name: str) -> Iterator[None]:
+    """Turn what the runtime raises of a model that it loads but cannot run into a ValueError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"Expected a model that the stock runtime runs. Running {name}, it says: {error}") from error
+
+
 def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One invocation of the model's signature: input values by name to output values by name, in float where they are int8.
 
@@ -188,7 +198,8 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         if len(value.shape) != len(shape) or any(a is not None and a != b for a, b in zip(shape, value.shape, strict=True)):
             raise ValueError(f"Input '{name}' takes the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
-    outputs = runner(**typed)
+    with running("the model"):
+        outputs = runner(**typed)
     return {name: _dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
 
 

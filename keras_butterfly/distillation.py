@@ -10,11 +10,12 @@ from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .checkpoint import Checkpoint, SaveEachEpoch, state_of
 from .cloning import named_layers
+from .labels import check_labels
 from .model_inputs import check_data, is_stream, read_examples
 from .progress import Progress
 from .recording import recorded
 from .replace import check_model
-from .wiring import positive_integer, positive_number
+from .wiring import check_finite, positive_integer, positive_number
 
 # Probabilities below it count as it, so that logarithms stay finite.
 SMALLEST = 1e-7
@@ -145,10 +146,13 @@ def distill(
         if value != 0:
             positive_number(value, name, "0 or ")
     count = len(keras.tree.flatten(x)[0])
-    labels = [] if y is None else keras.tree.flatten(y)
-    if any(len(part) != count for part in labels):
-        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[len(part) for part in labels]}")
-    probabilities = _compared_outputs(student, teacher, x)
+    y = None if y is None else keras.tree.map_structure(np.asarray, y)
+    parts = [] if y is None else keras.tree.flatten(y)
+    if any(part.ndim == 0 or len(part) != count for part in parts):
+        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[np.shape(part) for part in parts]}")
+    for part in parts:
+        check_finite(part, "the labels")
+    probabilities, classes = _compared_outputs(student, teacher, x)
     pairs = matching_layers(student, teacher)
     if hint and not pairs:
         raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
@@ -163,8 +167,10 @@ def distill(
     )
     steps = -(-count // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * steps)
-    judged = y if y is not None else validation_data[1] if validation_data is not None else None
+    judged = y if y is not None else np.asarray(validation_data[1]) if validation_data is not None else None
     compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
+    if judged is not None and str(compiled["loss"]).startswith("sparse_categorical"):
+        check_labels(judged, count if y is not None else len(judged), classes)
     distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
     distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a checkpoint is of a built model
     settings: dict = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
@@ -175,7 +181,11 @@ def distill(
     callbacks = [] if kept is None else [SaveEachEpoch(kept, settings)]
     with Progress(progress) as bars, bars.task("distill", epochs * steps) as advance:
         advance(first * steps)
-        shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+
+        def epoch_end(epoch, logs):
+            advance(0, f"distill, epoch {epoch + 1} of {epochs}, loss {logs['loss']:.4f}")
+
+        shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1), on_epoch_end=epoch_end)
         history = distiller.fit(
             x,
             y,
@@ -237,8 +247,8 @@ def _run(model, x, layers, training: bool):
         return model(x, training=training), calls
 
 
-def _compared_outputs(student, teacher, x) -> list[bool]:
-    """Whether each output is probabilities, as the first examples show.
+def _compared_outputs(student, teacher, x) -> tuple[list[bool], int]:
+    """Return whether each output is probabilities, as the first examples show, and the size of the first output's last axis.
 
     Raises:
         ValueError: if the models give different shapes.
@@ -251,7 +261,7 @@ def _compared_outputs(student, teacher, x) -> list[bool]:
     if [output.shape for output in own] != [output.shape for output in theirs]:
         shapes = [[output.shape for output in outputs] for outputs in (own, theirs)]
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
-    return [_are_probabilities(output) for output in theirs]
+    return [_are_probabilities(output) for output in theirs], theirs[0].shape[-1]
 
 
 def _are_probabilities(output) -> bool:

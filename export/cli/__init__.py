@@ -4,8 +4,12 @@ Installed as a package of its own, so that nothing heavy is imported before a co
 arguments are one line on stderr, and TensorFlow can be told to be quiet before it starts.
 """
 
+import errno
+import math
 import os
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -18,6 +22,7 @@ DEFAULT_OUTPUT = "butterfly-demo"
 @click.option("--verbose", is_flag=True, help="Show what TensorFlow and the TFLite runtime log.")
 def cli(verbose):
     """Butterfly layers for Keras: train, export to TFLite, verify, measure."""
+    _keep_to_the_encoding()
     if not verbose:
         _silence_native_code()
 
@@ -48,6 +53,17 @@ def demo(dataset, epochs, seed, output, overwrite):
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
 
+class Number(click.FloatRange):
+    """A finite number within a range: click takes nan for a number, and for one in every range."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE, NOT_NEGATIVE = Number(min=0, min_open=True), Number(min=0)
 MODEL = click.Path(path_type=Path)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -80,9 +96,11 @@ def summary(model, as_json):
 @click.option("--data", type=MODEL, help="A .npz with inputs x and labels y; x_test, y_test to score on, else a fifth.")
 @click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Of distillation from the original.")
 @click.option("--checkpoint", type=MODEL, help="Folder that an interrupted distillation goes on from.")
-@click.option("--target-latency", type=float, help="Pick by measuring: at most so many microseconds.")
-@click.option("--target-size", type=float, help="Pick by measuring: at most so many KiB of .tflite.")
-@click.option("--max-accuracy-drop", type=float, help="Pick by measuring: at most so many points of accuracy, 0 to 100, lost.")
+@click.option("--target-latency", type=POSITIVE, help="Pick by measuring: at most so many microseconds.")
+@click.option("--target-size", type=POSITIVE, help="Pick by measuring: at most so many KiB of .tflite.")
+@click.option(
+    "--max-accuracy-drop", type=NOT_NEGATIVE, help="Pick by measuring: at most so many points of accuracy, 0 to 100, lost."
+)
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that targets are measured in.")
 @click.option("--plot", type=MODEL, help="With a target: write a picture of what was tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
@@ -113,7 +131,7 @@ def replace(**options):
 @click.option("--effort", type=click.Choice(["measure", "estimate"]), default="measure", show_default=True)
 @click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--tolerance", type=float, help="Largest error relative to the largest output.")
+@click.option("--tolerance", type=POSITIVE, help="Largest error relative to the largest output.")
 @click.option("--wisdom", type=MODEL, help="File of measurements, used and added to.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
@@ -143,13 +161,16 @@ def measure(**options):
 @click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy; x_test, y_test if there.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
+@click.option(
+    "--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that .keras files are exported in."
+)
 @click.option("--plot", type=MODEL, help="Write a picture to this file too.")
 @OVERWRITE
 @AS_JSON
 def compare(**options):
     """Latency, size and accuracy of MODELS, .keras and .tflite files, measured in turn; the first is the baseline.
 
-    A .keras file is exported in float32 first.
+    A .keras file is exported first, in float32 or as --quantize says.
     """
     from keras_butterfly_cli.commands import compare as run
 
@@ -168,20 +189,41 @@ def main(arguments=None) -> None:
     except ValueError as error:
         _fail(str(error), code=getattr(error, "exit_code", 2))
     except OSError as error:
-        _fail(str(error), code=1)
+        _fail(_described(error), code=1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("keras-butterfly: interrupted", err=True)
         sys.exit(1)
 
 
+def _keep_to_the_encoding() -> None:
+    """Write what the terminal cannot show as a question mark, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def _silence_native_code() -> None:
-    """Sends file descriptor 2 nowhere, where compiled libraries log; Python's own stderr stays as it is."""
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    """Send file descriptor 2 nowhere, where compiled libraries log. Python's own stderr stays as it is."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        kept = os.dup(nowhere)
+    encoding = None if sys.stderr is None else sys.stderr.encoding
+    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=encoding, errors="replace")
+    if nowhere != 2:
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
+def _described(error: OSError) -> str:
+    """Return what went wrong and where. A full disk without a file name is that of the temporary files."""
+    if error.filename is not None or error.errno != errno.ENOSPC:
+        return str(error)
+    return f"{error.strerror or error}: temporary files are written to '{tempfile.gettempdir()}'. Free some space there."
 
 
 def _fail(message: str, code: int = 2) -> None:
-    click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
+    with suppress(OSError, ValueError):  # without stderr the exit code says it
+        click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
     sys.exit(code)

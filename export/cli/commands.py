@@ -1,10 +1,11 @@
 """What the commands do once click has read their arguments. Importing this imports TensorFlow."""
 
 import json
+import os
 import re
 from pathlib import Path
 
-import numpy as np
+import keras
 from rich.console import Console
 from rich.table import Table
 
@@ -14,13 +15,16 @@ from keras_butterfly.checkpoint import Checkpoint
 from keras_butterfly.export import files, verify
 from keras_butterfly.export.measure import content_of
 from keras_butterfly.export.model import predict
+from keras_butterfly.export.picture import check_picture
 from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from keras_butterfly.export.sweep import MOST_FITTED, accuracy, sample
 from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
+from keras_butterfly.wiring import check_finite
 
 # What a target is looked for among by default.
 KS, STACKS = (16, 32, 64), (1, 2)
+Progress.lines = True
 # A file or a pipe has no width of its own.
 FILE_WIDTH = 120
 
@@ -32,7 +36,10 @@ def summary(model, as_json):
 
 def replace(model, output, overwrite, as_json, data, target_latency, target_size, max_accuracy_drop, **options):
     """Writes the new model; with a target the one of several that meets it."""
+    outputs = {"--output": output, "--plot": options["plot"]}
+    files.check_distinct(outputs, {"MODEL": model, "--data": data})
     _check_output(output, ".keras", overwrite)
+    _check_plot(options["plot"], overwrite)
     if options["checkpoint"] is not None:
         if not options["epochs"]:
             raise ValueError("Expected --epochs with --checkpoint, which keeps the state of a training. Received it without.")
@@ -71,17 +78,35 @@ def _replaced(original, arrays, options, settings):
     how = {"kind": options["kind"], "k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
     some = None if x is None else sample(x, MOST_FITTED)
+    labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
+    scores = _scores("original", original, arrays) if options["epochs"] else {}
+    keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, record = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
-        labels = arrays.get(LABELS)
-        labels = labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
+        scores |= _scores("after the fit", new, arrays)
         keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=options["checkpoint"])
-    return new, record.to_dict(), [record.table()]
+        scores |= _scores("after distillation", new, arrays)
+    return new, {**record.to_dict(), "accuracies": scores}, [record.table(), *_score_lines(scores, record)]
+
+
+def _scores(name: str, model, arrays) -> dict[str, float]:
+    """Return the accuracy of a Keras model with one output, by `name`. Without labels in the data return nothing."""
+    suffix = TEST if arrays is not None and LABELS + TEST in arrays else ""
+    if arrays is None or LABELS + suffix not in arrays or len(model.outputs) != 1:
+        return {}
+    x = check_data(model, inputs_of(arrays, _input_names(model), suffix))
+    return {name: accuracy(arrays[LABELS + suffix], model.predict(x, verbose=0))}
+
+
+def _score_lines(scores: dict[str, float], record) -> list[str]:
+    """Return what a user needs to judge the fit, in sentences."""
+    lines = [f"accuracy, {name}: {score:.4f}" for name, score in scores.items()]
+    if any(change.error is not None for change in record.changes):
+        lines.append("relative error: of the fit, before any training. 0 is exact, 1 is a layer that has learned nothing.")
+    return lines
 
 
 def _picked(original, arrays, targets, options, settings, overwrite):
-    if options["plot"] is not None:
-        files.check_writable(options["plot"], overwrite)
     if arrays is None:
         raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
     train, test = split(arrays, _input_names(original))
@@ -118,7 +143,10 @@ def _tried(kind: str, ks, stacks):
 
 
 def export(model, output, data, wisdom, overwrite, as_json, explain, **settings):
+    files.check_distinct({"--output": output, "--wisdom": wisdom}, {"MODEL": model, "--data": data})
     _check_output(output, ".tflite", overwrite)
+    if wisdom is not None:
+        files.check_writable(wisdom, overwrite=True)
     keras_model = load_model(model)
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
     representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
@@ -143,15 +171,15 @@ def measure(model, as_json, **settings):
     _print(latency.to_dict(), [table], as_json)
 
 
-def compare(models, data, threads, runs, plot, overwrite, as_json):
+def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     """Latencies of all; on data the accuracy of each and how far its outputs are from the first one's."""
-    if plot is not None:
-        files.check_writable(plot, overwrite)
+    files.check_distinct({"--plot": plot}, {**{str(path): path for path in models}, "--data": data})
+    _check_plot(plot, overwrite)
     if len({str(path) for path in models}) != len(models):
         raise ValueError(f"Expected different models. Received: {[str(path) for path in models]}")
     arrays = None if data is None else load_arrays(data)
     with Progress() as bars:
-        contents = {str(path): _content(path) for path in bars.each(models, "load and export")}
+        contents = {str(path): _content(path, quantize, arrays) for path in bars.each(models, "load and export")}
         judged = {}
         if arrays is not None:
             judged = _judged({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
@@ -165,17 +193,22 @@ def compare(models, data, threads, runs, plot, overwrite, as_json):
     _print(report, [comparison.table(), *([_judgement(judged)] if judged else [])], as_json)
 
 
-def _content(path: Path) -> bytes:
-    if path.suffix in (".keras", ".h5"):
-        return exporting.to_tflite(load_model(path), progress=False).content
-    return content_of(path)
+def _content(path: Path, quantize: str | None, arrays) -> bytes:
+    if path.suffix not in (".keras", ".h5"):
+        return content_of(path)
+    model = load_model(path)
+    data = None if arrays is None else inputs_of(arrays, _input_names(model))
+    return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
 
 
 def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
     suffix = TEST if LABELS + TEST in arrays else ""
     labels, first, judged = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
-        outputs = predict(content, inputs_of(arrays, _signature_inputs(content), suffix))
+        inputs = inputs_of(arrays, _signature_inputs(content), suffix)
+        for array in keras.tree.flatten(inputs):
+            check_finite(array, "the data")
+        outputs = predict(content, inputs)
         first = outputs if first is None else first
         listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
         try:
@@ -210,6 +243,8 @@ def _input_names(model) -> list[str]:
 
 def _where(names, least):
     """What `replace_dense` takes: names, a regular expression, a number of weights, or None."""
+    if any(not name.strip() for name in names):
+        raise ValueError("Expected a name or a regular expression for --where. Received an empty one.")
     if names and least:
         raise ValueError("Expected --where or --least. Received both.")
     if len(names) == 1 and not re.fullmatch(r"[\w/.-]+", names[0]):
@@ -220,10 +255,16 @@ def _where(names, least):
     return list(names) or least
 
 
+def _check_plot(path, overwrite: bool) -> None:
+    if path is not None:
+        check_picture(path)
+        files.check_writable(path, overwrite)
+
+
 def _check_output(path, suffix: str, overwrite: bool) -> None:
     if Path(path).suffix != suffix:
         raise ValueError(f"Expected an --output that ends in {suffix}. Received: '{path}'")
-    if Path(path).exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise ValueError(f"'{path}' exists. Choose another --output, or pass --overwrite.")
     files.check_writable(path, overwrite)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..latency import Latency
-from ..verify import Interpreter, load
+from ..verify import Interpreter, load, running
 
 # A timed block is sized by the speed of the warm-up to last this long, so that the clock's resolution does not show.
 BLOCK_SECONDS = 2e-4
@@ -48,7 +48,10 @@ class Host:
     ) -> dict[str, Latency]:
         """All models in turn, A B C A B C ..., so that drift of the machine's speed hits all alike."""
         interpreters = {name: _prepared(content, threads) for name, content in models.items()}
-        invocations = {name: _block_length(interpreter, warmup) for name, interpreter in interpreters.items()}
+        invocations = {}
+        for name, interpreter in interpreters.items():
+            with running(f"'{name}'"):
+                invocations[name] = _block_length(interpreter, warmup)
         seconds: dict[str, list[float]] = {name: [] for name in interpreters}
         for done in range(runs):
             for name, interpreter in interpreters.items():

@@ -1,0 +1,247 @@
+"""The command line on bad input: one line on stderr and exit code 2 before the long work, and nothing lost."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_butterfly_cli import main
+
+from keras_butterfly.checkpoint import FILE
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((64, 16)).astype("float32"), RNG.integers(0, 4, 64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a trained model and its data."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("command")
+    model = keras.Sequential(
+        [keras.Input((16,), name="x"), layers.Dense(64, "relu", name="hidden"), layers.Dense(64, "relu", name="wide")]
+        + [layers.Dense(4, activation="softmax", name="head")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(X, Y, epochs=2, verbose=0)
+    model.save(path / "m.keras")
+    np.savez(path / "d.npz", x=X, y=Y)
+    return path
+
+
+def run(capsys, *arguments):
+    """Run the command in this process; return its exit code and the lines on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--verbose", *map(str, arguments)])  # without it stderr would be another one for the rest of the process
+    return stopped.value.code or 0, capsys.readouterr().err.splitlines()
+
+
+def refused(capsys, message, *arguments):
+    code, lines = run(capsys, *arguments)
+    assert code == 2, lines
+    assert len(lines) == 1 and lines[0].startswith("keras-butterfly: "), lines
+    assert message in lines[0]
+
+
+REPLACE = ("replace", "m.keras", "-o", "new.keras", "--where", "wide", "--steps", 2)
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "m.keras", "-o", "same.tflite", "--wisdom", "same.tflite"), "--output and --wisdom to be different files"),
+        (("export", "m.keras", "-o", "a.tflite", "--wisdom", "./m.keras"), "MODEL and --wisdom to be different files"),
+        (("export", "m.keras", "-o", "a.tflite", "--wisdom", "missing/w.json"), "Expected an existing folder"),
+        (("export", "m.keras", "-o", "x" * 300 + ".tflite"), "at most 255 bytes"),
+        (("export", "m.keras", "-o", "a.tflite", "--tolerance", "nan"), "not a finite number"),
+        (("export", "m.keras", "-o", "a.tflite", "--batch-size", 999999999), "whose inputs stay below 2 GiB"),
+        ((*REPLACE, "--target-latency", -5), "--target-latency"),
+        ((*REPLACE, "--target-latency", "nan"), "not a finite number"),
+        ((*REPLACE, "--target-size", 0), "--target-size"),
+        ((*REPLACE, "--checkpoint", "state"), "Expected --epochs with --checkpoint"),
+        (("replace", "m.keras", "-o", "new.keras", "--where", ""), "--where. Received an empty one"),
+        ((*REPLACE, "--plot", "p.json", "--target-size", 9), "ends in a picture format"),
+        (("compare", "m.keras", "--plot", "p.json"), "ends in a picture format"),
+        (("compare", "m.keras", "--plot", "m.keras", "--overwrite"), "m.keras and --plot to be different files"),
+        (("measure", "m.keras", "--threads", 100000), "`threads` must be at most 256"),
+    ],
+)
+def test_nonsense_is_one_line(arguments, message, capsys, folder):
+    before = sorted(os.listdir(folder))
+    refused(capsys, message, *arguments)
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.int64(3), "Expected one label for each of 64 examples"),
+        (Y[:5], "Expected as many labels as examples"),
+        (Y + 4, "Expected labels within 0 .. 3. Received labels from 4 to 7"),
+        (Y - 1, "Expected labels within 0 .. 3. Received labels from -1 to"),
+        (np.where(Y == 0, np.nan, Y), "The array 'y' holds some that are NaN or infinite"),
+        (np.array([str(label) for label in Y]), "Expected integer labels. Received: <U1"),
+        (np.eye(4, dtype=int)[Y], "one-hot"),
+        (Y + 0.5, "Expected integer labels"),
+        (Y + 1j, "Expected integer labels. Received: complex128"),
+    ],
+    ids=["scalar", "few", "large", "negative", "nan", "text", "one-hot", "fractions", "complex"],
+)
+def test_labels_that_are_no_classes(labels, message, capsys, folder):
+    np.savez(folder / "bad.npz", x=X, y=labels)
+    refused(capsys, message, *REPLACE, "--data", "bad.npz", "--epochs", 1)
+    assert not (folder / "new.keras").exists()
+
+
+@pytest.mark.parametrize("damage", ["deflate", "header", "huge", "cut", "text"])
+def test_damaged_data_are_named(damage, capsys, folder):
+    path = folder / "damaged.npz"
+    path.unlink(missing_ok=True)
+    if damage == "text":
+        path.write_text("no zip")
+    elif damage == "cut":
+        path.write_bytes((folder / "d.npz").read_bytes()[:400])
+    else:
+        head = io.BytesIO()
+        np.save(head, X)
+        content = head.getvalue()
+        if damage == "huge":
+            content = content.replace(b"(64, 16), ", b"(9999999999999, 16), ")
+        if damage == "header":
+            content = content.replace(b"{'descr'", b"{'descr((")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", content)
+        if damage == "deflate":
+            whole = bytearray(path.read_bytes())
+            whole[60:400] = bytes(340)
+            path.write_bytes(bytes(whole))
+    refused(capsys, "'damaged.npz' could not be read", "export", "m.keras", "-o", "a.tflite", "--data", "damaged.npz")
+
+
+def test_a_file_that_loads_but_does_not_run_is_an_error_in_words(capsys, folder, monkeypatch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    code, lines = run(capsys, "export", "m.keras", "-o", "fine.tflite", "--effort", "estimate", "--overwrite")
+    assert code == 0, lines
+
+    def broken(self):
+        raise RuntimeError("gather index out of bounds\nNode number 3 failed to invoke.")
+
+    monkeypatch.setattr(Interpreter, "invoke", broken)
+    refused(capsys, "Expected a model that the stock runtime runs", "measure", "fine.tflite")
+
+
+def test_nan_in_the_data_of_a_comparison(capsys, folder):
+    np.savez(folder / "nan.npz", x=np.where(X > 2, np.nan, X), y=Y)
+    refused(capsys, "The array 'x' holds some that are NaN or infinite", "compare", "m.keras", "--data", "nan.npz")
+
+
+def test_a_rerun_with_the_same_seed_gives_the_same_weights(capsys, folder):
+    found = []
+    for name in ("one.keras", "two.keras"):
+        code, lines = run(
+            capsys,
+            "replace",
+            "m.keras",
+            "-o",
+            name,
+            "--where",
+            "wide",
+            "--steps",
+            2,
+            "--data",
+            "d.npz",
+            "--epochs",
+            1,
+            "--seed",
+            3,
+        )
+        assert code == 0, lines
+        found.append(keras.models.load_model(folder / name).get_weights())
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_accuracies_before_and_after_are_printed(capsys, folder):
+    with pytest.raises(SystemExit):
+        main(["--verbose", *map(str, REPLACE), "--data", "d.npz", "--epochs", "1", "--json", "--overwrite"])
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["accuracies"]) == ["original", "after the fit", "after distillation"]
+    model = keras.models.load_model(folder / "m.keras")
+    assert report["accuracies"]["original"] == np.mean(model.predict(X, verbose=0).argmax(-1) == Y)
+
+
+def test_the_checkpoint_is_kept_until_the_output_is_written(capsys, folder, monkeypatch):
+    from keras_butterfly_cli import commands
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "out.keras")
+
+    arguments = ("replace", "m.keras", "-o", "out.keras", "--where", "wide", "--steps", 2, "--data", "d.npz", "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.files, "write", full)
+        code, lines = run(capsys, *arguments, "--checkpoint", "state")
+    assert code == 1 and "No space left on device" in lines[-1] and "out.keras" in lines[-1]
+    assert (folder / "state" / FILE).exists()
+    code, lines = run(capsys, *arguments, "--checkpoint", "state")
+    assert code == 0, lines
+    assert (folder / "out.keras").exists() and not list((folder / "state").iterdir())
+
+
+def test_a_folder_of_a_users_files_is_no_checkpoint(capsys, folder):
+    (folder / "precious").mkdir()
+    (folder / "precious" / "thesis.tex").write_text("years of work")
+    refused(
+        capsys,
+        "which holds 'thesis.tex'",
+        *REPLACE,
+        "--overwrite",
+        "--data",
+        "d.npz",
+        "--epochs",
+        1,
+        "--checkpoint",
+        "precious",
+    )
+    assert (folder / "precious" / "thesis.tex").read_text() == "years of work"
+
+
+def test_stages_are_lines_where_stderr_is_no_terminal(capsys, folder):
+    code, lines = run(capsys, *REPLACE, "--data", "d.npz", "--epochs", 2, "--overwrite")
+    assert code == 0
+    assert any(line.startswith("fit wide") for line in lines), lines
+    assert sum("distill, epoch" in line and "loss" in line for line in lines) == 2
+
+
+def process(folder, *arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_butterfly", *arguments], cwd=folder, capture_output=True, timeout=180, **kwargs
+    )
+
+
+def test_the_module_runs_as_a_command_on_an_ascii_terminal(folder):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    (folder / "größe.keras").write_bytes((folder / "m.keras").read_bytes())
+    for name, code in (("größe.keras", 0), ("missing-größe.keras", 2)):
+        done = process(folder, "summary", name, env=environment)
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+    (folder / "größe.keras").unlink()
+
+
+def test_a_closed_stderr_is_no_failure(folder):
+    command = f'exec "{sys.executable}" -m keras_butterfly summary m.keras 2>&-'
+    done = subprocess.run(["sh", "-c", command], cwd=folder, stdout=subprocess.PIPE, timeout=180)
+    assert done.returncode == 0
+    assert b"hidden" in done.stdout
