@@ -4,13 +4,13 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 FILE, PARTIAL = "training.npz", "training.npz.partial"
-_ABOUT = "about"
 
 
 class Checkpoint:
@@ -51,12 +51,12 @@ class Checkpoint:
         Raises:
             OSError: naming the file, for example if the disk is full. The last whole checkpoint is kept.
         """
-        values = {f"value_{index}": _storable(variable) for index, variable in enumerate(variables)}
+        values: dict[str, Any] = {f"value_{index}": _storable(variable) for index, variable in enumerate(variables)}
         about = json.dumps({"epoch": epoch, "settings": settings})
         partial = self.folder / PARTIAL
         try:
             with partial.open("wb") as file:
-                np.savez(file, **{_ABOUT: np.array(about)}, **values)
+                np.savez(file, about=np.array(about), **values)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self.folder / FILE)
@@ -75,7 +75,7 @@ class Checkpoint:
             return 0
         try:
             with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file[_ABOUT]))
+                about = json.loads(str(file["about"]))
                 values = [file[f"value_{index}"] for index in range(len(file.files) - 1)]
             epoch, saved = int(about["epoch"]), about["settings"]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

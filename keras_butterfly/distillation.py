@@ -162,7 +162,7 @@ def distill(
     compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
     distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
     distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a checkpoint is of a built model
-    settings = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
+    settings: dict = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
     settings |= {"temperature": temperature, "examples": count, "labels": y is not None}
     settings |= {"layers": [type(layer).__name__ for layer in student._flatten_layers()]}
     kept = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
