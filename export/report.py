@@ -1,8 +1,9 @@
 """Models side by side: measured in one run, as a table, a plot, a JSON file."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,14 @@ from .latency import Latency
 from .measure import content_of, measure_all
 from .picture import check_picture
 from .verify import counted, operators
+
+# The palette of Okabe and Ito, which colour-blind readers can tell apart, without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour in which plots show each of `names`."""
+    return dict(zip(names, cycle(COLOURS), strict=False))
 
 
 @dataclass(frozen=True)
@@ -96,16 +105,17 @@ class Comparison:
         return figure
 
     def draw(self, time_axes, size_axes) -> None:
-        """Draws the bars of `figure` on two matplotlib axes."""
+        """Draw the bars of `figure` on two matplotlib axes, in one colour per model."""
         names = list(self.latencies)[::-1]  # a bar chart's axis runs upwards
+        color = [colours(self.latencies)[name] for name in names]
         medians = [self.latencies[name].median * 1e6 for name in names]
         spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
-        bars = time_axes.barh(names, medians, xerr=spreads, color="tab:blue")
+        bars = time_axes.barh(names, medians, xerr=spreads, color=color)
         labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
         time_axes.bar_label(bars, labels)
-        time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.6))
+        time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.7))
         sizes = [self.sizes[name] / 1024 for name in names]
-        bars = size_axes.barh(names, sizes, color="tab:orange")
+        bars = size_axes.barh(names, sizes, color=color)
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
 

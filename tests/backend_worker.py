@@ -12,11 +12,12 @@ from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
 
 N = 24
 LAYERS = {
-    "butterfly": lambda: Butterfly(use_bias=True, activation="tanh", seed=1),
-    "gather": lambda: Butterfly(use_bias=True, activation="tanh", seed=1, implementation="gather"),
+    "butterfly": lambda: Butterfly(activation="tanh", seed=1),
+    "gather": lambda: Butterfly(activation="tanh", seed=1, implementation="gather"),
     "truncated": lambda: Butterfly(7, seed=2),
-    "expanded": lambda: Butterfly(40, seed=3, stacks=2),
-    "replacement": lambda: ButterflyDense(11, activation="relu", seed=4, kernel_initializer="ones"),
+    "random subset": lambda: Butterfly(7, truncation="random", use_bias=False, seed=2),
+    "expanded": lambda: Butterfly(40, truncation="random", seed=3, stacks=2, lr_multiplier=3),
+    "replacement": lambda: ButterflyDense(11, "relu", seed=4, kernel_initializer="ones"),
     "kaleidoscope": lambda: Kaleidoscope(16, seed=5),
 }
 

@@ -76,8 +76,10 @@ class Rows:
 def main():
     options = parse()
     scope = SCOPES[options.strategy]()
+    drawn = subsets()  # before the first seed is set
     outcomes = {optimizer: train(optimizer, scope, options) for optimizer in options.optimizers}
-    np.savez(options.output, **{f"{run}.{name}": value for run, outcome in outcomes.items() for name, value in outcome.items()})
+    found = {f"{run}.{name}": value for run, outcome in outcomes.items() for name, value in outcome.items()}
+    np.savez(options.output, **found, **drawn)
 
 
 def parse():
@@ -128,13 +130,28 @@ def empty_model(strategy, scope):
 
 
 def layers():
-    """Butterflies whose random subsets all processes agree on: by a seed of the layer's own, and by the global one."""
+    """Return butterflies of random subsets, on which all processes agree without a seed of a layer's own.
+
+    The global seed is of the initial weights alone.
+    """
     keras.utils.set_random_seed(2)
-    return [
-        keras.Input((FEATURES,)),
-        Butterfly(20, activation="relu", use_bias=True, seed=1),
-        ButterflyDense(UNITS, k1=4, k2=2),
-    ]
+    return [keras.Input((FEATURES,)), *butterflies()]
+
+
+def butterflies():
+    return [Butterfly(20, "relu", truncation="random"), ButterflyDense(UNITS, k1=4, k2=2)]
+
+
+def subsets():
+    """Return by name the nodes that the layers keep in a process that has set no seed at all."""
+    first, second = butterflies()
+    first.build((None, FEATURES))
+    second.build((None, 20))
+    return {
+        "subset.inputs": first.wiring.inputs,
+        "subset.j1": second.j1.wiring.outputs,
+        "subset.j2_t": second.j2_t.wiring.inputs,
+    }
 
 
 def backups(options):

@@ -146,6 +146,14 @@ def test_two_devices_under_mirrored_strategy_train_as_one_process(optimizer, one
     assert_same_training(mirrored, alone, optimizer)
 
 
+def test_processes_draw_the_same_subsets_without_a_seed(one_machine, two_workers):
+    runs = [*one_machine.values(), *two_workers.values()]
+    assert len(runs) == 4
+    for name, kept, of in (("inputs", 12, 20), ("j1", 4, 20), ("j2_t", 2, 3)):
+        (subset,) = {tuple(run[f"subset.{name}"].tolist()) for run in runs}
+        assert len(subset) == len(set(subset) & set(range(of))) == kept
+
+
 @pytest.mark.parametrize("worker", ["first", "second"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_two_workers_train_as_one_process(optimizer, worker, one_machine, two_workers):

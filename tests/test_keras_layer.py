@@ -1,6 +1,7 @@
 """Keras's own test of a layer, and what it does not look at. `keras.src.testing` is private: imported here only."""
 
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -11,12 +12,13 @@ from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
 
 LAYERS = {
     "butterfly": (Butterfly, {"seed": 1}),
-    "truncated": (Butterfly, {"units": 5, "seed": 1, "use_bias": True, "activation": "relu"}),
-    "stacks": (Butterfly, {"units": 12, "seed": 1, "stacks": 2, "kernel_initializer": "orthogonal"}),
+    "truncated": (Butterfly, {"units": 5, "seed": 1, "truncation": "random", "activation": "relu", "lr_multiplier": 2}),
+    "stacks": (Butterfly, {"units": 12, "seed": 1, "stacks": 2, "use_bias": False}),
     "dense": (ButterflyDense, {"units": 12, "activation": "relu"}),
     "dense with lora": (ButterflyDense, {"units": 12, "k1": 4, "k2": 4, "lora_rank": 2}),
-    "kaleidoscope": (Kaleidoscope, {"units": 12, "use_bias": True, "activation": "relu"}),
+    "kaleidoscope": (Kaleidoscope, {"units": 12, "activation": "relu"}),
 }
+CLASSES = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
 REGULARISERS = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
 
 
@@ -44,7 +46,7 @@ def test_keras_own_test_of_a_layer(name, regularised):
     assert bool(layer.losses) == regularised
 
 
-@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
+@CLASSES
 def test_name_dtype_policy_and_trainable_survive_the_config(cls):
     layer = cls(4, name="hidden", dtype="mixed_bfloat16", trainable=False)
     restored = cls.from_config(layer.get_config())
@@ -54,12 +56,69 @@ def test_name_dtype_policy_and_trainable_survive_the_config(cls):
 
 
 def test_every_argument_of_keras_dense_is_taken():
-    """All that Dense takes, `ButterflyDense` takes by the same name, but for the quantisation that it refuses."""
+    """Compare with ButterflyDense, which takes all that Dense takes but for the quantisation that it refuses."""
     dense, ours = (set(inspect.signature(cls).parameters) for cls in (keras.layers.Dense, ButterflyDense))
     assert dense - ours <= {"quantization_config"}
 
 
-def test_replacing_dense_in_code_needs_no_other_change(rng):
+@CLASSES
+def test_arguments_begin_as_those_of_dense_and_all_others_are_given_by_name(cls):
+    dense, ours = (list(inspect.signature(each).parameters.values()) for each in (keras.layers.Dense, cls))
+    assert [parameter.name for parameter in ours[:3]] == [parameter.name for parameter in dense[:3]]
+    assert [parameter.default for parameter in ours[1:3]] == [parameter.default for parameter in dense[1:3]] == [None, True]
+    assert ours[0].default is (inspect.Parameter.empty if cls is ButterflyDense else None)
+    assert {parameter.kind for parameter in ours[:3]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert {parameter.kind for parameter in ours[3:-1]} == {inspect.Parameter.KEYWORD_ONLY}
+    assert ours[-1].kind == inspect.Parameter.VAR_KEYWORD
+
+
+@CLASSES
+@pytest.mark.parametrize("arguments", [(64,), (64, "relu"), (64, "relu", False), (64, None, False)], ids=str)
+def test_positional_arguments_mean_what_they_mean_to_dense(cls, arguments):
+    dense, ours = keras.layers.Dense(*arguments), cls(*arguments)
+    for layer in (dense, ours):
+        layer.build((None, 16))
+    assert ours.get_config()["units"] == dense.units == 64
+    assert ours.activation is dense.activation
+    assert ours.use_bias is dense.use_bias is (ours.bias is not None)
+
+
+@CLASSES
+def test_a_fourth_positional_argument_is_refused(cls):
+    with pytest.raises(TypeError, match="positional"):
+        cls(64, "relu", True, 16)
+
+
+@pytest.mark.parametrize(
+    ("cls", "remedy"),
+    [
+        (Butterfly, "All arguments after `use_bias` are given by name."),
+        (ButterflyDense, "The widths of the middle are given by name, as in k1=16, k2=16."),
+        (Kaleidoscope, "The number of pairs is given by name, as in width=2."),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(64, 16), (64, 16, 16), (64, 0), (64, 2.5), (64, np.int64(16))], ids=str)
+def test_a_number_in_place_of_the_activation_is_refused_and_the_remedy_named(cls, remedy, arguments):
+    message = (
+        "`activation` must be a name, a function or None, as in keras.layers.Dense. "
+        f"Received: activation={arguments[1]!r}. {remedy}"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cls(*arguments)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cls(64, activation=arguments[1])
+
+
+@CLASSES
+def test_bias_is_on_by_default_and_starts_at_zero(cls):
+    layer = cls(5)
+    layer.build((None, 8))
+    assert layer.use_bias is True
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.bias), np.zeros(5))
+
+
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+def test_replacing_dense_in_code_needs_no_other_change(cls, rng):
     arguments = {
         "units": 6,
         "activation": "tanh",
@@ -75,7 +134,7 @@ def test_replacing_dense_in_code_needs_no_other_change(rng):
         "dtype": "float32",
     }
     x = rng.standard_normal((8, 10)).astype("float32")
-    models = [keras.Sequential([keras.Input((10,)), cls(**arguments)]) for cls in (keras.layers.Dense, ButterflyDense)]
+    models = [keras.Sequential([keras.Input((10,)), each(**arguments)]) for each in (keras.layers.Dense, cls)]
     for model in models:
         model.compile("adam", "mse")
         assert np.isfinite(model.fit(x, x[:, :6], epochs=2, verbose=0).history["loss"][-1])
