@@ -1,11 +1,12 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from keras_butterfly.progress import Progress
 from keras_butterfly.wiring import positive_integer, positive_number
 
 from . import devices, verify
+from .diagnosis import first_wrong_layer
 from .lowering import Layer, lower
 from .model import TFLiteModel
 from .naming import renamed
@@ -201,12 +203,36 @@ class _Export:
         if precision.name == "int8":
             verify.check_survives(content)
         interpreter = verify.load(content)
-        parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, gives_classes(self.original))
+        try:
+            parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, gives_classes(self.original))
+        except ParityError as error:
+            raise ParityError(f"{error}{self._advice(content)}") from None
         partitions = verify.partitions(interpreter)
         names = tuple(spec.name for spec in self.specs), self.output_names
         notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
         original = self._original_parity(interpreter)
         return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes, original)
+
+    def _advice(self, content: bytes) -> str:
+        """Return what to do about an int8 export that was refused: where it goes wrong, and whether "dynamic" fits."""
+        planner = self.planner
+        if planner.precision.name != "int8":
+            return ""
+        wrong = first_wrong_layer(content, self.model, self.data.verification[0], planner.tolerance)
+        advice = "" if wrong is None else f" The first layer to go wrong is '{wrong[0]}', off by {wrong[1]:.2g}."
+        dynamic = Precision("dynamic")
+        easier = replace(planner, precision=dynamic, tolerance=dynamic.tolerance, effort="estimate", objective="size")
+        try:
+            fits = _Export(self.original, easier, [*self._arrays()], self.specs[0].shape[0])
+            error = fits.lowered(easier.plan(fits.layers)).parity.relative_error
+        except ValueError:
+            return f"{advice} Give more typical data, or take float32."
+        return f'{advice} quantize="dynamic" fits: it is off by {error:.2g}.'
+
+    def _arrays(self) -> list[np.ndarray]:
+        """Return the representative data again, one array for each input, in the order of the model's inputs."""
+        batches = self.data.calibration
+        return [np.concatenate([batch[spec.name] for batch in batches]) for spec in self.specs]
 
     def _original_parity(self, interpreter: verify.Interpreter) -> Parity | None:
         """Return how far the export is from the model itself, if that does not compute in float32."""
@@ -302,17 +328,27 @@ def convert(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TensorFlow's notes on the temporary folders that its converter writes and on the interpreter that it calibrates
-    with."""
+    """Keep what TensorFlow's converter and the runtime that it calibrates with write on stderr from the user.
+
+    Compiled code writes to file descriptor 2, so that leads nowhere for the while.
+    """
     logger = tf.get_logger()
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
+    nowhere, kept = os.open(os.devnull, os.O_WRONLY), None
+    with suppress(OSError):  # stderr may be closed
+        kept = os.dup(2)
     try:
+        os.dup2(nowhere, 2)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        os.close(nowhere)
+        if kept is not None:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _complaint(error: Exception) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from keras_butterfly import Butterfly
 from keras_butterfly.progress import Progress
+from keras_butterfly.text_table import TextTable
 
 from . import files
 from .convert import to_tflite
@@ -141,14 +141,14 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
         console.print(f"wrote {path}")
 
 
-def table(outcomes: dict[str, Outcome], comparison: Comparison) -> Table:
+def table(outcomes: dict[str, Outcome], comparison: Comparison) -> TextTable:
     """Return a table of the networks, one a row."""
     facts = comparison.latencies[comparison.baseline]
     conditions = f"float32, batch 1, threads {facts.threads}, {facts.runtime}, {facts.machine}"
     title = f"Test accuracy and latency of the exported models\n{conditions}"
     error = max(outcome.standard_error for outcome in outcomes.values())
     caption = f"One standard error of an accuracy on so many test images is {100 * error:.1f} points."
-    result = Table(title=title, caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
+    result = TextTable(title=title, caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
     result.add_column("network", no_wrap=True)
     for column in ("accuracy", "weights", "KiB", "median us", "speed-up", "max error"):
         result.add_column(column, justify="right", no_wrap=True)

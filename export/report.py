@@ -7,7 +7,8 @@ from itertools import cycle
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from keras_butterfly.text_table import TextTable
 
 from . import files
 from .latency import Latency
@@ -48,10 +49,10 @@ class Comparison:
             raise ValueError(f"Expected one of {list(self.latencies)}. Received: {name!r}")
         return self.latencies[self.baseline].median / self.latencies[name].median
 
-    def table(self) -> Table:
-        """A rich table; print it with `rich.print`."""
+    def table(self) -> TextTable:
+        """Return a table, which `print` and `rich.print` show."""
         facts = self.latencies[self.baseline]
-        table = Table(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
+        table = TextTable(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
         table.add_column("model")
         for column in ("median us", "p95 us", "IQR us", "speed-up", "size KiB"):
             table.add_column(column, justify="right")
@@ -153,9 +154,9 @@ def print_explanation(model) -> None:
             console.print(_considered(plan))
 
 
-def _considered(plan) -> Table:
+def _considered(plan) -> TextTable:
     """What was considered for one layer, the fastest first; the chosen one is marked."""
-    table = Table("lowering")
+    table = TextTable("lowering")
     for column in ("estimate us", "measured us", "size KiB", "error"):
         table.add_column(column, justify="right")
     table.add_column("passed over because")

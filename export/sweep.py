@@ -7,13 +7,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from rich.table import Table
 
 from keras_butterfly.distillation import distill
 from keras_butterfly.labels import check_labels
 from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
 from keras_butterfly.replace import Record, check_model, replace_dense
+from keras_butterfly.text_table import TextTable
 from keras_butterfly.wiring import positive_integer
 
 from . import files
@@ -142,10 +142,10 @@ class Sweep:
         figures = self._figures(point)
         return f"{figures['latency'] * 1e6:.1f} us, {figures['size'] / 1024:.0f} KiB, {figures['drop']:.4f} below the original"
 
-    def table(self) -> Table:
-        """A rich table; print it with `rich.print`."""
+    def table(self) -> TextTable:
+        """Return a table, which `print` and `rich.print` show."""
         facts = self.points[0].latency
-        table = Table(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
+        table = TextTable(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
         table.add_column("hidden layers")
         for column in ("score", "weights", "part", "KiB", "median us", "speed-up"):
             table.add_column(column, justify="right")

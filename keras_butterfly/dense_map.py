@@ -50,7 +50,10 @@ class DenseMap:
         if getattr(layer, "quantization_mode", None):
             raise ValueError(f"is quantized to {layer.quantization_mode}")
         if layer.kernel_constraint is not None:
-            raise ValueError("has a kernel_constraint, which the factors of a butterfly would not keep")
+            raise ValueError(
+                "has a kernel_constraint, which the factors of a butterfly would not keep. Set layer.kernel_constraint = None "
+                "to give it up"
+            )
         if isinstance(layer, keras.layers.EinsumDense):
             _check_einsum(layer)
         strides = _checked_strides(layer) if isinstance(layer, keras.layers.Conv2D) else (1, 1)

@@ -1,10 +1,13 @@
 """What layers are given and give while a model runs, on every Keras backend."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
+
+_turn = threading.RLock()
 
 
 class Call(NamedTuple):
@@ -16,21 +19,25 @@ class Call(NamedTuple):
 
 @contextmanager
 def recorded(layers: Iterable[keras.layers.Layer]) -> Iterator[dict[int, list[Call]]]:
-    """While active, every call of one of `layers` is noted, by `id(layer)`, in the order of the first calls.
+    """While active, note every call of one of `layers`, by `id(layer)`, in the order of the first calls.
 
     The tensors belong to whoever runs the model: values when it runs eagerly, symbols inside a traced function or a symbolic
-    call.
+    call. Two threads take turns, because they may record the same layers.
     """
     calls: dict[int, list[Call]] = {}
     unique = {id(layer): layer for layer in layers}
-    for key, layer in unique.items():
-        # Set past Keras's __setattr__, which tracks what layers hold; the method of the class shines through afterwards.
-        layer.__dict__["call"] = _noting(layer.call, calls, key)
-    try:
-        yield calls
-    finally:
-        for layer in unique.values():
-            del layer.__dict__["call"]
+    with _turn:
+        before = {key: layer.__dict__.get("call") for key, layer in unique.items()}
+        for key, layer in unique.items():
+            # Set past Keras's __setattr__, which tracks what layers hold.
+            layer.__dict__["call"] = _noting(layer.call, calls, key)
+        try:
+            yield calls
+        finally:
+            for key, layer in unique.items():
+                del layer.__dict__["call"]  # which restores the method of the class
+                if before[key] is not None:
+                    layer.__dict__["call"] = before[key]
 
 
 def _noting(call, calls: dict[int, list[Call]], key: int):

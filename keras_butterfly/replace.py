@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 from keras import ops
-from rich.table import Table
 
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
@@ -17,13 +16,17 @@ from .fitting import STEPS, fit
 from .model_inputs import check_data, read_examples
 from .progress import Progress
 from .recording import recorded
+from .text_table import TextTable
 from .wiring import check_seed, positive_integer
 
 REPLACEMENTS = ("auto", "butterfly", "sandwich")
 INITIALIZE = ("fit", "fresh")
+NOT_SELECTED = "is not selected by `where`"
 # Rows of each layer's inputs that are kept of the data; more cost memory and change the fit little.
 MOST_ROWS = 8192
 BATCH = 64
+# Layers with fewer weights are not listed among those that stay, unless they were asked for.
+HEAVY = 4096
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,10 @@ class Record:
         found = (little_saved(change.layer, change.weights_after, change.weights_before) for change in self.changes)
         return tuple(note for note in found if note)
 
-    def table(self) -> Table:
-        """A rich table; print it with `rich.print`."""
+    def table(self) -> TextTable:
+        """Return a table, which `print` and `rich.print` show."""
         title = f"{self.weights_before:,} weights -> {self.weights_after:,}"
-        table = Table(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
+        table = TextTable(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
         for column in ("layer", "was", "is", "shape"):
             table.add_column(column)
         for column in ("weights before", "after", "relative error"):
@@ -240,11 +243,11 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
         if isinstance(layer, KINDS):
             candidates.setdefault(id(layer), (path, layer))
     wanted, must = _wanted(where, [(path, layer.name) for path, layer in candidates.values()])
-    targets, kept = [], {}
+    targets, kept = [], _heavy_others(model)
     for path, layer in candidates.values():
         try:
             if not wanted(path, layer):
-                raise ValueError("is not asked for")
+                raise ValueError(NOT_SELECTED)
             dense = DenseMap.of(layer)
             if any(variable is held for variable in layer.variables for held in _held_by_others(model, layer)):
                 raise ValueError("has weights that another layer works on")
@@ -255,10 +258,28 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
         except ValueError as reason:
             if must(path, layer):
                 raise ValueError(f"Layer '{path}' {reason}. Choose other layers by `where`, or other arguments.") from None
-            kept[path] = str(reason)
+            if str(reason) != NOT_SELECTED or _could_be_replaced(layer):
+                kept[path] = str(reason)
     if not targets:
         raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(kept)}.")
     return targets, kept
+
+
+def _could_be_replaced(layer: keras.layers.Layer) -> bool:
+    """Return whether somebody may expect this layer to be replaced: no convolution of several pixels, and not a small one."""
+    pointwise = not isinstance(layer, keras.layers.Conv2D) or tuple(layer.kernel_size) == (1, 1)
+    return pointwise and layer.count_params() >= HEAVY
+
+
+def _heavy_others(model: keras.Model) -> dict[str, str]:
+    """Return why layers with many weights that are no dense maps stay, by path."""
+    names = {keras.layers.LSTM: "recurrent", keras.layers.GRU: "recurrent", keras.layers.Embedding: "a table of embeddings"}
+    return {
+        path: f"has {layer.count_params():,} weights, but is {what}, which is not replaced"
+        for path, layer in named_layers(model)
+        for kind, what in names.items()
+        if isinstance(layer, kind) and layer.built and layer.count_params() >= HEAVY
+    }
 
 
 def _held_by_others(model, layer) -> list:

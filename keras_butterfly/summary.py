@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import keras
 from rich.console import Console
-from rich.table import Table
 
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .dense_map import little_saved
 from .kaleidoscope import Kaleidoscope
 from .recording import Call, recorded
+from .text_table import TextTable
 
 Shape = tuple[int | None, ...]
 
@@ -104,10 +104,10 @@ class Summary:
         found = (little_saved(row.layer, row.weights, row.dense_weights) for row in self.rows if row.kind in kinds)
         return tuple(note for note in found if note)
 
-    def table(self) -> Table:
-        """A rich table; print it with `rich.print`."""
+    def table(self) -> TextTable:
+        """Return a table, which `print` and `rich.print` show."""
         title = f"{self.model}, compression {self.compression:,.1f}x"
-        table = Table(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
+        table = TextTable(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
         for column in ("layer", "kind", "output shape"):
             table.add_column(column, overflow="fold")
         for column in ("weights", "dense\nweights", "multiply-\nadds", "float32\nKiB", "float16\nKiB", "int8\nKiB"):

@@ -25,8 +25,12 @@ def folder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("command")
     model = keras.Sequential(
-        [keras.Input((16,), name="x"), layers.Dense(64, "relu", name="hidden"), layers.Dense(64, "relu", name="wide")]
-        + [layers.Dense(4, activation="softmax", name="head")]
+        [
+            keras.Input((16,), name="x"),
+            layers.Dense(64, "relu", name="hidden"),
+            layers.Dense(64, "relu", name="wide"),
+            layers.Dense(4, activation="softmax", name="head"),
+        ]
     )
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(X, Y, epochs=2, verbose=0)

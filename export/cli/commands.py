@@ -7,7 +7,6 @@ from pathlib import Path
 
 import keras
 from rich.console import Console
-from rich.table import Table
 
 import keras_butterfly
 from keras_butterfly import export as exporting
@@ -20,6 +19,7 @@ from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays,
 from keras_butterfly.export.sweep import MOST_FITTED, accuracy, sample
 from keras_butterfly.model_inputs import check_data
 from keras_butterfly.progress import Progress
+from keras_butterfly.text_table import TextTable
 from keras_butterfly.wiring import check_finite
 
 # What a target is looked for among by default.
@@ -163,7 +163,7 @@ def export(model, output, data, wisdom, overwrite, as_json, explain, **settings)
 
 def measure(model, as_json, **settings):
     latency = exporting.measure(model, **settings)
-    table = Table(title=f"{latency.runtime}, threads {latency.threads}, {latency.machine}", title_justify="left")
+    table = TextTable(title=f"{latency.runtime}, threads {latency.threads}, {latency.machine}", title_justify="left")
     for column in ("median us", "p95 us", "IQR us", "blocks", "invocations a block"):
         table.add_column(column, justify="right")
     times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
@@ -221,8 +221,10 @@ def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
     return judged
 
 
-def _judgement(judged: dict[str, dict]) -> Table:
-    table = Table("model", title="On the data; difference: largest, of the largest output of the first", title_justify="left")
+def _judgement(judged: dict[str, dict]) -> TextTable:
+    table = TextTable(
+        "model", title="On the data; difference: largest, of the largest output of the first", title_justify="left"
+    )
     scored = any("accuracy" in figures for figures in judged.values())
     for column in ("accuracy", "difference") if scored else ("difference",):
         table.add_column(column, justify="right")
