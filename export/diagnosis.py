@@ -1,5 +1,6 @@
 """Why an int8 export disagrees with Keras: the first layer whose values go wrong."""
 
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -34,7 +35,9 @@ def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, toleranc
     values = _tensors(content, batch)
     for layer in layers:
         wanted = np.asarray(keras.ops.convert_to_numpy(expected[layer.name]))
-        found = [value for name, value in values if f"/{layer.name}/" in f"/{name}" and value.shape == wanted.shape]
+        # A second trace of the same layer gets a number behind its name.
+        named = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
+        found = [value for name, value in values if named.search(name) and value.shape == wanted.shape]
         if found:
             error = compare_outputs([wanted], [found[-1]]).relative_error
             if error > tolerance:

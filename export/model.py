@@ -20,12 +20,14 @@ class Gain:
         seconds, dense_seconds: per invocation, of all butterfly layers together, each measured alone, as exported and as dense
             kernels.
         size_bytes, dense_size_bytes: of the file as it is, and about what it would be with dense kernels.
+        estimated: whether a dense kernel was too slow to be worth a measurement, so that the dense figures are estimates.
     """
 
     seconds: float
     dense_seconds: float
     size_bytes: int
     dense_size_bytes: int
+    estimated: bool
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,18 @@ class TFLiteModel:
 
     @property
     def gain(self) -> "Gain | None":
-        """What the butterfly layers save over dense kernels, or None where no dense kernel was measured beside them."""
+        """What the butterfly layers save over dense kernels, or None where their lowerings were not measured."""
         pairs = [(plan.chosen, plan.dense) for plan in self.plan]
-        measured = [(c.measured, d.measured) for c, d in pairs if c and d and c.measured and d.measured]
-        if not measured or len(measured) != len(self.plan):
+        known = [(chosen, dense) for chosen, dense in pairs if chosen and dense and chosen.measured]
+        if not known or len(known) != len(self.plan):
             return None
-        sizes = [dense.size_bytes - chosen.size_bytes for chosen, dense in measured]
+        sizes = [dense.size_bytes - chosen.size_bytes for chosen, dense in known]
         return Gain(
-            sum(chosen.seconds for chosen, _ in measured),
-            sum(dense.seconds for _, dense in measured),
+            sum(chosen.seconds for chosen, _ in known),
+            sum(dense.seconds for _, dense in known),
             self.size_bytes,
             self.size_bytes + sum(sizes),
+            any(dense.measured is None for _, dense in known),
         )
 
     def __str__(self) -> str:

@@ -51,6 +51,7 @@ class LayerPlan:
             representative data: largest difference from Keras relative to the largest value, before the activation.
         limit: the largest such error permitted.
         candidates: all that were considered.
+        baseline: the dense kernel, estimated. It is measured only where it may be the fastest.
     """
 
     layer: str
@@ -60,6 +61,7 @@ class LayerPlan:
     error: float
     limit: float
     candidates: tuple[Candidate, ...] = ()
+    baseline: Candidate | None = None
 
     @property
     def chosen(self) -> Candidate | None:
@@ -68,8 +70,8 @@ class LayerPlan:
 
     @property
     def dense(self) -> Candidate | None:
-        """The candidate that writes the whole kernel, as Dense does, or None if it was not considered."""
-        return next((candidate for candidate in self.candidates if candidate.lowering == Lowering("dense")), None)
+        """The candidate that writes the whole kernel, as Dense does: measured if it was, else estimated, else None."""
+        return next((candidate for candidate in self.candidates if candidate.lowering == Lowering("dense")), self.baseline)
 
     def passed_over(self, candidate: Candidate) -> str:
         """Return in words why `candidate` was not taken; empty for the one that was."""
@@ -173,7 +175,8 @@ class Planner:
         error = measured.error if source == "measured" else NOT_RUN
         # Where nothing known is exact enough, the most exact one is; measuring again would find no other.
         limit = max(self._permitted(best.lowering, limit), measured.error)
-        return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known)
+        baseline = self._considered(layer, Lowering("dense"), seen.shape)
+        return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known, baseline)
 
     def _best(self, pairs: list[Pair]) -> Pair:
         """Return the smallest candidate, or for latency the smallest of those that are about as fast as the fastest."""

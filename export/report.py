@@ -133,9 +133,10 @@ def summary_lines(model) -> list[str]:
     ]
     gain = model.gain
     if gain is not None:
+        estimated = " (estimated)" if gain.estimated else ""
         lines.append(
-            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us "
-            f"({gain.dense_seconds / gain.seconds:.1f}x); with dense kernels the file would have about "
+            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us{estimated}, "
+            f"{gain.dense_seconds / gain.seconds:.1f}x; with dense kernels the file would have about "
             f"{gain.dense_size_bytes / 1024:,.1f} KiB"
         )
     if model.original_parity is not None:

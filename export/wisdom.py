@@ -68,6 +68,16 @@ class Candidate:
     estimated_bytes: int
     measured: Measurement | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Seconds per invocation, measured if they were, else estimated."""
+        return self.measured.seconds if self.measured else self.estimate
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a .tflite file with the layer alone, measured if they were, else estimated."""
+        return self.measured.size_bytes if self.measured else self.estimated_bytes
+
 
 class Wisdom:
     """Measured candidates by problem. `export.wisdom` is the one that `to_tflite` uses by default, for the life of the process.

@@ -243,7 +243,7 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
         if isinstance(layer, KINDS):
             candidates.setdefault(id(layer), (path, layer))
     wanted, must = _wanted(where, [(path, layer.name) for path, layer in candidates.values()])
-    targets, kept = [], _heavy_others(model)
+    targets, reasons, kept = [], {}, _heavy_others(model)
     for path, layer in candidates.values():
         try:
             if not wanted(path, layer):
@@ -258,10 +258,11 @@ def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dic
         except ValueError as reason:
             if must(path, layer):
                 raise ValueError(f"Layer '{path}' {reason}. Choose other layers by `where`, or other arguments.") from None
+            reasons[path] = str(reason)
             if str(reason) != NOT_SELECTED or _could_be_replaced(layer):
                 kept[path] = str(reason)
     if not targets:
-        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(kept)}.")
+        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(reasons)}.")
     return targets, kept
 
 

@@ -206,7 +206,7 @@ def test_convolutions_of_one_pixel(strides, rng):
     butterfly.build((None, 32))
     convolution.set_weights([keras.ops.convert_to_numpy(butterfly.kernel)[None, None], rng.standard_normal(32)])
     x = rng.standard_normal((30, 5, 7, 32)).astype("float32")
-    with pytest.raises(ValueError, match="Found none for where=None: 'mix' is not asked for"):
+    with pytest.raises(ValueError, match="Found none for where=None: 'mix' is not selected by `where`"):
         replace_dense(model, **QUICK)
     new, record = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
     assert record.changes[0].was == "Conv2D"
@@ -424,9 +424,9 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"where": 3.5}, "`where` must be None"),
         ({"where": 10**6}, "Found none for where=1000000"),
         ({"initialize": "project"}, "`initialize` must be one of"),
-        ({"data": np.ones((5, 31))}, r"Expected data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
+        ({"data": np.ones((5, 31))}, r"Expected the data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
         ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),
-        ({"data": np.zeros((0, 32))}, "Expected data of the shapes"),
+        ({"data": np.zeros((0, 32))}, "Expected the data of the shapes"),
         ({"data": np.array([["a"] * 32])}, "Expected numbers in the data"),
         ({"seed": -1}, "`seed` must be None or an integer"),
     ],
@@ -448,4 +448,4 @@ def test_models_that_are_none():
 def test_lists_of_examples_are_arrays(rng):
     x = rng.standard_normal((5, 32)).tolist()
     assert check_data(mlp(), x).shape == (5, 32)
-    assert check_data(mlp(), [np.array(x)])[0].shape == (5, 32)
+    assert check_data(mlp(), [np.array(x)]).shape == (5, 32)

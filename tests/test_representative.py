@@ -117,7 +117,7 @@ def test_the_rate_of_equal_decisions_is_reported(trained):
     net, x = trained
     exported = export.to_tflite(net, quantize="int8", representative_data=x[:200])
     (output,) = exported.parity.outputs
-    assert exported.parity.examples == 25 and output.name == "output_0"
+    assert exported.parity.examples == 50 and output.name == "output_0"
     held = [batch["x"] for batch in representative(net, x[:200], [tf.TensorSpec((1, 64), name="x")], INT8).verification]
     keras_says, file_says = (
         run(np.concatenate(held)).argmax(-1) for run in (lambda v: net.predict(v, verbose=0), exported.predict)
