@@ -34,7 +34,7 @@ REGIMES = {"row": (1,), "rows": (3, 16, 64)}
 
 def layers():
     for n in SIZES:
-        for layer in (Butterfly(seed=0), ButterflyDense(n, seed=0), ButterflyDense(n, n // 4, n // 4, seed=0)):
+        for layer in (Butterfly(seed=0), ButterflyDense(n, seed=0), ButterflyDense(n, k1=n // 4, k2=n // 4, seed=0)):
             layer.build((None, n))
             yield n, layer
 

@@ -17,7 +17,7 @@ def seconds(model, **settings) -> float:
 
 
 def main():
-    hidden = {"activation": "relu", "use_bias": True}
+    hidden = {"activation": "relu"}
     layers = [Butterfly(**hidden), Butterfly(transposed=True, **hidden), Butterfly(stacks=2, **hidden), ButterflyDense(1024)]
     model = keras.Sequential([keras.Input((1024,)), *layers])
     known = export.Wisdom()

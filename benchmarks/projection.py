@@ -34,7 +34,7 @@ def relative(given, wanted) -> float:
 
 def layers() -> dict[str, keras.layers.Layer]:
     made = {f"butterfly, {n} stack{'s' * (n > 1)}": Butterfly(N, stacks=n, seed=0) for n in (1, 2, 3)}
-    made |= {f"sandwich, k = {k}": ButterflyDense(N, k, k, use_bias=False, seed=0) for k in (10, 64)}
+    made |= {f"sandwich, k = {k}": ButterflyDense(N, k1=k, k2=k, use_bias=False, seed=0) for k in (10, 64)}
     for layer in made.values():
         layer.build((None, N))
     return made

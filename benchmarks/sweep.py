@@ -24,7 +24,9 @@ NOISE = 0.1
 
 def layers(n: int) -> dict[str, keras.Layer]:
     ranks = {"k = log2 n": None, "k = 64": 64, "k = n / 4": n // 4}
-    sandwiches = {f"ButterflyDense, {name}": ButterflyDense(n, k, k, seed=0) for name, k in ranks.items() if k is None or k < n}
+    sandwiches = {
+        f"ButterflyDense, {name}": ButterflyDense(n, k1=k, k2=k, seed=0) for name, k in ranks.items() if k is None or k < n
+    }
     return {"Butterfly": Butterfly(n, seed=0), **sandwiches}
 
 

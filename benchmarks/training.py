@@ -27,8 +27,8 @@ def layers(n: int) -> dict[str, Callable[[], keras.Model]]:
     parts = {
         "Dense": lambda: [keras.layers.Dense(n)],
         "low-rank pair": lambda: [keras.layers.Dense(default_width(n), use_bias=False), keras.layers.Dense(n)],
-        "Butterfly": lambda: [Butterfly(n, use_bias=True, seed=0)],
-        "Butterfly gather": lambda: [Butterfly(n, use_bias=True, seed=0, implementation="gather")],
+        "Butterfly": lambda: [Butterfly(n, seed=0)],
+        "Butterfly gather": lambda: [Butterfly(n, seed=0, implementation="gather")],
         "ButterflyDense": lambda: [ButterflyDense(n, seed=0)],
     }
     return {name: lambda make=make: keras.Sequential([keras.Input((n,)), *make()]) for name, make in parts.items()}

@@ -29,7 +29,7 @@ def two_inputs_two_outputs():
 
 
 def nested_and_shared():
-    shared = Butterfly(activation="relu", use_bias=True, stacks=2)
+    shared = Butterfly(activation="relu", stacks=2)
     block = sequential(Butterfly(), layers.BatchNormalization(), layers.Dropout(0.5))
     inputs = keras.Input((16,))
     return keras.Model(inputs, block(shared(shared(inputs))))

@@ -14,7 +14,7 @@ def model():
     return keras.Sequential(
         [
             keras.Input((100,), name="x"),
-            Butterfly(128, use_bias=True, activation="relu", seed=0),
+            Butterfly(128, "relu", truncation="random", seed=0),
             Butterfly(stacks=2, seed=1),
             Kaleidoscope(64, seed=2),
             ButterflyDense(10, seed=3),

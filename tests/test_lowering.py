@@ -34,17 +34,21 @@ LAYERS = {
     "single node": lambda: built(Butterfly(), 1),
     "two nodes": lambda: built(Butterfly(), 2),
     "truncated": lambda: built(Butterfly(10), 64),
+    "truncated at random": lambda: built(Butterfly(10, truncation="random"), 64),
     "expanding": lambda: built(Butterfly(100), 24),
+    "expanding at random": lambda: built(Butterfly(100, truncation="random"), 24),
+    "expanding within a power of two": lambda: built(Butterfly(60, truncation="random"), 40),
     "padded": lambda: built(Butterfly(), 50),
+    "padded, given nodes": lambda: built(Butterfly(truncation=[15, 1, 0, 3, 4, 6, 7, 9, 13, 10]), 10),
     "transposed": lambda: built(Butterfly(transposed=True), 64),
     "stacks": lambda: built(Butterfly(32, stacks=3), 32),
-    "bias": lambda: built(Butterfly(use_bias=True), 64),
-    "bias, truncated, transposed, stacks": lambda: built(Butterfly(24, stacks=2, transposed=True, use_bias=True), 64),
+    "no bias": lambda: built(Butterfly(use_bias=False), 64),
+    "truncated, transposed, stacks": lambda: built(Butterfly(24, truncation="random", stacks=2, transposed=True), 64),
     "increasing, expanding": lambda: built(Butterfly(32, order="increasing"), 8),
     "sandwich": lambda: built(ButterflyDense(48), 80),
-    "sandwich, thinner left": lambda: built(ButterflyDense(48, 3, 7), 80),
-    "sandwich, thinner right": lambda: built(ButterflyDense(48, 7, 3), 80),
-    "sandwich with lora": lambda: built(ButterflyDense(48, 7, 3, lora_rank=2), 80),
+    "sandwich, thinner left": lambda: built(ButterflyDense(48, k1=3, k2=7), 80),
+    "sandwich, thinner right": lambda: built(ButterflyDense(48, k1=7, k2=3), 80),
+    "sandwich with lora": lambda: built(ButterflyDense(48, k1=7, k2=3, lora_rank=2), 80),
 }
 
 
@@ -80,7 +84,7 @@ def test_every_candidate_equals_the_dense_product(name, leading, rng):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("counts", "operators"), MIXES)
 def test_any_grouping_with_any_mix_of_operators(counts, operators, batch, transposed, rng):
-    layer = built(Butterfly(transposed=transposed, use_bias=True), 64)
+    layer = built(Butterfly(transposed=transposed), 64)
     x = rng.standard_normal((batch, 64)).astype("float32")
     actual = np.asarray(lower(layer, Lowering("fused", counts, operators))(keras.ops.convert_to_tensor(x)))
     expected = dense_product(layer, x)
@@ -99,7 +103,8 @@ def test_padding_the_middle_of_a_folded_sandwich_changes_nothing(name, width, rn
 
 def test_a_padded_middle_is_a_candidate_where_it_is_wider_than_the_rank():
     def widths(k):
-        return [lowering.width for lowering in lowerings(built(ButterflyDense(512, k, k), 512)) if lowering.kind == "folded"]
+        layer = built(ButterflyDense(512, k1=k, k2=k), 512)
+        return [lowering.width for lowering in lowerings(layer) if lowering.kind == "folded"]
 
     assert [widths(10), widths(16), widths(17)] == [[0, 16], [0], [0, 32]]
 
@@ -126,7 +131,17 @@ def operators_of(layer, n, **settings):
     ],
 )
 def test_operators_of_a_full_butterfly_are_pinned(lowering, expected):
-    assert operators_of(Butterfly(), 256, lowering=lowering) == expected
+    assert operators_of(Butterfly(use_bias=False), 256, lowering=lowering) == expected
+
+
+@pytest.mark.parametrize("lowering", KINDS)
+def test_a_bias_costs_at_most_one_addition(lowering):
+    """See that it is fused where the last operator takes a bias."""
+    with_bias, without = (
+        operators_of(Butterfly(bias_initializer="ones", use_bias=use_bias), 256, lowering=lowering)
+        for use_bias in (True, False)
+    )
+    assert with_bias - without == ({"ADD": 1} if lowering in ("gather", "slice") else {})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +156,7 @@ def test_operators_of_a_full_butterfly_are_pinned(lowering, expected):
 )
 def test_operators_of_a_factor_are_pinned(operators, expected):
     """One transpose a factor, those of the last back to the natural order; none before the first, and none with "sum"."""
-    layer = built(Butterfly(), 512)
+    layer = built(Butterfly(use_bias=False), 512)
     content = convert(lower(layer, Lowering("fused", (3, 3, 3), operators)), [tf.TensorSpec((1, 512), name="x")])
     assert Counter(verify.operators(content)) == expected
 
@@ -150,7 +165,7 @@ def test_operators_of_a_factor_are_pinned(operators, expected):
 def test_transposes_between_neighbours_cancel(activation):
     """A butterfly of increasing strides ends in the layout that one of decreasing strides wants, through bias and activation
     too."""
-    settings = {"use_bias": True, "bias_initializer": "ones", "activation": activation}
+    settings = {"bias_initializer": "ones", "activation": activation}
     model = keras.Sequential([keras.Input((256,)), Butterfly(**settings), Butterfly(transposed=True, **settings)])
     assert Counter(export.to_tflite(model, lowering="fused").operators)["TRANSPOSE"] == 2
     alone = keras.Sequential([keras.Input((256,)), Butterfly(**settings)])
@@ -158,10 +173,16 @@ def test_transposes_between_neighbours_cancel(activation):
 
 
 def test_a_truncation_reads_from_where_the_values_lie():
-    """GATHER absorbs the last transpose."""
-    layer = built(Butterfly(10), 256)
+    """See that GATHER absorbs the last transpose."""
+    layer = built(Butterfly(10, truncation="random", use_bias=False), 256)
     content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
     assert Counter(verify.operators(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "GATHER": 1, "RESHAPE": 4}
+
+
+def test_the_first_nodes_are_read_by_one_slice():
+    layer = built(Butterfly(10, use_bias=False), 256)
+    content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
+    assert Counter(verify.operators(content)) == {"CONV_2D": 2, "TRANSPOSE": 2, "STRIDED_SLICE": 1, "RESHAPE": 5}
 
 
 def test_bias_and_relu_of_a_folded_sandwich_are_fused_into_two_operators():
@@ -171,8 +192,8 @@ def test_bias_and_relu_of_a_folded_sandwich_are_fused_into_two_operators():
 
 @pytest.mark.parametrize("lowering", KINDS)
 def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
-    """Export itself compares with Keras; a butterfly's bias is stored divided by its gain, a product's is not."""
-    layers = [Kaleidoscope(16, use_bias=True, bias_initializer="ones"), Butterfly(use_bias=True, bias_initializer="ones")]
+    """See that export takes both biases: it compares with Keras itself."""
+    layers = [Kaleidoscope(16, bias_initializer="ones"), Butterfly(bias_initializer="ones")]
     exported = export.to_tflite(keras.Sequential([keras.Input((16,)), *layers]), lowering=lowering)
     assert [plan.layer for plan in exported.plan] == [f"{layers[0].name}_0", f"{layers[0].name}_1", layers[1].name]
 
@@ -209,7 +230,7 @@ class Cell(keras.layers.Layer):
     def __init__(self, units, **settings):
         super().__init__(**settings)
         self.units = self.state_size = self.output_size = units
-        self.of_inputs, self.of_states = Butterfly(units, use_bias=True, seed=0), Butterfly(units, seed=1)
+        self.of_inputs, self.of_states = Butterfly(units, seed=0), Butterfly(units, use_bias=False, seed=1)
 
     def build(self, shape):
         self.of_inputs.build(shape)

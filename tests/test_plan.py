@@ -18,7 +18,7 @@ from keras_butterfly.export.wisdom import Candidate, Measurement, Problem
 
 
 def model(n=128, count=1):
-    layers = [Butterfly(activation="relu", use_bias=True, seed=seed, name=f"hidden_{seed}") for seed in range(count)]
+    layers = [Butterfly(activation="relu", seed=seed, name=f"hidden_{seed}") for seed in range(count)]
     return keras.Sequential([keras.Input((n,), name="x"), *layers, keras.layers.Dense(3)])
 
 
@@ -203,7 +203,7 @@ def test_a_small_layer_is_estimated_to_be_small_as_what_it_is(n):
 
 def test_every_unit_of_work_has_a_cost():
     """`estimate` looks each up; a unit that was not fitted would be an error."""
-    for layer in (Butterfly(), Butterfly(40), ButterflyDense(64), ButterflyDense(64, 32, 32)):
+    for layer in (Butterfly(), Butterfly(40), ButterflyDense(64), ButterflyDense(64, k1=32, k2=32)):
         layer.build((None, 64))
         for lowering in [*lowerings(layer), Lowering("gather")]:
             for rows in (1, 5):
@@ -212,7 +212,7 @@ def test_every_unit_of_work_has_a_cost():
 
 
 def test_a_sandwich_is_fused_in_many_ways():
-    layer = ButterflyDense(256, 64, 64, seed=0)
+    layer = ButterflyDense(256, k1=64, k2=64, seed=0)
     net = keras.Sequential([keras.Input((256,), name="x"), layer])
     considered = lowerings(layer)
     assert {"folded", "fused", "slice", "dense"} == {lowering.kind for lowering in considered}
@@ -334,7 +334,7 @@ def test_an_island_of_float_inside_an_int8_model(integer_io):
         [
             keras.Input((64,), name="x"),
             keras.layers.Dense(128, activation="relu"),
-            Butterfly(activation="relu", use_bias=True, seed=0, name="island"),
+            Butterfly(activation="relu", seed=0, name="island"),
             keras.layers.Dense(10),
         ]
     )
@@ -399,7 +399,7 @@ def test_every_layer_reports_its_error():
 
 
 def test_a_dynamic_batch():
-    net = keras.Sequential([keras.Input((6, 64), name="x"), Butterfly(use_bias=True, seed=0), ButterflyDense(8, seed=0)])
+    net = keras.Sequential([keras.Input((6, 64), name="x"), Butterfly(seed=0), ButterflyDense(8, seed=0)])
     exported = export.to_tflite(net, batch_size=None)
     assert exported.plan[0].input_shape == (None, 6, 64)
     for count in (1, 5, 17):
@@ -435,9 +435,7 @@ def test_partitions_are_counted():
 
 
 def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
-    inner = keras.Sequential(
-        [keras.Input((64,)), Butterfly(name="dense_1", use_bias=True, bias_initializer="ones")], name="block"
-    )
+    inner = keras.Sequential([keras.Input((64,)), Butterfly(name="dense_1", bias_initializer="ones")], name="block")
     inputs = keras.Input((64,), name="pixels")
     net = keras.Model(inputs, {"scores": ButterflyDense(8, name="last")(inner(inputs))})
     for lowering in ("fused", "gather", "slice"):

@@ -18,8 +18,8 @@ def model(n=128):
     return keras.Sequential(
         [
             keras.Input((n,), name="x"),
-            Butterfly(n, activation="relu", use_bias=True, seed=0),
-            ButterflyDense(16, 8, 8, seed=0),
+            Butterfly(n, "relu", seed=0),
+            ButterflyDense(16, k1=8, k2=8, seed=0),
         ]
     )
 

@@ -47,8 +47,8 @@ def test_the_original_stays_and_the_record_is_true(rng):
         ("first", "Dense", "Butterfly"),
         ("second", "Dense", "Butterfly"),
     ]
-    assert re.fullmatch(r"would keep 4\d\d of its 650 weights", record.kept.pop("last"))
-    assert not record.kept
+    assert record.kept == {"last": f"would keep {new_count(64, 10) + 10} of its 650 weights"}
+    assert record.notes == ()
     assert (record.weights_before, record.weights_after) == (model.count_params(), new.count_params())
     first = record.changes[0]
     assert (first.inputs, first.units, first.weights_before) == (32, 64, 32 * 64 + 64)
@@ -61,6 +61,16 @@ def test_the_original_stays_and_the_record_is_true(rng):
     assert abs(np.linalg.norm(given - wanted) / np.linalg.norm(wanted) - first.error) < 0.02
     assert record.to_dict()["changes"][0]["layer"] == "first"
     assert record.table().row_count == 2
+
+
+def test_the_record_says_where_little_is_saved():
+    _, record = replace_dense(mlp(), where=["first", "last"], initialize="fresh")
+    count = new_count(64, 10) + 10
+    note = f"'last' saves little: {count} weights, where Dense has 650. Dense is likely the better choice."
+    assert count > 0.5 * 650
+    assert record.notes == (note,)
+    assert record.to_dict()["notes"] == [note]
+    assert record.table().caption == note
 
 
 def new_count(inputs, units):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
 
 LOADER = """
 import sys
@@ -39,13 +39,15 @@ np.savez(
 
 
 def make_model():
-    """Random subsets without seeds, a truncation, a transposed expansion, stacks, explicit nodes, and both layers."""
+    """Return a model of random subsets without seeds, the first nodes, stacks, given nodes, and all three layers."""
     inputs = keras.Input((6,))
-    x = Butterfly(21, use_bias=True, activation="relu")(inputs)
-    x = Butterfly(10)(x)
-    x = Butterfly(10, stacks=2, kernel_initializer="orthogonal")(x)
+    x = Butterfly(21, "relu", truncation="random")(inputs)
+    x = Butterfly(10, truncation="random", use_bias=False)(x)
+    x = Butterfly(10, stacks=2, lr_multiplier=3)(x)
     x = Butterfly(8, truncation=[9, 0, 14, 3, 5, 1, 12, 7], transposed=True, kernel_initializer="glorot_uniform")(x)
-    outputs = ButterflyDense(7, k1=4, k2=5, activation="tanh")(x)
+    x = Butterfly(12, truncation="random", seed=3)(x)
+    x = Kaleidoscope(9)(x)
+    outputs = ButterflyDense(7, "tanh", k1=4, k2=5)(x)
     return keras.Model(inputs, outputs)
 
 
@@ -82,11 +84,11 @@ def test_weights_file_is_what_makes_them_equal(here_and_there):
 def test_kernels_of_the_random_subsets_are_equal_in_a_new_process(here_and_there):
     model, _, there = here_and_there
     kernels = [np.ravel(layer.kernel) for layer in model.layers if isinstance(layer, Butterfly)]
-    assert len(kernels) == 4
+    assert len(kernels) == 5
     np.testing.assert_allclose(there["kernels"], np.concatenate(kernels), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
 def test_names_in_saved_files_never_change(cls):
     assert keras.saving.get_registered_name(cls) == f"keras_butterfly>{cls.__name__}"
 
@@ -112,15 +114,3 @@ def test_training_continues_where_it_was_saved(tmp_path):
         trained.train_on_batch(x, y)
     for found, expected in zip(restored.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("layer", [lambda **seeds: Butterfly(1000, **seeds), lambda **seeds: ButterflyDense(1000, **seeds)])
-def test_weights_of_another_subset_are_refused(layer, tmp_path):
-    def model(**seeds):
-        return keras.Sequential([keras.Input((1000,)), layer(**seeds)])
-
-    path = tmp_path / "m.weights.h5"
-    model(seed=1).save_weights(path)
-    model(seed=1).load_weights(path)
-    with pytest.raises(ValueError, match="keeps other nodes"):
-        model(seed=2).load_weights(path)
