@@ -1,6 +1,5 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
-import logging
 import os
 import re
 import warnings
@@ -16,6 +15,7 @@ from keras import ops
 from keras_butterfly.execution import executions
 from keras_butterfly.model_inputs import pack_inputs
 from keras_butterfly.progress import Progress
+from keras_butterfly.quiet import quiet_tensorflow
 from keras_butterfly.wiring import positive_integer, positive_number
 
 from . import devices, verify
@@ -24,9 +24,9 @@ from .lowering import Layer, lower
 from .model import TFLiteModel
 from .naming import renamed
 from .observe import observe
-from .plan import RUNS, WARMUP, LayerPlan, Planner, front
+from .plan import RUNS, WARMUP, Effort, LayerPlan, LoweringKind, Objective, Planner, front
 from .preparation import check_exportable, gives_classes, in_float32, input_specs, output_names, unrolled, with_inputs
-from .quantize import Precision, with_islands
+from .quantize import Precision, Quantize, with_islands
 from .representative import Batch, Representative, representative
 from .verify import Parity, ParityError
 from .wisdom import Wisdom
@@ -39,12 +39,12 @@ SLOWER = 1.1
 def to_tflite(
     model: keras.Model,
     *,
-    quantize: str | None = None,
+    quantize: Quantize | None = None,
     representative_data=None,
     integer_io: bool = False,
-    lowering: str = "auto",
-    effort: str = "measure",
-    objective: str = "latency",
+    lowering: LoweringKind = "auto",
+    effort: Effort = "measure",
+    objective: Objective = "latency",
     batch_size: int | None = 1,
     tolerance: float | None = None,
     device: str | devices.Device = "host",
@@ -96,7 +96,7 @@ def to_tflite(
 def pareto_front(
     model: keras.Model,
     *,
-    quantize: str | None = None,
+    quantize: Quantize | None = None,
     representative_data=None,
     integer_io: bool = False,
     batch_size: int | None = 1,
@@ -144,7 +144,7 @@ def pareto_front(
 class _Settings:
     """What `to_tflite` and `pareto_front` have in common; the fields are described there."""
 
-    quantize: str | None
+    quantize: Quantize | None
     representative_data: object
     integer_io: bool
     batch_size: int | None
@@ -332,19 +332,15 @@ def _quiet() -> Iterator[None]:
 
     Compiled code writes to file descriptor 2, so that leads nowhere for the while.
     """
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     nowhere, kept = os.open(os.devnull, os.O_WRONLY), None
     with suppress(OSError):  # stderr may be closed
         kept = os.dup(2)
     try:
         os.dup2(nowhere, 2)
-        with warnings.catch_warnings():
+        with quiet_tensorflow(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
         os.close(nowhere)
         if kept is not None:
             os.dup2(kept, 2)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.execution import executions
+from keras_butterfly.quiet import quiet_tensorflow
 
 from .lowering import Layer
 from .representative import MOST_BATCHES
@@ -66,7 +67,8 @@ def observe(
     run = tf.function(traced, input_signature=list(specs), autograph=False)
     outputs = []
     for batch in batches:
-        result, inputs = run(*(tf.constant(value) for value in batch.values()))
+        with quiet_tensorflow():
+            result, inputs = run(*(tf.constant(value) for value in batch.values()))
         outputs.append({name: value.numpy() for name, value in result.items()})
         for layer, calls in zip(values, inputs, strict=True):
             room = MOST_BATCHES - len(seen[layer].inputs)

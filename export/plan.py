@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,9 @@ T = TypeVar("T")
 Convert = Callable[..., bytes]
 Pair = tuple[Candidate, Measurement]
 
+LoweringKind = Literal["auto", "gather", "slice", "fused", "folded", "dense"]
+Effort = Literal["measure", "estimate"]
+Objective = Literal["latency", "size"]
 EFFORTS = ("measure", "estimate")
 OBJECTIVES = ("latency", "size")
 RUNS, WARMUP = 40, 50

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from . import verify
 from .lowering import ISLAND_SCOPE
+
+Quantize = Literal["float16", "dynamic", "int8"]
 
 # name -> largest permitted error by default, relative to the largest output. float32: round-off of sums taken in another order,
 # measured below 1e-5. The others allow for what one rounding of every weight, and for int8 of every activation, costs

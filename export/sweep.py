@@ -21,6 +21,8 @@ from .convert import to_tflite
 from .latency import Latency
 from .model import TFLiteModel
 from .picture import check_picture
+from .plan import Objective
+from .quantize import Quantize
 from .report import compare
 from .wisdom import Wisdom
 
@@ -211,8 +213,8 @@ def sweep(
     steps: int | None = None,
     seed: int | None = None,
     loss=None,
-    quantize: str | None = None,
-    objective: str = "latency",
+    quantize: Quantize | None = None,
+    objective: Objective = "latency",
     wisdom: Wisdom | None = None,
     runs: int = 100,
     progress: bool | None = None,

@@ -10,6 +10,7 @@ from keras import ops
 from .butterfly import Butterfly
 from .butterfly_dense import ButterflyDense
 from .projection import factorize, middle_kernel
+from .quiet import quiet_tensorflow
 
 STEPS = 300
 LEARNING_RATE = 3e-3
@@ -178,9 +179,10 @@ def _descend(twin, problem: Problem, steps: int, advance: Callable[[float], None
     scale = len(problem.targets) / problem.norm  # a loss of 1 at zero, whatever the data's scale
     model.compile(keras.optimizers.Adam(schedule), lambda wanted, given: ops.sum(ops.square(wanted - given), -1) * scale)
     rng, count = np.random.default_rng(0), len(problem.targets)
-    for _ in range(steps):
-        model.train_on_batch(*problem.rows(rng.permutation(count)[:BATCH]))
-        advance(1)
+    with quiet_tensorflow():
+        for _ in range(steps):
+            model.train_on_batch(*problem.rows(rng.permutation(count)[:BATCH]))
+            advance(1)
 
 
 def _copy(twin, layer) -> None:

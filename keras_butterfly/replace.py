@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import keras
 import numpy as np
@@ -118,11 +119,11 @@ class _Target:
 def replace_dense(
     model: keras.Model,
     *,
-    kind: str = "auto",
+    kind: Literal["auto", "butterfly", "sandwich"] = "auto",
     k: int | None = None,
     stacks: int = 1,
     where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | int | None = None,
-    initialize: str = "fit",
+    initialize: Literal["fit", "fresh"] = "fit",
     data=None,
     steps: int = STEPS,
     seed: int | None = None,

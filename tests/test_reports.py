@@ -135,3 +135,13 @@ def test_an_int8_export_that_is_refused_says_where_and_what_helps():
         export.ParityError, match=r"in the output 'output_0'.*first layer to go wrong is 'mid'.*\"dynamic\" fits"
     ):
         export.to_tflite(model, quantize="int8", representative_data=x, tolerance=1e-4)
+
+
+def test_processes_that_share_a_wisdom_file_lose_nothing(tmp_path):
+    path = tmp_path / "wisdom.json"
+    for units in (32, 48, 64):
+        mine = export.Wisdom()
+        exported(units, wisdom=mine)
+        assert len(mine) == 1
+        mine.save_merged(path)
+    assert len(export.Wisdom.load(path)) == 3
