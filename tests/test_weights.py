@@ -112,6 +112,17 @@ def test_a_rebuilt_model_loads_a_weights_file(kind, tmp_path):
     close(outputs(source), outputs(model))
 
 
+@pytest.mark.xfail(strict=True, reason="weights in use are a rounded sum of two terms, which division does not undo")
+@pytest.mark.parametrize("kind", ["butterfly", "stacks", "dense", "product", "autoencoder", "butterfly sketch"])
+def test_a_file_gives_the_same_outputs_bit_for_bit_at_the_same_multiplier(kind, tmp_path):
+    """Divide what is used by the factor and multiply again: rounded once each way, that gives the same number."""
+    source = trained(kind)
+    source.save_weights(tmp_path / "m.weights.h5")
+    model = build(kind)
+    model.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(outputs(model), outputs(source))
+
+
 @pytest.mark.skipif(NAME != "tensorflow", reason="a checkpoint of TensorFlow")
 @pytest.mark.parametrize(
     "kind",
