@@ -51,4 +51,5 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
 def used(stored, factors: Multipliers):
     """Return `adaptive * stored`, whose gradient in `stored` is `sgd / adaptive` times the gradient of the result."""
     stored, slope = ops.convert_to_tensor(stored), factors.sgd / factors.adaptive
-    return slope * stored + ops.stop_gradient((factors.adaptive - slope) * stored)
+    # The second term is exactly zero, and has the gradient alone.
+    return ops.stop_gradient(factors.adaptive * stored) + slope * (stored - ops.stop_gradient(stored))
