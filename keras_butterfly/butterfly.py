@@ -246,7 +246,9 @@ class Butterfly(keras.layers.Layer):
         """Store the weights as used, the bias, and the nodes and strides that they fit."""
         if not self.built:
             return
-        store["gadgets"] = ops.convert_to_numpy(self.gadget_weights)
+        # In float64 the way to the used weights and back is exact, so that a loaded layer gives the same outputs to the bit.
+        stored = np.zeros((self.stacks, 0)) if self.gadgets is None else ops.convert_to_numpy(self.gadgets)
+        store["gadgets"] = stored.astype("float64") * self._multipliers.adaptive
         if self.bias is not None:
             store["bias"] = self.bias
         for name, value in self._structure().items():

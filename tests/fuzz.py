@@ -23,6 +23,7 @@ WORSE_THAN_DENSE = 4.0
 # More refusals than this would hide something.
 MOST_REFUSED = 0.1
 ACTIVATIONS = (None, "relu", "tanh", "sigmoid", "gelu", "softmax")
+ORDERS = (None, None, "increasing", "decreasing")
 WIDTHS = (1, 2, 3, 5, 8, 10, 16, 24, 31, 32, 50, 64, 100, 128)
 
 
@@ -67,13 +68,13 @@ class Drawn:
         common = {"activation": _choice(draw, ACTIVATIONS), "use_bias": bool(draw.integers(2))}
         kind = draw.integers(9)
         if kind <= 2:
-            truncation = _choice(draw, ("random", "first"))
+            common |= {"truncation": _choice(draw, ("random", "first")), "order": _choice(draw, ORDERS)}
             stacks, transposed = int(draw.integers(1, 3)), bool(draw.integers(2))
-            return Butterfly(self.width(), truncation=truncation, stacks=stacks, transposed=transposed, seed=seed, **common)(x)
+            return Butterfly(self.width(), stacks=stacks, transposed=transposed, seed=seed, **common)(x)
         if kind <= 4:
             return ButterflyDense(self.width(), seed=seed, **common)(x)
         if kind == 5:
-            return Kaleidoscope(self.width(), seed=seed)(x)
+            return Kaleidoscope(self.width(), seed=seed, **common)(x)
         if kind == 6:
             return layers.Dense(self.width(), **common)(x)
         if kind == 7:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 from oracles import effective_count
 
-from keras_butterfly import Butterfly, ButterflyAutoencoder, landscape, summary, two_phase_fit
+from keras_butterfly import Butterfly, ButterflyAutoencoder, initializers, landscape, summary, two_phase_fit
 from keras_butterfly.autoencoder import default_ell
 
 N, RANK, EXAMPLES = 64, 12, 96
@@ -60,7 +60,7 @@ def test_the_encoder_holds_no_more_weights_than_the_paper_says(n, data):
 
 
 def test_the_count_is_that_of_all_paths():
-    model = ButterflyAutoencoder(3, 5, seed=0)
+    model = ButterflyAutoencoder(3, 5)
     model.build((None, 32))
     assert model.encoder_parameters == effective_count(model.butterfly.wiring) + 15
     assert (default_ell(1, 100), default_ell(8, 100), default_ell(64, 1024), default_ell(64, 100)) == (2, 32, 384, 100)
@@ -157,18 +157,38 @@ def test_two_phases_of_any_model_with_butterflies(x):
     assert not fixed.trainable
 
 
+def test_the_butterfly_is_the_papers():
+    """Look at the defaults: a random subset, the same at every build, no bias, the FJLT, and increasing strides."""
+    first, second = ButterflyAutoencoder(4), ButterflyAutoencoder(4)
+    for model in (first, second):
+        model.build((None, 100))
+        assert model.butterfly.truncation == "random"
+        assert model.butterfly.wiring.increasing
+        assert model.butterfly.bias is None
+        assert isinstance(model.butterfly.kernel_initializer, initializers.FJLT)
+        assert (model.get_config()["seed"], model.get_config()["truncation_seed"]) == (None, None)
+    outputs = first.butterfly.wiring.outputs
+    assert outputs == second.butterfly.wiring.outputs != tuple(range(first.butterfly.units))
+    assert max(outputs) < 100
+    assert np.abs(dense(first.butterfly) - dense(second.butterfly)).max() > 0.01
+    other = ButterflyAutoencoder(4, truncation_seed=1)
+    other.build((None, 100))
+    assert other.butterfly.wiring.outputs != outputs
+
+
 def test_saved_and_loaded(x, tmp_path):
-    model = ButterflyAutoencoder(4, seed=None)  # the subset is drawn, and has to come from the file
+    """Compare to float32 rounding, as test_weights.py says."""
+    model = ButterflyAutoencoder(4, truncation_seed=3)
     model.compile("adam", "mse")
     model.fit(x, epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(model(x)))
+    np.testing.assert_allclose(ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(model(x)), rtol=0, atol=1e-6)
     assert loaded.butterfly.wiring.outputs == model.butterfly.wiring.outputs
     loaded.fit(x, epochs=1, verbose=0)
     model.encoder.save(tmp_path / "encoder.keras")
     encoder = keras.models.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_array_equal(ops.convert_to_numpy(encoder(x)), ops.convert_to_numpy(model.encoder(x)))
+    np.testing.assert_allclose(ops.convert_to_numpy(encoder(x)), ops.convert_to_numpy(model.encoder(x)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,6 @@ def test_used_has_the_value_of_one_factor_and_the_slope_of_the_other(factors, rn
     close(gradient, sgd / adaptive * upstream, 1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="a sum of two large terms that cancel loses the digits of small multipliers")
 @pytest.mark.parametrize("factors", [(0.01, 0.01), (1e-6, 1e-6), (0.1, 3.0)])
 def test_used_is_precise_for_small_factors_too(factors, rng):
     stored = rng.standard_normal(100).astype("float32")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_butterfly.initializers import FJLT
 from keras_butterfly.sketching import (
     ButterflySketch,
     DenseSketch,
@@ -74,13 +75,66 @@ def test_the_places_of_a_sparse_sketch_are_those_of_its_seed_for_ever():
     assert (np.sort(np.abs(ops.convert_to_numpy(sketch.values)), axis=None) == np.float32(2**-0.5)).all()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("dense", "Gaussian")])
+def test_without_a_seed_places_are_the_same_at_every_build_and_values_are_drawn_anew(kind):
+    def positions(sketch):
+        return sketch.places.tolist() if kind.startswith("sparse") else sketch.butterfly.wiring
+
+    def unseeded():
+        config = {**KINDS[kind](6).get_config(), "seed": None}
+        sketch = type(KINDS[kind](6)).from_config(config)
+        sketch.build((20, 9))
+        assert sketch.get_config()["seed"] is None
+        return sketch
+
+    first, second = unseeded(), unseeded()
+    assert positions(first) == positions(second)
+    assert np.abs(matrix(first) - matrix(second)).max() > 0.1
+    keras.utils.set_random_seed(5)
+    third = unseeded()
+    keras.utils.set_random_seed(5)
+    fourth = unseeded()
+    assert positions(third) == positions(first)
+    np.testing.assert_array_equal(matrix(third), matrix(fourth))
+    other = type(third).from_config({**third.get_config(), "seed": 1})
+    other.build((20, 9))
+    assert positions(other) != positions(first)
+
+
+@pytest.mark.parametrize("cls", [DenseSketch, GaussianSketch])
+def test_without_a_seed_entries_are_drawn_anew_unless_keras_seed_fixes_them(cls):
+    drawn = []
+    for seed in (0, None, 0):
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        sketch = cls(6)
+        sketch.build((20, 9))
+        assert sketch.get_config()["seed"] is None
+        drawn.append(matrix(sketch))
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert np.abs(drawn[0] - drawn[1]).max() > 0.1
+
+
+def test_a_butterfly_sketch_is_the_papers():
+    """Look at the defaults: a random subset, no bias, the FJLT, and increasing strides."""
+    sketch = ButterflySketch(6)
+    sketch.build((50, 3))
+    wiring = sketch.butterfly.wiring
+    assert wiring.outputs != tuple(range(6))
+    assert max(wiring.outputs) < 50
+    assert wiring.increasing
+    assert sketch.butterfly.bias is None
+    assert isinstance(sketch.butterfly.kernel_initializer, FJLT)
+
+
+@pytest.mark.parametrize("seeded", [True, False])
 @kinds
-def test_expected_norms_are_kept(kind):
-    """E ||B x||^2 = ||x||^2 over the draws, as for every good sketch."""
+def test_expected_norms_are_kept(kind, seeded):
+    """Take the mean over the draws, with a seed of the sketch's own or without: E ||B x||^2 = ||x||^2."""
     x, norms = np.linspace(1, 2, 16)[:, None], []
     for seed in range(300):
         sketch = KINDS[kind](4)
-        sketch = type(sketch).from_config({**sketch.get_config(), "seed": seed})
+        sketch = type(sketch).from_config({**sketch.get_config(), "seed": seed if seeded else None})
         sketch.build((16, 1))
         norms.append(np.sum((matrix(sketch) @ x) ** 2))
     assert np.mean(norms) == pytest.approx(np.sum(x**2), rel=0.15)
