@@ -156,6 +156,8 @@ def _match(structure, data, name: str, names: list[str], found: dict[int, Any]) 
                 f"Expected {name} as a list of {len(structure)} inputs, or a dict of {names}. Received: {_described(data)}"
             )
         pairs = list(zip(structure, data, strict=True))
+    elif isinstance(data, Mapping):
+        raise ValueError(f"Expected {name} as an array, or a dict of {names}. Received: {_described(data)}")
     else:
         found[id(structure)] = data
         return

@@ -17,7 +17,8 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     # Found by what they import, so that a new file of export's tests needs no entry here.
     needs_tensorflow = re.compile(
-        r"^(import tensorflow|from keras_butterfly_cli|from keras_butterfly import .*\bexport\b|from keras_butterfly\.export)", re.M
+        r"^(import tensorflow|from keras_butterfly_cli|from keras_butterfly import .*\bexport\b|from keras_butterfly\.export)",
+        re.M,
     )
     collect_ignore = [
         path.name for path in Path(__file__).parent.glob("test_*.py") if needs_tensorflow.search(path.read_text())

@@ -133,7 +133,7 @@ def test_layers_are_matched_by_path():
         ({"teacher": keras.Sequential([keras.Input((32,)), layers.Dense(4)])}, "Expected outputs of the same shapes"),
         ({"x": np.ones((4, 31))}, "Expected the data of the shapes"),
         ({"x": np.full((4, 32), np.nan)}, "Expected finite numbers"),
-        ({"y": np.zeros(3)}, r"Expected as many labels as examples, 4. Received: \[3\]"),
+        ({"y": np.zeros(3)}, r"Expected as many labels as examples, 4. Received: \[\(3,\)\]"),
         ({"y": np.full(4, 0.5)}, "Expected `loss` for these labels"),
         ({"hint": 1.0}, "Expected such butterfly layers. Found none"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),

@@ -436,7 +436,7 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"initialize": "project"}, "`initialize` must be one of"),
         ({"data": np.ones((5, 31))}, r"Expected the data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
         ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),
-        ({"data": np.zeros((0, 32))}, "Expected the data of the shapes"),
+        ({"data": np.zeros((0, 32))}, "Expected at least one example"),
         ({"data": np.array([["a"] * 32])}, "Expected numbers in the data"),
         ({"seed": -1}, "`seed` must be None or an integer"),
     ],
