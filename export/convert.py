@@ -62,7 +62,7 @@ def to_tflite(
         quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
             quantised while running. "int8": both in int8, by ranges seen on `representative_data`.
         representative_data: typical inputs, as `model.predict` takes them; a dict by the inputs' names; a `tf.data.Dataset`, a
-            generator, or a function that returns one, such as TFLite's `representative_dataset`, of which at most 400 batches
+            generator, or a function that returns one, such as TFLite's `representative_dataset`, of which at most 200 batches
             are read. Needed for "int8", where a quarter is held back from calibration. If given, errors are measured on it
             (for "int8" on the part held back), else on random inputs.
         integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.

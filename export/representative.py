@@ -16,7 +16,7 @@ Batch = dict[str, np.ndarray]
 # Batches of random inputs that stand in where no data are given, or too few.
 RANDOM_BATCHES = 4
 # Batches of representative data that are run to calibrate and to compare; more change little.
-MOST_BATCHES = 400
+MOST_BATCHES = 200
 # Fewer examples than these hardly show the ranges that int8 takes from them.
 FEWEST_EXAMPLES = 32
 # In int8 one batch in so many is held back from calibration.
