@@ -14,7 +14,7 @@ from .wiring import Wiring
 
 # Found by experiment at widths from 64 to 1024. CONTRIBUTING.md has the figures.
 ADAPTIVE = 10.0
-SGD = 0.6
+SGD = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Multipliers:
 def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
     """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
 
-    The rule is `adaptive = 10` and `sgd = 0.6 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs and outputs.
+    The rule is `adaptive = 10` and `sgd = 0.5 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs and outputs.
     With ell / (2 m) a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
     slowly, and the cube root stays below it. Both are divided by sqrt(stacks), because the steps of the stacks add up.
 
