@@ -13,7 +13,7 @@ from keras_butterfly.text_table import TextTable
 from . import files
 from .latency import Latency
 from .measure import content_of, measure_all
-from .picture import check_picture
+from .picture import check_picture, literal
 from .verify import counted, operators
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart, without its yellow, which is faint on white.
@@ -111,12 +111,13 @@ class Comparison:
         color = [colours(self.latencies)[name] for name in names]
         medians = [self.latencies[name].median * 1e6 for name in names]
         spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
-        bars = time_axes.barh(names, medians, xerr=spreads, color=color)
+        shown = [literal(name) for name in names]
+        bars = time_axes.barh(shown, medians, xerr=spreads, color=color)
         labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
         time_axes.bar_label(bars, labels)
         time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.7))
         sizes = [self.sizes[name] / 1024 for name in names]
-        bars = size_axes.barh(names, sizes, color=color)
+        bars = size_axes.barh(shown, sizes, color=color)
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
 

@@ -64,6 +64,15 @@ def test_a_printed_export_is_a_summary():
     assert found.gain.seconds == found.plan[0].chosen.measured.seconds
 
 
+def test_names_in_plots_are_shown_letter_by_letter(tmp_path):
+    latency = export.Latency((1e-6,), 1, 1, 1, "none", "none")
+    names = ("$10 model$", "$x^$")
+    comparison = export.Comparison(dict.fromkeys(names, latency), dict.fromkeys(names, 1000), dict.fromkeys(names, ()))
+    comparison.plot(tmp_path / "plot.svg")
+    labels = comparison.figure().axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == [r"\$x^\$", r"\$10 model\$"]
+
+
 class Clock:
     """A device on which dense kernels are the fastest, and all else takes its number of bytes."""
 
