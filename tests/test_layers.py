@@ -867,7 +867,7 @@ def test_quantizing_a_model_warns_and_quantizes_the_other_layers(rng):
     assert model(rng.standard_normal((2, 16)).astype("float32")).shape == (2, 4)
 
 
-@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+@pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
 @pytest.mark.parametrize(
     "optimizer", [lambda: keras.optimizers.Adam(1e-3), lambda: keras.optimizers.SGD(1e-2, momentum=0.9)], ids=["adam", "sgd"]
 )
