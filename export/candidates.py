@@ -21,8 +21,8 @@ PRUNE = 3.0
 MOST_MEASURED = 12
 # How many of the smallest are measured as well where size counts.
 SMALLEST = 4
-# How many of the best in float32 are measured as islands of an int8 model.
-ISLANDS = 3
+# How many of the best in float32 are measured as islands of a quantized model.
+ISLANDS = 6
 
 
 def lowerings(layer: Layer) -> list[Lowering]:
@@ -37,7 +37,7 @@ def lowerings(layer: Layer) -> list[Lowering]:
 def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False) -> list[Lowering]:
     """The lowerings to measure, the one with the lowest estimate first; with `small` also those with the fewest weights.
 
-    In int8 the best of them come once more as islands of float.
+    In int8 and in "dynamic" the best of them come once more as islands of float.
     """
     choices = lowerings(layer)
     estimates = {lowering: estimate(layer, lowering, rows, precision) for lowering in choices}
@@ -46,8 +46,8 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     kept = [lowering for lowering in ranked if estimates[lowering] <= PRUNE * best]
     firsts = {_family(lowering): lowering for lowering in reversed(kept)}.values()  # the best of each family, however estimated
     kept = kept[:MOST_MEASURED] + [lowering for lowering in kept[MOST_MEASURED:] if lowering in firsts]
-    if precision == "int8":
-        in_float = [lowering for lowering in shortlist(layer, rows, None) if lowering.kind != "dense"]
+    if precision in ("int8", "dynamic"):
+        in_float = [lowering for lowering in shortlist(layer, rows, None) if lowering.kind in ("fused", "folded")]
         kept += [replace(lowering, island=True) for lowering in in_float[:ISLANDS]]
     if small:
         sizes = {lowering: estimated_bytes(layer, lowering, precision) for lowering in choices}
@@ -80,14 +80,18 @@ def _fused_by_operators(wiring: Wiring) -> dict[tuple[str, ...], list[Lowering]]
 def _fused(wiring: Wiring) -> Iterator[Lowering]:
     """Every grouping into factors, the larger ones at the small strides, each with every sensible choice of operators.
 
-    SUM works on values that are far apart, at large strides; the others on blocks of neighbours.
+    SUM works on values that are far apart, at large strides; the others on blocks of neighbours. Where nodes are left out, the
+    blocks at the largest strides are smaller, so that a larger factor may be cheaper there.
     """
+    partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
     for counts in _partitions(len(wiring.strides), MOST_STAGES):
         if len(counts) < 2:  # one factor is the dense kernel
             continue
         for operators in _operators(counts, wiring):
             ordered = (counts, operators) if wiring.increasing else (counts[::-1], operators[::-1])
             yield Lowering("fused", *ordered)
+            if partial and "sum" not in operators and counts != counts[::-1]:
+                yield Lowering("fused", ordered[0][::-1], operators)
 
 
 def _operators(counts: tuple[int, ...], wiring: Wiring) -> Iterator[tuple[str, ...]]:

@@ -21,12 +21,13 @@ from keras_butterfly.wiring import positive_integer, positive_number
 from . import devices, verify
 from .diagnosis import first_wrong_layer
 from .lowering import Layer, lower
+from .mixed_precision import with_float32_layers
 from .model import TFLiteModel
 from .naming import renamed
 from .observe import observe
 from .plan import RUNS, WARMUP, Effort, LayerPlan, LoweringKind, Objective, Planner, front
 from .preparation import check_exportable, gives_classes, in_float32, input_specs, output_names, unrolled, with_inputs
-from .quantize import Precision, Quantize, with_islands
+from .quantize import Precision, Quantize
 from .representative import Batch, Representative, representative
 from .verify import Parity, ParityError
 from .wisdom import Wisdom
@@ -67,9 +68,9 @@ def to_tflite(
             (for "int8" on the part held back), else on random inputs.
         integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
         lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
-            those whose error is within the tolerance; in int8 a layer may be kept in float32 where that is faster, or where
-            int8 would be much less exact than a Dense's. "gather", "slice": stage by stage. "fused": block factors.
-            "folded": thin matrices. "dense": the whole kernel.
+            those whose error is within the tolerance; in "int8" and "dynamic" a layer may compute in float32, its weights
+            stored in int8, where that is faster, or where int8 would be much less exact than a Dense's. "gather" and "slice":
+            stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
         effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the one with the
             lowest estimated cost is taken; nothing is timed, unless that one turns out not to be exact enough.
         objective: "latency" (default), or "size": the smallest file.
@@ -290,7 +291,8 @@ def convert(
 ) -> bytes:
     """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
 
-    `batches` of its inputs calibrate it where the precision is int8; with `island` some of its layers stay in float32 then.
+    `batches` of its inputs calibrate it where the precision is int8; with `island` some layers of a quantized
+    model compute in float32.
 
     Raises:
         ValueError: naming the operators that TFLite has not built in.
@@ -314,7 +316,7 @@ def convert(
     try:
         with _quiet():
             content = converter.convert()
-            return with_islands(content, precision) if island else content
+            return with_float32_layers(content, precision) if island else content
     except MemoryError as error:
         raise ValueError(_OUT_OF_MEMORY) from error
     except Exception as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from keras_butterfly import ButterflyDense, fusion
 from keras_butterfly.wiring import Wiring
 
-from .layout import natural, rotated
+from .layout import entry, natural, resized, rotated
 from .lowering import Layer, Lowering, halves
 
 # Columns that XNNPACK's float kernels compute at a time, a multiple of what each instruction set takes.
@@ -39,7 +39,7 @@ def estimate(layer: Layer, lowering: Lowering, rows: int, precision: str | None 
 def estimated_bytes(layer: Layer, lowering: Lowering, precision: str | None = None) -> int:
     """Estimated bytes of a .tflite file with the lowering alone: its weights, and what operators and tensors take."""
     done = work(layer, lowering, 1)
-    each = 4 if precision is None or lowering.island else 2 if precision == "float16" else 1
+    each = 4 if precision is None else 2 if precision == "float16" else 1
     described = sum(amount * BYTES[unit] for unit, amount in done.items() if unit in BYTES)
     return int(done["weights"]) * each // 4 + int(described) + FILE_BYTES
 
@@ -88,32 +88,34 @@ def _butterfly(wiring: Wiring, lowering: Lowering, rows: int) -> Work:
         if kept != tuple(range(len(kept))):
             total += Counter({"gathers": 1, "gathered": rows * size})
     counts, operators = lowering.grouping(wiring)
-    layout = natural(size)
-    for factor, operator in zip(fusion.factors(wiring, counts), operators, strict=True):
+    factors = fusion.factors(wiring, counts)
+    layout = entry(factors)
+    for factor, operator in zip(factors, operators, strict=True):
         total += _factor(operator, factor, rows)
-        if operator != "sum" and (layout != rotated(factor, size) or (operator == "matmul" and rows > 1)):
-            total += Counter({"moves": 1, "moved": rows * size})
-            layout = rotated(factor, size)
-    if layout != natural(size):
-        total += Counter({"moves": 1, "moved": rows * size})
+        wanted = layout if operator == "sum" else rotated(layout, factor.low)
+        if layout != wanted or (operator == "matmul" and rows > 1):
+            total += Counter({"moves": 1, "moved": rows * factor.nodes_in})
+        layout = resized(wanted, factor)
+    if layout != natural(layout):
+        total += Counter({"moves": 1, "moved": rows * factors[-1].nodes_out})
     return total
 
 
 def _factor(operator: str, factor: fusion.Factor, rows: int) -> Work:
-    size, blocks, radix = factor.high * factor.low * factor.radix, factor.high * factor.low, factor.radix
-    stored = Counter({"weights": 4 * size * radix})
+    blocks, entries = factor.blocks, factor.multiply_adds
+    stored = Counter({"weights": 4 * entries})
     if operator == "sum":  # in pieces of values that lie side by side; at stride 1 they are single ones
-        pieces = rows * size * radix // factor.low
-        return stored + Counter({"sums": 1, "sum products": rows * size * radix, "sum pieces": pieces})
+        return stored + Counter({"sums": 1, "sum products": rows * entries, "sum pieces": rows * entries // factor.low})
     if operator == "split":
-        one = _product(radix, radix, rows)
-        return Counter({unit: amount * blocks for unit, amount in one.items()}) + Counter({"moved": 2 * rows * size})
+        one = _product(factor.inputs, factor.outputs, rows)
+        moved = Counter({"moved": rows * (factor.nodes_in + factor.nodes_out)})
+        return Counter({unit: amount * blocks for unit, amount in one.items()}) + moved
     return stored + Counter(
         {
             f"{operator}s": 1,
             f"{operator} blocks": blocks,
             f"{operator} block rows": blocks * rows,
-            f"{operator} multiplies": rows * size * _padded(radix),
+            f"{operator} multiplies": rows * factor.nodes_in * _padded(factor.outputs),
         }
     )
 

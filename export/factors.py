@@ -23,57 +23,59 @@ Apply = Callable[..., tuple[tf.Tensor, Layout]]
 
 
 def conv(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
-    wanted, size = layouts.rotated(factor, x.shape[-1]), x.shape[-1]
+    wanted = layouts.rotated(layout, factor.low)
+    given = layouts.resized(wanted, factor)
     x = layouts.move(x, layout, wanted, batch)
-    kernel = _by_place(blocks).transpose(1, 0, 2).reshape(1, 1, factor.radix, size)
+    kernel = _by_place(blocks).transpose(1, 0, 2).reshape(1, 1, factor.inputs, factor.nodes_out)
     # The batch as an image's height: XNNPACK multiplies all its rows by a group's kernel at once.
-    x = tf.nn.conv2d(tf.reshape(x, (1, layouts.extent((BATCH,), batch), 1, size)), tf.constant(kernel), 1, "VALID")
-    return tf.reshape(_biased(x, bias, wanted), (-1, size)), wanted
+    image = tf.reshape(x, (1, layouts.extent((BATCH,), batch), 1, factor.nodes_in))
+    x = tf.nn.conv2d(image, tf.constant(kernel), 1, "VALID")
+    return tf.reshape(_biased(x, bias, given), (-1, factor.nodes_out)), given
 
 
 def matmul(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
-    size = x.shape[-1]
-    below, mixed, above = layouts.split(factor, size)
-    wanted = (*below, *above, BATCH, *mixed)
+    below, mixed, above = layouts.split(layout, factor.low)
+    wanted = (*below, *above, BATCH, mixed)
+    given = layouts.resized(wanted, factor)
     x = layouts.move(x, layout, wanted, batch)
-    x = tf.reshape(x, (size // factor.radix, layouts.extent((BATCH,), batch), factor.radix))
+    x = tf.reshape(x, (factor.blocks, layouts.extent((BATCH,), batch), factor.inputs))
     x = tf.linalg.matmul(x, tf.constant(_by_place(blocks)))
     if bias is not None:
-        x = x + bias[layouts.nodes(wanted)].reshape(-1, 1, factor.radix)
-    return tf.reshape(x, (-1, size)), wanted
+        x = x + bias[layouts.nodes(given)].reshape(-1, 1, factor.outputs)
+    return tf.reshape(x, (-1, factor.nodes_out)), given
 
 
 def split(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
-    wanted, size = layouts.rotated(factor, x.shape[-1]), x.shape[-1]
-    x = tf.reshape(layouts.move(x, layout, wanted, batch), (-1, size))
-    parts = tf.split(x, size // factor.radix, axis=1)
+    wanted = layouts.rotated(layout, factor.low)
+    given = layouts.resized(wanted, factor)
+    x = tf.reshape(layouts.move(x, layout, wanted, batch), (-1, factor.nodes_in))
+    parts = tf.split(x, factor.blocks, axis=1)
     parts = [tf.linalg.matmul(part, tf.constant(block)) for part, block in zip(parts, _by_place(blocks), strict=True)]
     if bias is not None:
-        biases = bias[layouts.nodes(wanted)].reshape(-1, factor.radix)
+        biases = bias[layouts.nodes(given)].reshape(-1, factor.outputs)
         parts = [part + added for part, added in zip(parts, biases, strict=True)]
-    return tf.concat(parts, axis=1), wanted
+    return tf.concat(parts, axis=1), given
 
 
 def sum_(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
-    size = x.shape[-1]
-    below, mixed, above = layouts.split(factor, size)
-    start = layout.index(mixed[0])
-    if layout[0] != BATCH or layout[start : start + len(mixed)] != mixed:
-        x, layout = layouts.move(x, layout, layouts.natural(size), batch), layouts.natural(size)
-        start = layout.index(mixed[0])
-    before, after = layout[1:start], layout[start + len(mixed) :]
+    if layout[0] != BATCH:
+        x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
+    below, mixed, above = layouts.split(layout, factor.low)
+    place = layout.index(mixed)
+    before, after = layout[1:place], layout[place + 1 :]
     stored = [*above, *below]
-    axes = [stored.index(bit) for bit in (*before, *after)]
-    # (H L, I, O) -> (before, I, O, after)
-    weights = blocks.reshape(*[2] * len(stored), factor.radix, factor.radix)
-    split_at, mixing = len(before), [len(stored), len(stored) + 1]
-    weights = weights.transpose(*axes[:split_at], *mixing, *axes[split_at:])
-    outer, inner = 1 << len(before), 1 << len(after)
+    axes = [stored.index(axis) for axis in (*before, *after)]
+    # (H, L, I, O) -> (before, I, O, after)
+    weights = blocks.reshape(*(axis.extent for axis in stored), factor.inputs, factor.outputs)
+    mixing = [len(stored), len(stored) + 1]
+    weights = weights.transpose(*axes[: len(before)], *mixing, *axes[len(before) :])
+    outer, inner = layouts.extent(before, batch), layouts.extent(after, batch)
     rows = layouts.extent((BATCH,), batch)
     leading, one = ((), ()) if batch == 1 else ((rows,), (1,))
-    x = tf.reshape(x, (*leading, outer, factor.radix, 1, inner))
-    x = x * tf.constant(weights.reshape(*one, outer, factor.radix, factor.radix, inner))
-    return _biased(tf.reshape(tf.reduce_sum(x, axis=-3), (-1, size)), bias, layout), layout
+    x = tf.reshape(x, (*leading, outer, factor.inputs, 1, inner))
+    x = x * tf.constant(weights.reshape(*one, outer, factor.inputs, factor.outputs, inner))
+    given = layouts.resized(layout, factor)
+    return _biased(tf.reshape(tf.reduce_sum(x, axis=-3), (-1, factor.nodes_out)), bias, given), given
 
 
 OPERATORS: dict[str, Apply] = {"conv": conv, "matmul": matmul, "split": split, "sum": sum_}

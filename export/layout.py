@@ -1,41 +1,66 @@
-"""In which order a tensor holds the values of N = 2^m nodes for a batch: as a tuple of axes, the slowest first.
+"""In which order a tensor holds the values of nodes for a batch: as a tuple of axes, the slowest first.
 
-An axis is `BATCH` or a bit of the node's number, 0 the lowest. Every factor wants the bits it mixes last, so between two
-factors values move. Tracking bits makes each move one TRANSPOSE of few axes, or none where the next factor happens to find
-them in place.
+An axis is `BATCH`, or the digit of the node's number that one factor mixes: a node is the sum over its digits of digit times
+stride. Every factor wants its own digit last, so between two factors values move. Tracking digits makes each move one TRANSPOSE
+of few axes, or none where the next factor happens to find them in place.
 """
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.fusion import Factor
 
-BATCH = -1
-Layout = tuple[int, ...]
+
+class Axis(NamedTuple):
+    """The digit of a node's number that counts in steps of `stride`, and takes `extent` values; the batch has stride 0."""
+
+    stride: int
+    extent: int
 
 
-def natural(size: int) -> Layout:
-    """(B, N), nodes in their own order."""
-    return (BATCH, *_bits(1, size))
+BATCH = Axis(0, -1)
+Layout = tuple[Axis, ...]
 
 
-def rotated(factor: Factor, size: int) -> Layout:
-    """(B, L H R) for `factor`: a rotation of the node's bits, so that a move between two of them is a plain matrix
-    transpose."""
-    below, mixed, above = split(factor, size)
-    return (BATCH, *below, *above, *mixed)
+def entry(factors: Sequence[Factor]) -> Layout:
+    """Return the natural layout of what the first of `factors` takes."""
+    return natural(tuple(Axis(factor.low, factor.inputs) for factor in factors))
 
 
-def split(factor: Factor, size: int) -> tuple[Layout, Layout, Layout]:
-    """The bits below those that `factor` mixes, the mixed ones, and those above; each from the highest down."""
-    top = factor.low * factor.radix
-    return _bits(1, factor.low), _bits(factor.low, top), _bits(top, size)
+def natural(layout: Layout) -> Layout:
+    """Return the axes of `layout` in the order (B, N): the batch, then the nodes in their own order."""
+    return (BATCH, *sorted((axis for axis in layout if axis != BATCH), reverse=True))
+
+
+def split(layout: Layout, stride: int) -> tuple[Layout, Axis, Layout]:
+    """Return the digits below the one of `stride`, that one, and those above; each from the highest down."""
+    digits = natural(layout)[1:]
+    place = [axis.stride for axis in digits].index(stride)
+    return digits[place + 1 :], digits[place], digits[:place]
+
+
+def rotated(layout: Layout, stride: int) -> Layout:
+    """Return the axes of `layout` in natural order, but the digits rotated so that the one of `stride` comes last.
+
+    A move between two rotations is a plain matrix transpose.
+    """
+    below, mixed, above = split(layout, stride)
+    return (BATCH, *below, *above, mixed)
+
+
+def resized(layout: Layout, factor: Factor) -> Layout:
+    """Return `layout` with as many values along the digit that `factor` mixes as the factor gives."""
+    return tuple(axis._replace(extent=factor.outputs) if axis.stride == factor.low else axis for axis in layout)
 
 
 def move(x, layout: Layout, wanted: Layout, batch: int | None):
-    """`x`, whose values lie in `layout`, with its values in `wanted`; of whatever shape. `batch` is None where unknown."""
-    if batch == 1:  # an axis of one element lies anywhere
-        layout, wanted = (tuple(axis for axis in axes if axis != BATCH) for axes in (layout, wanted))
+    """Return `x`, of whatever shape, with its values moved from `layout` to `wanted`. `batch` is None where unknown."""
+    single = [BATCH] if batch == 1 else []  # an axis of one element lies anywhere
+    layout, wanted = (tuple(axis for axis in axes if axis.extent != 1 and axis not in single) for axes in (layout, wanted))
     if layout == wanted:
         return x
     runs = _runs(layout, wanted)
@@ -45,19 +70,19 @@ def move(x, layout: Layout, wanted: Layout, batch: int | None):
 
 
 def extent(axes: Layout, batch: int | None) -> int:
-    """The number of values along `axes` together; -1 where it depends on an unknown batch."""
-    bits = sum(axis != BATCH for axis in axes)
+    """Return the number of values along `axes` together; -1 where it depends on an unknown batch."""
+    values = prod(axis.extent for axis in axes if axis != BATCH)
     if BATCH not in axes:
-        return 1 << bits
-    return -1 if batch is None else batch << bits
+        return values
+    return -1 if batch is None else batch * values
 
 
 def nodes(layout: Layout) -> np.ndarray:
-    """The node at each place of one example in `layout`."""
-    bits = [axis for axis in layout if axis != BATCH]
+    """Return the node at each place of one example in `layout`."""
     places = np.zeros(1, np.int32)
-    for bit in bits:
-        places = (places[:, None] + np.array([0, 1 << bit], np.int32)).ravel()
+    for axis in layout:
+        if axis != BATCH:
+            places = (places[:, None] + axis.stride * np.arange(axis.extent, dtype=np.int32)).ravel()
     return places
 
 
@@ -70,8 +95,3 @@ def _runs(layout: Layout, wanted: Layout) -> list[Layout]:
         else:
             runs.append((axis,))
     return runs
-
-
-def _bits(low: int, high: int) -> Layout:
-    """The bits of the strides low .. high / 2, from the highest down."""
-    return tuple(range(high.bit_length() - 2, low.bit_length() - 2, -1))

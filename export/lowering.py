@@ -43,7 +43,7 @@ class Lowering:
         operators: of each factor, "conv", "matmul", "split" or "sum"; empty: "conv" for all.
         width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
             zeros that are sliced off. 0: none. On AVX2 10 columns have been seen to take 1.7 times as long as 16.
-        island: kept in float32 inside an int8 model.
+        island: computes in float32 inside a quantized model, with its weights stored in int8.
     """
 
     kind: str
@@ -135,8 +135,8 @@ def _slice(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> A
     sliced = stages.slice_(wiring, weights)
 
     def affine(x):
-        flat = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring)
-        return _unflatten(_plus(kernels.read_outputs(sliced(flat), wiring), bias), x.shape)
+        flat = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring, wiring.size)
+        return _unflatten(_plus(kernels.read_outputs(sliced(flat), wiring, wiring.size), bias), x.shape)
 
     return affine
 
@@ -150,7 +150,8 @@ def _fused(wiring: Wiring, weights: np.ndarray, lowering: Lowering, bias: np.nda
 
     def affine(x):
         shape, batch = x.shape, _rows(x)
-        first = layouts.rotated(factors[0], wiring.size) if operators[0] in ("conv", "split") else layouts.natural(wiring.size)
+        entry = layouts.entry(factors)
+        first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
         x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
         for number, (operator, *constants) in enumerate(zip(operators, factors, blocks, biases, strict=True)):
             factor, block, added = constants
@@ -171,25 +172,25 @@ def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:
 
 
 def _enter(x, wiring: Wiring, wanted: Layout) -> tuple[Any, Layout]:
-    """(B, inputs) -> (B, N) and the layout of its values: `wanted` where a GATHER is needed anyway, else the natural one."""
-    count = len(wiring.inputs)
+    """Place the inputs (B, n) at the nodes of `wanted`, in that layout if a GATHER is needed anyway, else in natural order."""
+    count, size = len(wiring.inputs), layouts.extent(wanted, 1)
     if wiring.inputs == tuple(range(count)):
-        return kernels.place_inputs(x, wiring), layouts.natural(wiring.size)
-    position = np.full(wiring.size, count, np.int32)
+        return kernels.place_inputs(x, wiring, size), layouts.natural(wanted)
+    position = np.full(size, count, np.int32)
     position[list(wiring.inputs)] = np.arange(count)
     return tf.gather(tf.pad(x, ((0, 0), (0, 1))), position[layouts.nodes(wanted)], axis=-1), wanted
 
 
 def _leave(x, layout: Layout, wiring: Wiring, batch: int | None):
-    """Values of N nodes in `layout` -> (B, outputs). A GATHER needed anyway reads from where they lie."""
-    count = len(wiring.outputs)
+    """Read the outputs (B, units) from nodes in `layout`. A GATHER needed anyway reads from where they lie."""
+    count, size = len(wiring.outputs), layouts.extent(layout, 1)
     if wiring.outputs == tuple(range(count)):
-        x = layouts.move(x, layout, layouts.natural(wiring.size), batch)
-        return kernels.read_outputs(tf.reshape(x, (-1, wiring.size)), wiring)
+        x = layouts.move(x, layout, layouts.natural(layout), batch)
+        return kernels.read_outputs(tf.reshape(x, (-1, size)), wiring, size)
     if layout[0] != BATCH and batch != 1:
-        x, layout = layouts.move(x, layout, layouts.natural(wiring.size), batch), layouts.natural(wiring.size)
+        x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
     place = np.argsort(layouts.nodes(layout)).astype(np.int32)
-    return tf.gather(tf.reshape(x, (-1, wiring.size)), place[list(wiring.outputs)], axis=-1)
+    return tf.gather(tf.reshape(x, (-1, size)), place[list(wiring.outputs)], axis=-1)
 
 
 def _product(matrix: np.ndarray, bias: np.ndarray | None = None) -> Affine:

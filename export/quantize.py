@@ -7,9 +7,6 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from . import verify
-from .lowering import ISLAND_SCOPE
-
 Quantize = Literal["float16", "dynamic", "int8"]
 
 # name -> largest permitted error by default, relative to the largest output. float32: round-off of sums taken in another order,
@@ -44,9 +41,9 @@ class Precision:
         return TOLERANCES[self.name]
 
     def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], island: bool = False) -> None:
-        """Sets up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs.
+        """Set up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs.
 
-        With `island` it does no more than calibrate; `with_islands` goes on from there.
+        With `island` and "int8" it does no more than calibrate; `mixed_precision.with_float32_layers` goes on from there.
         """
         # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -58,20 +55,10 @@ class Precision:
         if self.name == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: ((SIGNATURE, dict(batch)) for batch in batches)
-        if island:
+        if island and self.name == "int8":
             converter._experimental_calibrate_only = True
         elif self.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
-
-
-def with_islands(calibrated: bytes, precision: Precision) -> bytes:
-    """The int8 model of a calibrated float one, with the operators in `lowering.ISLAND_SCOPE` left in float32."""
-    # The function below the public QuantizationDebugger, which knows no int8 inputs and needs an operator to debug.
-    from tensorflow.lite.python.convert import mlir_quantize
-
-    kept = [name for name in verify.tensor_names(calibrated) if f"/{ISLAND_SCOPE}/" in name]
-    io = tf.int8 if precision.integer_io else tf.float32
-    return mlir_quantize(calibrated, input_data_type=io, output_data_type=io, denylisted_nodes=kept)
 
 
 def dense_error(inputs: Sequence[np.ndarray], units: int) -> float:

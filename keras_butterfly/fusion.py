@@ -2,6 +2,10 @@
 
 g consecutive stages multiply out to one block-diagonal factor: N / R blocks of R x R, R = 2^g (a Monarch factor).
 Axis letters: H blocks above the mixed bits, R the mixed bits, L positions below them; H * R * L = N.
+
+Where the inputs or the outputs are among the first of the N nodes, the nodes behind them are left out. The factor at the
+largest strides, with blocks of nodes L apart, then maps I <= R inputs to O <= R outputs, and the other factors have fewer
+blocks. So 784 inputs of N = 1024 in two factors of R = 32 need 25 blocks of 32 x 32 and 32 blocks of 25 x 32.
 """
 
 from dataclasses import dataclass
@@ -15,35 +19,62 @@ FACTOR_OVERHEAD = 32
 
 @dataclass(frozen=True)
 class Factor:
-    """Stages `first` .. `first + count - 1` of a wiring as one factor of N / R blocks of R x R, R = 2^count."""
+    """Stages `first` .. `first + count - 1` of a wiring as one factor of `high` times `low` blocks of `inputs` x `outputs`.
+
+    Block (h, l) joins the nodes (h * 2^count + i) * low + l, i < inputs, to the nodes (h * 2^count + o) * low + l, o < outputs.
+    """
 
     first: int
     count: int
     high: int
     low: int
+    inputs: int
+    outputs: int
 
     @property
-    def radix(self) -> int:
-        return 1 << self.count
+    def blocks(self) -> int:
+        """Return how many blocks the factor has."""
+        return self.high * self.low
+
+    @property
+    def nodes_in(self) -> int:
+        """Return how many values one example has before the factor."""
+        return self.blocks * self.inputs
+
+    @property
+    def nodes_out(self) -> int:
+        """Return how many values one example has after the factor."""
+        return self.blocks * self.outputs
 
     @property
     def multiply_adds(self) -> int:
-        """Per example: N R."""
-        return self.high * self.radix * self.radix * self.low
+        """Return the multiply-adds per example, which is the number of entries of all blocks."""
+        return self.blocks * self.inputs * self.outputs
 
 
 def factors(wiring: Wiring, counts: tuple[int, ...]) -> tuple[Factor, ...]:
-    """Groups the stages of `wiring`, in the order of application, into factors of `counts` stages each.
+    """Group the stages of `wiring`, in the order of application, into factors of `counts` stages each.
+
+    Nodes behind the last input or the last output are left out as far as whole blocks of the widest factor allow.
 
     Raises:
         ValueError: if the counts are not positive or do not add up to the number of stages.
     """
     if sum(counts) != len(wiring.strides) or any(count < 1 for count in counts):
         raise ValueError(f"`counts` must be positive and add up to the {len(wiring.strides)} stages. Received: counts={counts}")
+    if not counts:
+        return ()
+    top = (len(counts) - 1) if wiring.increasing else 0  # the factor at the largest strides
+    spacing = wiring.size >> counts[top]
+    before, after = (max(nodes) // spacing + 1 for nodes in (wiring.inputs, wiring.outputs))
     grouped, first = [], 0
-    for count in counts:
+    for number, count in enumerate(counts):
         low = min(wiring.strides[first : first + count])
-        grouped.append(Factor(first, count, high=wiring.size // (low << count), low=low))
+        if number == top:
+            grouped.append(Factor(first, count, 1, low, before, after))
+        else:
+            kept = before if number < top else after
+            grouped.append(Factor(first, count, kept * spacing // (low << count), low, 1 << count, 1 << count))
         first += count
     return tuple(grouped)
 
@@ -63,7 +94,9 @@ def best_counts(wiring: Wiring) -> tuple[int, ...]:
 
 def factors_cost(wiring: Wiring, counts: tuple[int, ...]) -> int:
     """Estimated cost per example of applying block factors, in multiply-adds."""
-    return sum(factor.multiply_adds + FACTOR_OVERHEAD * wiring.size for factor in factors(wiring, counts))
+    return sum(
+        factor.multiply_adds + FACTOR_OVERHEAD * max(factor.nodes_in, factor.nodes_out) for factor in factors(wiring, counts)
+    )
 
 
 def folded_cost(wiring: Wiring) -> int:

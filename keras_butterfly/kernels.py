@@ -35,22 +35,21 @@ def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
 
 def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> Tensor:
     """By block factors of `counts` stages each: one batched matmul per factor. (..., inputs) -> (..., outputs)."""
+    grouped = fusion.factors(wiring, tuple(counts))
+    if not grouped:  # one node, joined to itself
+        return x
     leading = ops.shape(x)[:-1]
-    x = ops.reshape(x, (-1, len(wiring.inputs)))
-    x = place_inputs(x, wiring)
+    x = place_inputs(ops.reshape(x, (-1, len(wiring.inputs))), wiring, grouped[0].nodes_in)
     # Between factors one transpose turns the layout one matmul leaves, (H, L, B, O), into what the next one reads.
-    batch_first = True
-    for factor, blocks in zip(fusion.factors(wiring, tuple(counts)), block_factors(wiring, weights, counts), strict=True):
-        if batch_first:
-            x = ops.reshape(x, (-1, factor.high, factor.radix, factor.low))
+    for factor, blocks in zip(grouped, block_factors(wiring, weights, counts), strict=True):
+        if factor.first == 0:
+            x = ops.reshape(x, (-1, factor.high, factor.inputs, factor.low))
             x = ops.transpose(x, (1, 3, 0, 2))  # (H, L, B, I)
-            batch_first = False
         else:
             x = _regroup(x, factor)
         x = ops.matmul(x, _rounded(blocks, x))  # (H, L, B, O)
-    if not batch_first:
-        x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, wiring.size))  # (B, H O L)
-    return ops.reshape(read_outputs(x, wiring), (*leading, len(wiring.outputs)))
+    x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, grouped[-1].nodes_out))  # (B, H O L)
+    return ops.reshape(read_outputs(x, wiring, grouped[-1].nodes_out), (*leading, len(wiring.outputs)))
 
 
 def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
@@ -59,17 +58,19 @@ def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
 
 
 def block_factors(wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """The factors' blocks, each (H, L, I, O): block (h, l) maps the R inputs (h, :, l) to the R outputs (h, :, l).
+    """The factors' blocks, each (H, L, I, O): block (h, l) maps the inputs (h, :, l) to the outputs (h, :, l).
 
     Built by broadcast multiplies that double the mixed bits a stage at a time, about 2 N R multiplies a factor.
     """
-    gadgets = stage_gadgets(wiring, weights)
+    gadgets, grouped = stage_gadgets(wiring, weights), fusion.factors(wiring, tuple(counts))
     if wiring.increasing:
-        return [_block_factor(gadgets, factor) for factor in fusion.factors(wiring, tuple(counts))]
-    # The stages of a transpose, read backwards with i and o swapped, are an increasing butterfly's.
-    gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
-    mirrored = fusion.factors(wiring.transpose(), tuple(counts)[::-1])
-    return [ops.transpose(_block_factor(gadgets, factor), (0, 1, 3, 2)) for factor in reversed(mirrored)]
+        blocks = [_block_factor(gadgets, factor) for factor in grouped]
+    else:
+        # The stages of a transpose, read backwards with i and o swapped, are an increasing butterfly's.
+        gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
+        mirrored = fusion.factors(wiring.transpose(), tuple(counts)[::-1])
+        blocks = [ops.transpose(_block_factor(gadgets, factor), (0, 1, 3, 2)) for factor in reversed(mirrored)]
+    return [block[: factor.high, :, : factor.inputs, : factor.outputs] for block, factor in zip(blocks, grouped, strict=True)]
 
 
 def fold(wiring: Wiring, weights: Tensor) -> Tensor:
@@ -119,9 +120,9 @@ def _rounded(weights: Tensor, x: Tensor) -> Tensor:
     return weights if weights.dtype == x.dtype else ops.cast(weights, x.dtype)
 
 
-def place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
-    """(B, inputs) -> (B, N): every input at its node, zeros elsewhere."""
-    count, size = len(wiring.inputs), wiring.size
+def place_inputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
+    """(B, inputs) -> (B, size): every input at its node, zeros elsewhere."""
+    count = len(wiring.inputs)
     if wiring.inputs == tuple(range(count)):
         return x if count == size else ops.pad(x, ((0, 0), (0, size - count)))
     position = np.full(size, count, np.int32)
@@ -129,21 +130,21 @@ def place_inputs(x: Tensor, wiring: Wiring) -> Tensor:
     return ops.take(ops.pad(x, ((0, 0), (0, 1))), position, axis=-1)
 
 
-def read_outputs(x: Tensor, wiring: Wiring) -> Tensor:
-    """(B, N) -> (B, outputs)."""
-    return _columns(x, wiring.outputs, wiring.size)
+def read_outputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
+    """(B, size) -> (B, outputs)."""
+    return _columns(x, wiring.outputs, size)
 
 
 def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
     """(H, L, B, O) as the previous factor left it -> (H, L, B, I) of `factor`."""
     high, low, _, out = x.shape
     if factor.low > low:  # increasing strides: the new mixed bits are the low bits of H
-        x = ops.reshape(x, (factor.high, factor.radix, low, -1, out))
+        x = ops.reshape(x, (factor.high, factor.inputs, low, -1, out))
         x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H', O, L, B, I')
     else:  # decreasing strides: the new mixed bits are the high bits of L
-        x = ops.reshape(x, (high, factor.radix, factor.low, -1, out))
+        x = ops.reshape(x, (high, factor.inputs, factor.low, -1, out))
         x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H, O, L', B, I')
-    return ops.reshape(x, (factor.high, factor.low, -1, factor.radix))
+    return ops.reshape(x, (factor.high, factor.low, -1, factor.inputs))
 
 
 def _block_factor(gadgets: list[Tensor], factor: fusion.Factor) -> Tensor:

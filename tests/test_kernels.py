@@ -158,7 +158,7 @@ def test_block_factors_are_the_products_of_their_stages(wiring, rng):
                 expected = expected @ matrix
             blocks, found = ops.convert_to_numpy(blocks), np.zeros_like(expected)
             for high, low, i, o in np.ndindex(*blocks.shape):
-                source, target = ((high * factor.radix + bits) * factor.low + low for bits in (i, o))
+                source, target = ((high * 2**factor.count + bits) * factor.low + low for bits in (i, o))
                 found[source, target] = blocks[high, low, i, o]
             np.testing.assert_allclose(found, expected, rtol=ROUNDOFF, atol=ROUNDOFF, err_msg=f"{factor} of {counts}")
 

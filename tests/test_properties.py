@@ -155,8 +155,8 @@ def test_effective_weights_are_those_with_a_gradient(wiring, seed):
     full = Wiring(wiring.size, wiring.strides, tuple(range(wiring.size)), tuple(range(wiring.size)))
 
     def read(weights):
-        placed = kernels.place_inputs(ops.convert_to_tensor(x), wiring)
-        return ops.sum(kernels.read_outputs(kernels.apply_stages(placed, full, weights), wiring) ** 2)
+        placed = kernels.place_inputs(ops.convert_to_tensor(x), wiring, wiring.size)
+        return ops.sum(kernels.read_outputs(kernels.apply_stages(placed, full, weights), wiring, wiring.size) ** 2)
 
     _, (gradient,) = value_and_gradients(read, [rng.standard_normal(full.effective_weights)], np.ones(()))
     assert np.count_nonzero(np.abs(gradient) > 1e-12) == wiring.effective_weights

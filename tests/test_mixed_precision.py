@@ -1,0 +1,114 @@
+"""Layers that compute in float32 inside quantized models: what is stored, what is computed, and where weights lie."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_butterfly import Butterfly, ButterflyDense, export
+from keras_butterfly.export import verify
+from keras_butterfly.export.candidates import shortlist
+from keras_butterfly.export.convert import convert
+from keras_butterfly.export.lowering import Lowering, lower
+from keras_butterfly.export.quantize import Precision
+
+DYNAMIC, INT8 = Precision("dynamic"), Precision("int8")
+
+
+def built(layer, n):
+    layer.build((None, n))
+    return layer
+
+
+def exported(layer, lowering, n, precision=DYNAMIC, rows=64, batch=1):
+    """Return the file of one layer in float32 amid a quantized model, and the data it was calibrated on."""
+    x = np.random.default_rng(0).standard_normal((rows, n)).astype("float32")
+    batches = [{"x": x[start : start + batch]} for start in range(0, rows, batch)]
+    spec = [tf.TensorSpec((batch, n), name="x")]
+    return convert(lower(layer, lowering), spec, precision, batches, island=True), batches
+
+
+def outputs(content, batches):
+    (values,) = verify.run_all(verify.load(content), batches).values()
+    return values
+
+
+def rounded(kernel):
+    """The oracle: each column of a kernel rounded to 255 steps up to its largest value."""
+    scales = np.abs(kernel).max(axis=0) / 127
+    return np.round(kernel / scales) * scales
+
+
+@pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
+def test_only_the_weights_are_rounded(precision):
+    layer = built(Butterfly(48, bias_initializer="ones", seed=0), 64)
+    content, batches = exported(layer, Lowering("dense", island=True), 64, precision)
+    x = np.concatenate([batch["x"] for batch in batches])
+    expected = x @ rounded(np.asarray(layer.kernel)) + 1
+    # An int8 model takes and gives float32 here by way of int8, whose steps are 1/255 of the range.
+    steps = {"dynamic": 1e-5, "int8": 3 / 255}[precision.name]
+    np.testing.assert_allclose(outputs(content, batches), expected, atol=steps * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("operator", ["conv", "matmul", "split"])
+@pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
+def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
+    layer = built(Butterfly(use_bias=False, seed=0), 1024)
+    lowering = Lowering("fused", (5, 5), (operator,) * 2, island=True)
+    content, batches = exported(layer, lowering, 1024, precision, rows=8)
+    stored = [buffer.data for buffer in verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content)).buffers]
+    assert 2 * 32 * 1024 <= sum(len(data) for data in stored if data is not None) < 2 * 32 * 1024 + 8192
+    assert verify.operators(content).count("DEQUANTIZE") >= (64 if operator == "split" else 2)
+    x = np.concatenate([batch["x"] for batch in batches])
+    expected = x @ np.asarray(layer.kernel)
+    assert np.abs(outputs(content, batches) - expected).max() < 0.03 * np.abs(expected).max()
+    assert operator == "split" or verify.partitions(verify.load(content)) == 1
+
+
+def test_weights_lie_at_multiples_of_sixteen_bytes():
+    layer = built(Butterfly(seed=0), 200)
+    content, _ = exported(layer, Lowering("fused", (4, 4), island=True), 200)
+    model, start = verify.schema.Model.GetRootAs(content), np.frombuffer(content, np.uint8).ctypes.data
+    filled = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).DataLength()]
+    assert max(buffer.DataLength() for buffer in filled) == 16 * 16 * 13  # int8 weights of 13 blocks
+    assert {(buffer.DataAsNumpy().ctypes.data - start) % 16 for buffer in filled} == {0}
+
+
+def test_the_names_and_the_signature_survive():
+    net = keras.Sequential([keras.Input((64,), name="pixels"), Butterfly(1024, name="wide"), keras.layers.Dense(10)])
+
+    class Clock:
+        name, machine, runtime = "clock", "table 1", "paper"
+
+        def measure(self, models, *, threads, warmup, runs, progress):
+            seconds = {name: 1.0 if name.endswith("in float32") else 2.0 for name in models}
+            return {name: export.Latency((value,), 1, warmup, threads, "table 1", "paper") for name, value in seconds.items()}
+
+    file = export.to_tflite(net, quantize="dynamic", device=Clock(), wisdom=export.Wisdom())
+    assert file.plan[0].lowering.island
+    assert file.input_names == ("pixels",)
+    assert any(name.startswith("wide/butterfly_float32/") for name in verify.tensor_names(file.content))
+    x = np.random.default_rng(0).standard_normal((1, 64)).astype("float32")
+    expected = np.asarray(net(x))
+    np.testing.assert_allclose(file.predict(x), expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_a_layer_called_twice_shares_its_weights():
+    layer = Butterfly(seed=0)
+    inputs = keras.Input((256,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    affine = lower(layer, Lowering("fused", (4, 4), island=True))
+    spec, x = [tf.TensorSpec((1, 256), name="x")], np.ones((1, 256), "float32")
+    content = convert(lambda value: affine(affine(value)), spec, DYNAMIC, island=True)
+    assert len(content) < 2 * 4 * 1024 + 12 * 1024  # once each factor of 16 blocks of 16 x 16 in int8
+    expected = np.asarray(model(x))
+    np.testing.assert_allclose(outputs(content, [{"x": x}]), expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_the_planner_considers_float32_in_both_quantized_precisions():
+    for layer in (built(Butterfly(), 512), built(ButterflyDense(512), 512)):
+        for precision in ("dynamic", "int8"):
+            found = shortlist(layer, 1, precision)
+            assert any(lowering.island for lowering in found)
+            assert not any(lowering.island and lowering.kind in ("dense", "slice") for lowering in found)
+        assert not any(lowering.island for lowering in shortlist(layer, 1, None))
