@@ -21,8 +21,8 @@ PRUNE = 3.0
 MOST_MEASURED = 12
 # How many of the smallest are measured as well where size counts.
 SMALLEST = 4
-# How many of the best in float32 are measured as islands of a quantized model.
-ISLANDS = 6
+# How many of the best in float32 are measured in float32 inside a quantized model too, from weights in int8 and in float32.
+MOST_IN_FLOAT32, MOST_WITH_FLOAT32_WEIGHTS = 6, 2
 
 
 def lowerings(layer: Layer) -> list[Lowering]:
@@ -37,7 +37,7 @@ def lowerings(layer: Layer) -> list[Lowering]:
 def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False) -> list[Lowering]:
     """The lowerings to measure, the one with the lowest estimate first; with `small` also those with the fewest weights.
 
-    In int8 and in "dynamic" the best of them come once more as islands of float.
+    In int8 and in "dynamic" the best of them come once more with their arithmetic in float32, in int8 also with their weights.
     """
     choices = lowerings(layer)
     estimates = {lowering: estimate(layer, lowering, rows, precision) for lowering in choices}
@@ -48,7 +48,9 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     kept = kept[:MOST_MEASURED] + [lowering for lowering in kept[MOST_MEASURED:] if lowering in firsts]
     if precision in ("int8", "dynamic"):
         in_float = [lowering for lowering in shortlist(layer, rows, None) if lowering.kind in ("fused", "folded")]
-        kept += [replace(lowering, island=True) for lowering in in_float[:ISLANDS]]
+        kept += [replace(lowering, keep_float32="arithmetic") for lowering in in_float[:MOST_IN_FLOAT32]]
+        exact = in_float[:MOST_WITH_FLOAT32_WEIGHTS] if precision == "int8" else []
+        kept += [replace(lowering, keep_float32="weights") for lowering in exact]
     if small:
         sizes = {lowering: estimated_bytes(layer, lowering, precision) for lowering in choices}
         smallest = sorted(choices, key=lambda lowering: (sizes[lowering], estimates[lowering]))[:SMALLEST]

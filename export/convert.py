@@ -194,11 +194,11 @@ class _Export:
 
     def lowered(self, plans: dict[Layer, LayerPlan]) -> TFLiteModel:
         """The model with its butterfly layers as `plans` say, converted and compared with Keras."""
-        precision, island = self.planner.precision, any(plan.lowering.island for plan in plans.values())
+        precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
         replaced = executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
         with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
-            content = renamed(convert(self.call, self.specs, precision, self.data.calibration, variables, island=island))
+            content = renamed(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
         operators = verify.check_builtin(content)
         if precision.name == "int8":
@@ -287,11 +287,11 @@ def convert(
     precision: Precision = Precision(),  # noqa: B008 (frozen)
     batches: Sequence[dict[str, np.ndarray]] = (),
     variables: Sequence[tf.Variable] = (),
-    island: bool = False,
+    keep_float32: bool = False,
 ) -> bytes:
     """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
 
-    `batches` of its inputs calibrate it where the precision is int8; with `island` some layers of a quantized
+    `batches` of its inputs calibrate it where the precision is int8; with `keep_float32` some layers of a quantized
     model compute in float32.
 
     Raises:
@@ -312,11 +312,11 @@ def convert(
     owner = tf.Module()
     owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    precision.configure(converter, batches, island)
+    precision.configure(converter, batches, keep_float32)
     try:
         with _quiet():
             content = converter.convert()
-            return with_float32_layers(content, precision) if island else content
+            return with_float32_layers(content, precision) if keep_float32 else content
     except MemoryError as error:
         raise ValueError(_OUT_OF_MEMORY) from error
     except Exception as error:

@@ -31,7 +31,7 @@ Work = Counter[str]  # whole numbers
 def estimate(layer: Layer, lowering: Lowering, rows: int, precision: str | None = None) -> float:
     """Estimated seconds per invocation on `rows` rows, in a precision of `Precision.name`."""
     # XNNPACK unpacks float16 weights to float32 once, on loading.
-    measured = "float32" if precision in (None, "float16") or lowering.island else precision
+    measured = "float32" if precision in (None, "float16") or lowering.keep_float32 else precision
     costs = _costs()[measured]["row" if rows == 1 else "rows"]
     return sum(amount * costs[unit] for unit, amount in work(layer, lowering, rows).items())
 
@@ -39,7 +39,7 @@ def estimate(layer: Layer, lowering: Lowering, rows: int, precision: str | None 
 def estimated_bytes(layer: Layer, lowering: Lowering, precision: str | None = None) -> int:
     """Estimated bytes of a .tflite file with the lowering alone: its weights, and what operators and tensors take."""
     done = work(layer, lowering, 1)
-    each = 4 if precision is None else 2 if precision == "float16" else 1
+    each = 4 if precision is None or lowering.keep_float32 == "weights" else 2 if precision == "float16" else 1
     described = sum(amount * BYTES[unit] for unit, amount in done.items() if unit in BYTES)
     return int(done["weights"]) * each // 4 + int(described) + FILE_BYTES
 

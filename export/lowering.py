@@ -25,8 +25,8 @@ Layer = Butterfly | ButterflyDense
 Affine = Callable[[Any], Any]
 
 KINDS = ("gather", "slice", "fused", "folded", "dense")
-# The scopes of a layer's operators. Quantisation leaves those below the second in float.
-SCOPE, ISLAND_SCOPE = "butterfly", "butterfly_float32"
+# The scope of a layer's operators by `Lowering.keep_float32`, from which quantization knows what to leave in float32.
+SCOPES = {"": "butterfly", "arithmetic": "butterfly_float32", "weights": "butterfly_float32_weights"}
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class Lowering:
         operators: of each factor, "conv", "matmul", "split" or "sum"; empty: "conv" for all.
         width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
             zeros that are sliced off. 0: none. On AVX2 10 columns have been seen to take 1.7 times as long as 16.
-        island: computes in float32 inside a quantized model, with its weights stored in int8.
+        keep_float32: what stays in float32 inside a quantized model. "arithmetic": the layer computes in float32 from weights
+            stored in int8. "weights": those are in float32 too, in an int8 model. "": nothing.
     """
 
     kind: str
     counts: tuple[int, ...] = ()
     operators: tuple[str, ...] = ()
     width: int = 0
-    island: bool = False
+    keep_float32: str = ""
 
     def grouping(self, wiring: Wiring) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Stages and operator of each factor of a fused butterfly, the defaults filled in."""
@@ -58,7 +59,8 @@ class Lowering:
         return counts, self.operators or ("conv",) * len(counts)
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.kind, self._detail(), "in float32" if self.island else "") if part)
+        kept = {"": "", "arithmetic": "in float32 from int8", "weights": "in float32"}[self.keep_float32]
+        return " ".join(part for part in (self.kind, self._detail(), kept) if part)
 
     def _detail(self) -> str:
         if self.width:
@@ -71,7 +73,7 @@ def lower(layer: Layer, lowering: Lowering) -> Affine:
     """The layer's linear map and bias, without activation, as a function (..., n) -> (..., units) on float tensors."""
     bias = None if layer.bias is None else ops.convert_to_numpy(layer.bias)
     affine = _affine(layer, lowering, bias)
-    scope = f"{_scope(layer.name)}/{ISLAND_SCOPE if lowering.island else SCOPE}/"
+    scope = f"{_scope(layer.name)}/{SCOPES[lowering.keep_float32]}/"
 
     def scoped(x):
         with tf.name_scope(scope):  # the slash at the end makes it the whole name, wherever in the model the layer sits

@@ -1,8 +1,8 @@
-"""Layers that compute in float32 inside a quantized model: those whose operators carry `lowering.ISLAND_SCOPE` in their names.
+"""Layers that compute in float32 inside a quantized model; a scope in the names of their operators says which.
 
-Their weights are stored in int8 all the same. A DEQUANTIZE operator turns them into float32, which the runtime does once, when
-it loads the model. It saves quantizing the activations at every call, which for the small blocks of a butterfly can take longer
-than all its multiplications, and it rounds nothing but the weights.
+With "arithmetic" kept in float32 the weights are stored in int8 all the same. A DEQUANTIZE operator turns them into float32,
+which the runtime does once, when it loads the model. It saves quantizing the activations at every call, which for the small
+blocks of a butterfly can take longer than all its multiplications, and it rounds nothing but the weights.
 """
 
 import flatbuffers
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import verify
-from .lowering import ISLAND_SCOPE
+from .lowering import SCOPES
 from .quantize import Precision
 from .verify import schema
 
@@ -25,10 +25,10 @@ _PRODUCTS = (_CODES.CONV_2D, _CODES.FULLY_CONNECTED, _CODES.BATCH_MATMUL)
 
 
 def with_float32_layers(content: bytes, precision: Precision) -> bytes:
-    """Return the quantized model with the operators in `lowering.ISLAND_SCOPE` computing in float32.
+    """Return the quantized model, with the layers computing in float32 whose lowering asks for it by `keep_float32`.
 
-    `content` is what the converter gives after `Precision.configure` with `island`: a calibrated float model for "int8", a
-    finished one for "dynamic".
+    `content` is what the converter gives after `Precision.configure` with `keep_float32`: a calibrated float model for "int8",
+    a finished one for "dynamic".
     """
     model = _parsed(_quantized_but_kept(content, precision) if precision.name == "int8" else content)
     dequantize = schema.OperatorCodeT(_CODES.DEQUANTIZE, version=_PER_CHANNEL_VERSION, builtinCode=_CODES.DEQUANTIZE)
@@ -42,10 +42,11 @@ def _quantized_but_kept(calibrated: bytes, precision: Precision) -> bytes:
     # The function below the public QuantizationDebugger, which knows no int8 inputs and needs an operator to debug.
     from tensorflow.lite.python.convert import mlir_quantize
 
-    kept = [name for name in verify.tensor_names(calibrated) if _is_kept(name)]
+    scopes = SCOPES["arithmetic"], SCOPES["weights"]
+    kept = [name for name in verify.tensor_names(calibrated) if _is_within(name, scopes)]
     model = _parsed(calibrated)
     for graph in model.subgraphs:
-        products = [operator for operator in graph.operators if _is_kept_product(operator, graph, model)]
+        products = [operator for operator in graph.operators if _is_product(operator, graph, model, scopes)]
         kept += [graph.tensors[operator.outputs[0]].name.decode() for operator in products]
     io = tf.int8 if precision.integer_io else tf.float32
     return mlir_quantize(calibrated, input_data_type=io, output_data_type=io, denylisted_nodes=kept)
@@ -56,7 +57,7 @@ def _dequantize_weights(model, graph, code: int) -> None:
     operators, restored = [], {}
     for operator in graph.operators:
         in_float32 = graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32
-        if in_float32 and _is_kept_product(operator, graph, model):
+        if in_float32 and _is_product(operator, graph, model, scopes=(SCOPES["arithmetic"],)):
             index = operator.inputs[1]
             weights = graph.tensors[index]
             _round_to_int8(weights, model)
@@ -86,15 +87,18 @@ def _round_to_int8(weights, model) -> None:
     weights.quantization = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
 
 
-def _is_kept_product(operator, graph, model) -> bool:
-    """Whether `operator` multiplies by weights of a kept layer: these or the result say so. The last result bears the output's
-    name."""
+def _is_product(operator, graph, model, scopes: tuple[str, ...]) -> bool:
+    """Whether `operator` multiplies by weights of a layer in `scopes`, as the name of the weights or of the result says.
+
+    The result of the model's last operator has the name of the output.
+    """
     product = model.operatorCodes[operator.opcodeIndex].builtinCode in _PRODUCTS
-    return product and any(_is_kept(graph.tensors[index].name.decode()) for index in (operator.inputs[1], operator.outputs[0]))
+    ends = (operator.inputs[1], operator.outputs[0]) if product else ()
+    return any(_is_within(graph.tensors[index].name.decode(), scopes) for index in ends)
 
 
-def _is_kept(name: str) -> bool:
-    return f"/{ISLAND_SCOPE}/" in name
+def _is_within(name: str, scopes: tuple[str, ...]) -> bool:
+    return any(f"/{scope}/" in name for scope in scopes)
 
 
 class _AlignedBuffer(schema.BufferT):

@@ -8,12 +8,12 @@ signature's.
 import re
 import struct
 
-from .lowering import ISLAND_SCOPE, SCOPE
+from .lowering import SCOPES
 from .verify import schema
 
 _NAME_FIELD = 10  # of the table `Tensor` in TFLite's schema
 _LENGTH = struct.Struct("<I")
-_OURS = re.compile(f"/({SCOPE}|{ISLAND_SCOPE})/")
+_OURS = re.compile(f"/({'|'.join(SCOPES.values())})/")
 
 
 def renamed(content: bytes) -> bytes:

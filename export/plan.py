@@ -37,7 +37,7 @@ RUNS, WARMUP = 40, 50
 NOT_RUN = float("nan")
 # Latencies closer than this to the fastest count as equal, so that the noise of the machine does not choose the file's size.
 NEAR_FASTEST = 1.05
-# An int8 butterfly whose error is more than this many times that of an int8 Dense of its size becomes an island of float.
+# An int8 butterfly whose error is more than this many times that of an int8 Dense of its size stays in float32.
 WORSE_THAN_DENSE = 1.4
 
 
@@ -216,7 +216,9 @@ class Planner:
         with self.progress.task(f"plan {layer.name}", 2 * len(lowerings)) as step:
             models = {}
             for lowering in lowerings:
-                models[lowering] = self.convert(lower(layer, lowering), spec, precision, batches, island=lowering.island)
+                models[lowering] = self.convert(
+                    lower(layer, lowering), spec, precision, batches, keep_float32=bool(lowering.keep_float32)
+                )
                 step(1)
             contents = {str(lowering): content for lowering, content in models.items()}
             share = len(lowerings) / RUNS
@@ -244,8 +246,8 @@ class Planner:
         def side_by_side(*values):
             return {f"y{i}": affine(value) for i, (affine, value) in enumerate(zip(affines, values, strict=True))}
 
-        island = any(plan.lowering.island for plan in plans.values())
-        content = self.convert(side_by_side, specs, self._inside, batches, island=island)
+        keep_float32 = any(plan.lowering.keep_float32 for plan in plans.values())
+        content = self.convert(side_by_side, specs, self._inside, batches, keep_float32=keep_float32)
         actual = verify.run_all(verify.load(content), batches)
         errors = {}
         for i, layer in enumerate(layers):
@@ -255,7 +257,7 @@ class Planner:
 
     @property
     def _inside(self) -> Precision:
-        """The precision of a layer amid others: in int8 it takes and gives int8, and an island pays for the way in and out."""
+        """The precision of a layer amid others: in int8 it takes and gives int8, and pays for the way to float32 and back."""
         return Precision("int8", integer_io=True) if self.precision.name == "int8" else self.precision
 
     def _problem(self, layer: Layer, shape: Shape) -> Problem:

@@ -40,10 +40,10 @@ class Precision:
     def tolerance(self) -> float:
         return TOLERANCES[self.name]
 
-    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], island: bool = False) -> None:
+    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], keep_float32: bool = False) -> None:
         """Set up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs.
 
-        With `island` and "int8" it does no more than calibrate; `mixed_precision.with_float32_layers` goes on from there.
+        With `keep_float32` and "int8" it does no more than calibrate; `mixed_precision.with_float32_layers` goes on from there.
         """
         # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -55,7 +55,7 @@ class Precision:
         if self.name == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: ((SIGNATURE, dict(batch)) for batch in batches)
-        if island and self.name == "int8":
+        if keep_float32 and self.name == "int8":
             converter._experimental_calibrate_only = True
         elif self.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import files
 from .factors import OPERATORS
-from .lowering import KINDS, Lowering
+from .lowering import KINDS, SCOPES, Lowering
 
 FORMAT, VERSION = "keras-butterfly wisdom", 1
 
@@ -203,7 +203,7 @@ def _lowering(saved: dict) -> Lowering:
         and set(lowering.operators) <= set(OPERATORS)
         and len(lowering.operators) in (0, len(lowering.counts))
         and all(isinstance(count, int) and count >= 1 for count in (*lowering.counts, lowering.width + 1))
-        and isinstance(lowering.island, bool)
+        and lowering.keep_float32 in SCOPES
     )
     if not sound:
         raise ValueError(f"no such lowering: {saved}")

@@ -38,7 +38,8 @@ def _few_candidates(monkeypatch):
         from keras_butterfly.export import candidates, wisdom
 
         monkeypatch.setattr(candidates, "MOST_MEASURED", 5)
-        monkeypatch.setattr(candidates, "ISLANDS", 1)
+        monkeypatch.setattr(candidates, "MOST_IN_FLOAT32", 1)
+        monkeypatch.setattr(candidates, "MOST_WITH_FLOAT32_WEIGHTS", 1)
         wisdom.forget()
 
 

@@ -25,7 +25,7 @@ def exported(layer, lowering, n, precision=DYNAMIC, rows=64, batch=1):
     x = np.random.default_rng(0).standard_normal((rows, n)).astype("float32")
     batches = [{"x": x[start : start + batch]} for start in range(0, rows, batch)]
     spec = [tf.TensorSpec((batch, n), name="x")]
-    return convert(lower(layer, lowering), spec, precision, batches, island=True), batches
+    return convert(lower(layer, lowering), spec, precision, batches, keep_float32=True), batches
 
 
 def outputs(content, batches):
@@ -42,7 +42,7 @@ def rounded(kernel):
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_only_the_weights_are_rounded(precision):
     layer = built(Butterfly(48, bias_initializer="ones", seed=0), 64)
-    content, batches = exported(layer, Lowering("dense", island=True), 64, precision)
+    content, batches = exported(layer, Lowering("dense", keep_float32="arithmetic"), 64, precision)
     x = np.concatenate([batch["x"] for batch in batches])
     expected = x @ rounded(np.asarray(layer.kernel)) + 1
     # An int8 model takes and gives float32 here by way of int8, whose steps are 1/255 of the range.
@@ -54,7 +54,7 @@ def test_only_the_weights_are_rounded(precision):
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
     layer = built(Butterfly(use_bias=False, seed=0), 1024)
-    lowering = Lowering("fused", (5, 5), (operator,) * 2, island=True)
+    lowering = Lowering("fused", (5, 5), (operator,) * 2, keep_float32="arithmetic")
     content, batches = exported(layer, lowering, 1024, precision, rows=8)
     stored = [buffer.data for buffer in verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content)).buffers]
     assert 2 * 32 * 1024 <= sum(len(data) for data in stored if data is not None) < 2 * 32 * 1024 + 8192
@@ -67,7 +67,7 @@ def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
 
 def test_weights_lie_at_multiples_of_sixteen_bytes():
     layer = built(Butterfly(seed=0), 200)
-    content, _ = exported(layer, Lowering("fused", (4, 4), island=True), 200)
+    content, _ = exported(layer, Lowering("fused", (4, 4), keep_float32="arithmetic"), 200)
     model, start = verify.schema.Model.GetRootAs(content), np.frombuffer(content, np.uint8).ctypes.data
     filled = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).DataLength()]
     assert max(buffer.DataLength() for buffer in filled) == 16 * 16 * 13  # int8 weights of 13 blocks
@@ -81,11 +81,11 @@ def test_the_names_and_the_signature_survive():
         name, machine, runtime = "clock", "table 1", "paper"
 
         def measure(self, models, *, threads, warmup, runs, progress):
-            seconds = {name: 1.0 if name.endswith("in float32") else 2.0 for name in models}
+            seconds = {name: 1.0 if name.endswith("from int8") else 2.0 for name in models}
             return {name: export.Latency((value,), 1, warmup, threads, "table 1", "paper") for name, value in seconds.items()}
 
     file = export.to_tflite(net, quantize="dynamic", device=Clock(), wisdom=export.Wisdom())
-    assert file.plan[0].lowering.island
+    assert file.plan[0].lowering.keep_float32 == "arithmetic"
     assert file.input_names == ("pixels",)
     assert any(name.startswith("wide/butterfly_float32/") for name in verify.tensor_names(file.content))
     x = np.random.default_rng(0).standard_normal((1, 64)).astype("float32")
@@ -97,9 +97,9 @@ def test_a_layer_called_twice_shares_its_weights():
     layer = Butterfly(seed=0)
     inputs = keras.Input((256,))
     model = keras.Model(inputs, layer(layer(inputs)))
-    affine = lower(layer, Lowering("fused", (4, 4), island=True))
+    affine = lower(layer, Lowering("fused", (4, 4), keep_float32="arithmetic"))
     spec, x = [tf.TensorSpec((1, 256), name="x")], np.ones((1, 256), "float32")
-    content = convert(lambda value: affine(affine(value)), spec, DYNAMIC, island=True)
+    content = convert(lambda value: affine(affine(value)), spec, DYNAMIC, keep_float32=True)
     assert len(content) < 2 * 4 * 1024 + 12 * 1024  # once each factor of 16 blocks of 16 x 16 in int8
     expected = np.asarray(model(x))
     np.testing.assert_allclose(outputs(content, [{"x": x}]), expected, atol=0.05 * np.abs(expected).max())
@@ -109,6 +109,6 @@ def test_the_planner_considers_float32_in_both_quantized_precisions():
     for layer in (built(Butterfly(), 512), built(ButterflyDense(512), 512)):
         for precision in ("dynamic", "int8"):
             found = shortlist(layer, 1, precision)
-            assert any(lowering.island for lowering in found)
-            assert not any(lowering.island and lowering.kind in ("dense", "slice") for lowering in found)
-        assert not any(lowering.island for lowering in shortlist(layer, 1, None))
+            assert any(lowering.keep_float32 for lowering in found)
+            assert not any(lowering.keep_float32 and lowering.kind in ("dense", "slice") for lowering in found)
+        assert not any(lowering.keep_float32 for lowering in shortlist(layer, 1, None))

@@ -288,7 +288,7 @@ def test_wisdom_that_other_weights_do_not_keep_is_measured_anew():
 
 
 def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a_dense(monkeypatch):
-    """Rounding between factors adds to the error; an island rounds only on the way in and out, as Dense does."""
+    """Rounding between factors adds to the error; a layer in float32 rounds only on the way in and out, as Dense does."""
 
     def seconds(name):
         return 5.0 if name == "dense" else 2.0 if name.endswith("float32") else 1.0
@@ -302,12 +302,12 @@ def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a
     plan, errors = planned()
     assert plan.limit == pytest.approx(1.4 * dense_error([data(512)], 512))
     assert errors[plan.lowering] <= plan.limit
-    in_float = max(error for lowering, error in errors.items() if lowering.island)
-    in_int8 = min(error for lowering, error in errors.items() if not lowering.island)
+    in_float = max(error for lowering, error in errors.items() if lowering.keep_float32 == "weights")
+    in_int8 = min(error for lowering, error in errors.items() if lowering.keep_float32 != "weights")
     assert in_float < in_int8
     monkeypatch.setattr(planning, "dense_error", lambda inputs, units: (in_float + in_int8) / 2 / 1.4)
     plan, _ = planned()
-    assert plan.lowering.island
+    assert plan.lowering.keep_float32 == "weights"
 
 
 def test_a_dense_kernel_is_never_too_inexact():
@@ -324,27 +324,27 @@ def test_a_dense_kernel_is_never_too_inexact():
 
 
 @pytest.mark.parametrize("integer_io", [False, True])
-def test_an_island_of_float_inside_an_int8_model(integer_io):
+def test_a_layer_in_float32_inside_an_int8_model(integer_io):
     """Its operators compute in float32, the layers around it in int8, and it is more exact than all int8."""
 
-    def island_is_fast(name):
+    def float32_is_fast(name):
         return 1.0 if name.endswith("in float32") else 2.0
 
     net = keras.Sequential(
         [
             keras.Input((64,), name="x"),
             keras.layers.Dense(128, activation="relu"),
-            Butterfly(activation="relu", seed=0, name="island"),
+            Butterfly(activation="relu", seed=0, name="exact"),
             keras.layers.Dense(10),
         ]
     )
     x = data(64)
     common = {"quantize": "int8", "representative_data": x, "integer_io": integer_io}
-    mixed = export.to_tflite(net, device=Clock(island_is_fast), wisdom=export.Wisdom(), **common)
+    mixed = export.to_tflite(net, device=Clock(float32_is_fast), wisdom=export.Wisdom(), **common)
     whole = export.to_tflite(net, lowering="fused", **common)
-    assert mixed.plan[0].lowering.island
+    assert mixed.plan[0].lowering.keep_float32 == "weights"
     types = tensor_types(mixed.content)
-    assert {kind for name, kind in types.items() if "island/" in name} == {"FLOAT32"}
+    assert {kind for name, kind in types.items() if "exact/" in name} == {"FLOAT32"}
     assert types["output_0"] == ("INT8" if integer_io else "FLOAT32")
     assert mixed.operators.count("FULLY_CONNECTED") == 2
     assert mixed.plan[0].error < whole.plan[0].error
@@ -464,7 +464,7 @@ def test_work_counts_what_the_lowering_does():
     assert done["moves"] == 2
     assert work(layer, Lowering("fused", (4, 3, 3), ("conv", "sum", "sum")), 1)["moves"] == 0
     assert estimated_bytes(layer, Lowering("dense"), "int8") == pytest.approx(1024 * 1024, rel=0.01)
-    assert estimated_bytes(layer, Lowering("dense", island=True), "int8") == pytest.approx(4 * 1024 * 1024, rel=0.01)
+    assert estimated_bytes(layer, Lowering("dense", keep_float32="weights"), "int8") == pytest.approx(4 * 1024 * 1024, rel=0.01)
 
 
 def test_estimates_rank_what_is_far_apart():
