@@ -45,7 +45,7 @@ ADDITIONS = 65
 
 def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lowering: str = "auto") -> export.TFLiteModel:
     # Where int8 does not need them, the few random batches that an export compares by itself do, in less memory.
-    typical = np.random.default_rng(0).standard_normal((100 * batch, n)) if quantize else None
+    typical = np.random.default_rng(0).standard_normal((max(1000, 100 * batch), n)) if quantize else None
     model = keras.Sequential([keras.Input((n,)), layer])
     return export.to_tflite(
         model, lowering=lowering, quantize=quantize, representative_data=typical, batch_size=batch, wisdom=export.Wisdom()
