@@ -33,10 +33,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import activity_data
+from keras_butterfly_cli.demo import WIDTH, Data, load
 from results import Results
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
-from keras_butterfly.export.demo import WIDTH, Data, load
 
 GRID = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}

@@ -17,16 +17,17 @@ import click
 import keras
 import numpy as np
 from keras import layers
+from keras_butterfly_cli.demo import WIDTH, Data, load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from keras_butterfly import projection, replace_dense
-from keras_butterfly.distillation import distill
+from keras_butterfly import replace_dense
+from keras_butterfly.compression.distillation import distill
 from keras_butterfly.export import compare, files, to_tflite
-from keras_butterfly.export.demo import WIDTH, Data, load
+from keras_butterfly.export.compression_sweep import accuracy
 from keras_butterfly.export.model import predict
-from keras_butterfly.export.sweep import accuracy
+from keras_butterfly.structure import factorization as projection
 
 HIDDEN = ("hidden_0", "hidden_1")
 BATCH, RATE = 128, 1e-3

@@ -1,6 +1,6 @@
 """Fits the costs that estimates are made of: measures lowerings of many sizes, and solves for seconds per unit of work.
 
-    python benchmarks/costs.py [--samples 15] [--runs 15] [--output export/costs.json --overwrite]
+    python benchmarks/costs.py [--samples 15] [--runs 15] [--output export/planning/costs.json --overwrite]
 
 For each precision, and for one row and several rows apart, non-negative least squares on relative errors. Prints how far the
 fitted estimate is from the measurements it was fitted to.
@@ -17,13 +17,14 @@ from rich.progress import track
 from scipy.optimize import nnls
 
 from keras_butterfly import Butterfly, ButterflyDense
-from keras_butterfly.export import devices, files
-from keras_butterfly.export.candidates import lowerings
-from keras_butterfly.export.convert import convert
-from keras_butterfly.export.cost import work
-from keras_butterfly.export.lowering import Lowering, lower
-from keras_butterfly.export.measure import measure_all
-from keras_butterfly.export.quantize import Precision
+from keras_butterfly.export import files
+from keras_butterfly.export.lowering.lowering import Lowering, lower
+from keras_butterfly.export.measurement import devices
+from keras_butterfly.export.measurement.timing import measure_all
+from keras_butterfly.export.planning.candidates import lowerings
+from keras_butterfly.export.planning.cost import work
+from keras_butterfly.export.tflite.converter import convert
+from keras_butterfly.export.tflite.quantize import Precision
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)

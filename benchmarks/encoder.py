@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from keras_butterfly import ButterflyAutoencoder, export
-from keras_butterfly.autoencoder import default_ell
+from keras_butterfly.autoencoder.model import default_ell
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import files
-from keras_butterfly.export.convert import convert
+from keras_butterfly.export.tflite.converter import convert
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 # The least speed-ups aimed at, by batch and precision, over Dense; "over gather" over the butterfly's own gather export.

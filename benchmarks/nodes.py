@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_butterfly import Butterfly, export
-from keras_butterfly.wiring import padded_size
+from keras_butterfly.structure.wiring import padded_size
 
 SHAPES = ((784, 1024), (1024, 784), (640, 640), (1000, 600))
 NODES = ("first", "random")

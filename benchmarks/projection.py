@@ -15,14 +15,15 @@ import numpy as np
 import scipy.fft
 import scipy.linalg
 from keras import ops
+from keras_butterfly_cli.demo import load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from keras_butterfly import Butterfly, ButterflyDense, fitting, transforms
+from keras_butterfly import Butterfly, ButterflyDense, transforms
+from keras_butterfly.compression import fitting
 from keras_butterfly.export import files
-from keras_butterfly.export.demo import load
-from keras_butterfly.projection import low_rank, monarch
+from keras_butterfly.structure.factorization import low_rank, monarch
 
 N = 1024
 FITTED_ON = 4096

@@ -17,9 +17,9 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from keras_butterfly import kernels
-from keras_butterfly.fusion import best_counts
 from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch
+from keras_butterfly.structure import kernels
+from keras_butterfly.structure.fusion import best_counts
 
 
 def compiled(function):

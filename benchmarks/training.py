@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_butterfly import Butterfly, ButterflyDense
-from keras_butterfly.butterfly_dense import default_width
-from keras_butterfly.export import devices, files
+from keras_butterfly.export import files
+from keras_butterfly.export.measurement import devices
+from keras_butterfly.layers.butterfly_dense import default_width
 
 
 def layers(n: int) -> dict[str, Callable[[], keras.Model]]:

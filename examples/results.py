@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_butterfly.export import devices, files
+from keras_butterfly.export import files
+from keras_butterfly.export.measurement import devices
 
 
 class Results:

@@ -1,13 +1,13 @@
 """Keras models with butterfly layers to TFLite: lowered, converted, compared with Keras, measured (TensorFlow backend)."""
 
+from .compression_sweep import Sweep, TargetError, sweep
 from .convert import pareto_front, to_tflite
-from .latency import Latency
-from .measure import measure
+from .measurement.comparison import Comparison, compare
+from .measurement.latency import Latency
+from .measurement.timing import measure
 from .model import TFLiteModel
-from .report import Comparison, compare
-from .sweep import Sweep, TargetError, sweep
-from .verify import ParityError
-from .wisdom import Wisdom, wisdom
+from .planning.wisdom import Wisdom, wisdom
+from .tflite.parity import ParityError
 
 __all__ = [
     "Comparison",

@@ -1,37 +1,43 @@
 """Keras model -> .tflite bytes, with the evidence that they are right."""
 
-import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
-from keras_butterfly.execution import executions
-from keras_butterfly.model_inputs import pack_inputs
-from keras_butterfly.progress import Progress
-from keras_butterfly.quiet import quiet_tensorflow
-from keras_butterfly.wiring import positive_integer, positive_number
+from keras_butterfly.layers.override import executions
+from keras_butterfly.utils.model_inputs import pack_inputs
+from keras_butterfly.utils.progress import Progress
+from keras_butterfly.utils.validation import positive_integer, positive_number
 
-from . import devices, verify
 from .diagnosis import first_wrong_layer
-from .lowering import Layer, lower
-from .mixed_precision import with_float32_layers
+from .lowering.lowering import Layer, lower
+from .measurement import devices
 from .model import TFLiteModel
-from .naming import renamed
-from .observe import observe
-from .plan import RUNS, WARMUP, Effort, LayerPlan, LoweringKind, Objective, Planner, front
-from .preparation import check_exportable, gives_classes, in_float32, input_specs, output_names, unrolled, with_inputs
-from .quantize import Precision, Quantize
-from .representative import Batch, Representative, representative
-from .verify import Parity, ParityError
-from .wisdom import Wisdom
-from .wisdom import wisdom as process_wisdom
+from .planning.observe import observe
+from .planning.plan import RUNS, WARMUP, Effort, LayerPlan, LoweringKind, Objective, Planner, front
+from .planning.wisdom import Wisdom
+from .planning.wisdom import wisdom as process_wisdom
+from .preparation.exportable import (
+    check_exportable,
+    gives_classes,
+    in_float32,
+    input_specs,
+    output_names,
+    unrolled,
+    with_inputs,
+)
+from .preparation.representative_data import Batch, Representative, representative
+from .tflite import runtime
+from .tflite.converter import convert
+from .tflite.naming import renamed
+from .tflite.operators import check_builtin
+from .tflite.parity import Parity, ParityError, compare_outputs
+from .tflite.quantize import Precision, Quantize
 
 # A quantized file that takes this many times as long as one in float32 is slower beyond the noise.
 SLOWER = 1.1
@@ -163,7 +169,7 @@ class _Settings:
         known = process_wisdom if self.wisdom is None else self.wisdom
         with Progress(self.progress) as bars:
             where = devices.find(self.device)
-            planner = Planner(lowering, effort, objective, precision, tolerance, where, known, convert, bars)
+            planner = Planner(lowering, effort, objective, precision, tolerance, where, known, bars)
             yield _Export(model, planner, self.representative_data, batch_size)
 
 
@@ -200,15 +206,15 @@ class _Export:
         with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
             content = renamed(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
-        operators = verify.check_builtin(content)
+        operators = check_builtin(content)
         if precision.name == "int8":
-            verify.check_survives(content)
-        interpreter = verify.load(content)
+            runtime.check_survives(content)
+        interpreter = runtime.load(content)
         try:
             parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, gives_classes(self.original))
         except ParityError as error:
             raise ParityError(f"{error}{self._advice(content)}") from None
-        partitions = verify.partitions(interpreter)
+        partitions = runtime.partitions(interpreter)
         names = tuple(spec.name for spec in self.specs), self.output_names
         notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
         original = self._original_parity(interpreter)
@@ -235,7 +241,7 @@ class _Export:
         batches = self.data.calibration
         return [np.concatenate([batch[spec.name] for batch in batches]) for spec in self.specs]
 
-    def _original_parity(self, interpreter: verify.Interpreter) -> Parity | None:
+    def _original_parity(self, interpreter: runtime.Interpreter) -> Parity | None:
         """Return how far the export is from the model itself, if that does not compute in float32."""
         if self.float32 is self.original:
             return None
@@ -245,10 +251,8 @@ class _Export:
             outputs = keras.tree.flatten(model(pack_inputs(model, list(batch.values())), training=False))
             arrays = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
             results.append(dict(zip(self.output_names, arrays, strict=True)))
-        expected, actual = verify.joined(results), verify.run_all(interpreter, batches)
-        return verify.compare_outputs(
-            list(expected.values()), [actual[name] for name in expected], list(expected), self.data.inputs
-        )
+        expected, actual = runtime.joined(results), runtime.run_all(interpreter, batches)
+        return compare_outputs(list(expected.values()), [actual[name] for name in expected], list(expected), self.data.inputs)
 
     @property
     def _weighs_float32(self) -> bool:
@@ -275,88 +279,6 @@ class _Export:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-_OUT_OF_MEMORY = (
-    "Expected a model that the converter can hold in memory, which takes several times the size of its weights. The memory ran "
-    "out. Make the model smaller with replace_dense, or convert on a machine with more memory."
-)
-
-
-def convert(
-    function: Callable,
-    specs: Sequence[tf.TensorSpec],
-    precision: Precision = Precision(),  # noqa: B008 (frozen)
-    batches: Sequence[dict[str, np.ndarray]] = (),
-    variables: Sequence[tf.Variable] = (),
-    keep_float32: bool = False,
-) -> bytes:
-    """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
-
-    `batches` of its inputs calibrate it where the precision is int8; with `keep_float32` some layers of a quantized
-    model compute in float32.
-
-    Raises:
-        ValueError: naming the operators that TFLite has not built in.
-    """
-
-    def by_name(values):
-        return function(*(values[spec.name] for spec in specs))
-
-    # A dict keeps names that are no Python identifiers, such as "input-ids".
-    signature = [{spec.name: spec for spec in specs}]
-    concrete = tf.function(by_name, input_signature=signature, autograph=False).get_concrete_function()
-    if precision.name == "int8" and any("While" in operation.type for operation in concrete.graph.get_operations()):
-        raise ValueError(
-            "Expected a model without loops, which TensorFlow cannot calibrate for int8. Received one with a loop that is no "
-            'recurrent layer of Keras. Write the steps one after the other, or take quantize="dynamic".'
-        )
-    owner = tf.Module()
-    owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    precision.configure(converter, batches, keep_float32)
-    try:
-        with _quiet():
-            content = converter.convert()
-            return with_float32_layers(content, precision) if keep_float32 else content
-    except MemoryError as error:
-        raise ValueError(_OUT_OF_MEMORY) from error
-    except Exception as error:
-        if "bad_alloc" in str(error):
-            raise ValueError(_OUT_OF_MEMORY) from error
-        # The converter raises several private types; whichever, the reader needs the operators it stopped at.
-        raise ValueError(
-            f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what TensorFlow's converter and the runtime that it calibrates with write on stderr from the user.
-
-    Compiled code writes to file descriptor 2, so that leads nowhere for the while.
-    """
-    nowhere, kept = os.open(os.devnull, os.O_WRONLY), None
-    with suppress(OSError):  # stderr may be closed
-        kept = os.dup(2)
-    try:
-        os.dup2(nowhere, 2)
-        with quiet_tensorflow(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.close(nowhere)
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _complaint(error: Exception) -> str:
-    """The operators that the converter names, or else its first words, without its MLIR dump."""
-    named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
-    if named:
-        return f"There is none for: {', '.join(named)}."
-    return f"The converter says: {str(error).splitlines()[0]}"
-
-
 def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
     """Return a sentence if every butterfly layer was written as a dense kernel because that was the best."""
     pairs = [(plan.chosen, min(plan.candidates, key=lambda c: c.estimated_bytes, default=None)) for plan in plans.values()]
@@ -368,14 +290,14 @@ def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
 
 
 def _parity(
-    interpreter: verify.Interpreter, data: Representative, results: Sequence[Batch], tolerance: float, classes: bool
+    interpreter: runtime.Interpreter, data: Representative, results: Sequence[Batch], tolerance: float, classes: bool
 ) -> Parity:
     """Return how far the export is from Keras's `results` on the data that verify it.
 
     Raises:
         ParityError: if that is further than `tolerance`, naming the output that is furthest, or if Keras's are not finite.
     """
-    expected, actual = verify.joined(results), verify.run_all(interpreter, data.verification)
+    expected, actual = runtime.joined(results), runtime.run_all(interpreter, data.verification)
     broken = [name for name, value in expected.items() if not np.all(np.isfinite(value))]
     if broken:
         raise ParityError(
@@ -383,7 +305,7 @@ def _parity(
             "Check the model's weights."
         )
     actual_values = [actual[name] for name in expected]
-    parity = verify.compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, classes)
+    parity = compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, classes)
     if not parity.relative_error <= tolerance:
         worst = max(parity.outputs, key=lambda output: output.relative_error)
         raise ParityError(

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from .representative import Batch
-from .verify import compare_outputs, run
+from .preparation.representative_data import Batch
+from .tflite.parity import compare_outputs
+from .tflite.runtime import run
 
 
 def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, tolerance: float) -> tuple[str, float] | None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, verify
-from .plan import LayerPlan
-from .quantize import Precision, by_name
-from .verify import Parity
+from . import files
+from .planning.plan import LayerPlan
+from .tflite import runtime
+from .tflite.parity import Parity
+from .tflite.quantize import Precision, by_name
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class TFLiteModel:
 
     def __str__(self) -> str:
         """A few lines: precision, size, error, and what the butterfly layers save."""
-        from .report import summary_lines
+        from .measurement.comparison import summary_lines
 
         return "\n".join(summary_lines(self))
 
@@ -103,7 +104,7 @@ class TFLiteModel:
 
     def explain(self) -> None:
         """Prints the evidence: size, operators, partitions, parity, and for each butterfly layer the lowerings considered."""
-        from .report import print_explanation
+        from .measurement.comparison import print_explanation
 
         print_explanation(self)
 
@@ -139,8 +140,8 @@ def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_
         x: as in `TFLiteModel.predict`.
         input_names, output_names: of the signature, in the order wanted. Default: that of the file.
     """
-    interpreter = verify.load(content)
-    given, returned = verify.signature(interpreter)
+    interpreter = runtime.load(content)
+    given, returned = runtime.signature(interpreter)
     inputs, output_names = by_name(x, input_names or given), output_names or returned
     examples = {len(value) if value.ndim else 0 for value in inputs.values()}
     if len(examples) != 1 or 0 in examples:
@@ -154,7 +155,7 @@ def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_
         part = {name: value[start : start + batch] for name, value in inputs.items()}
         given_now = len(next(iter(part.values())))
         padded = {name: np.concatenate([v, np.repeat(v[:1], batch - given_now, axis=0)]) for name, v in part.items()}
-        outputs = verify.run(interpreter, padded)
+        outputs = runtime.run(interpreter, padded)
         results.append([outputs[name][:given_now] for name in output_names])
     joined = [np.concatenate(column) for column in zip(*results, strict=True)]
     return joined[0] if len(joined) == 1 else joined

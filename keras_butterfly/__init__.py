@@ -1,15 +1,17 @@
 """Butterfly layers for Keras, after Ailon, Leibovich, Nair (UAI 2021). `keras_butterfly.export` turns models into TFLite."""
 
-from . import initializers, landscape, transforms
+from . import transforms
 from ._version import __version__
-from .autoencoder import ButterflyAutoencoder
-from .butterfly import Butterfly
-from .butterfly_dense import ButterflyDense
-from .distillation import distill
-from .kaleidoscope import Kaleidoscope
-from .replace import replace_dense
-from .summary import summary
-from .two_phase import two_phase_fit
+from .autoencoder import landscape
+from .autoencoder.model import ButterflyAutoencoder
+from .autoencoder.two_phase import two_phase_fit
+from .compression.distillation import distill
+from .compression.replace import replace_dense
+from .layers import initializers
+from .layers.butterfly import Butterfly
+from .layers.butterfly_dense import ButterflyDense
+from .layers.kaleidoscope import Kaleidoscope
+from .model_summary import summary
 
 __all__ = [
     "Butterfly",

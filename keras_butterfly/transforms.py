@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from .butterfly import Butterfly
-from .wiring import positive_integer
+from .layers.butterfly import Butterfly
+from .utils.validation import positive_integer
 
 _SUM_AND_DIFFERENCE = np.array([[1.0, 1.0], [1.0, -1.0]])
 

@@ -35,7 +35,8 @@ def _seeded():
 def _few_candidates(monkeypatch):
     """Each export measures fewer lowerings than by default, to save time, and none knows what another has measured."""
     if keras.backend.backend() == "tensorflow":
-        from keras_butterfly.export import candidates, wisdom
+        from keras_butterfly.export import wisdom
+        from keras_butterfly.export.planning import candidates
 
         monkeypatch.setattr(candidates, "MOST_MEASURED", 5)
         monkeypatch.setattr(candidates, "MOST_IN_FLOAT32", 1)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_butterfly.checkpoint import FILE, PARTIAL, Checkpoint, state_of
+from keras_butterfly.compression.checkpoint import FILE, PARTIAL, Checkpoint, state_of
 
 SETTINGS = {"epochs": 10, "hint": 0.5}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_butterfly_cli import demo
 
-from keras_butterfly.export import demo, measure
+from keras_butterfly.export import measure
 
 
 def run(*arguments, folder):
@@ -65,7 +66,7 @@ def test_the_narrow_network_has_as_many_weights_as_the_butterfly_network(feature
 
 
 def test_the_sample_is_the_first_images_of_fashion_mnist():
-    path = resources.files("keras_butterfly.export") / "data" / "fashion_mnist_sample.npz"
+    path = resources.files("keras_butterfly_cli") / "data" / "fashion_mnist_sample.npz"
     with path.open("rb") as file, np.load(file) as arrays:
         shapes = {name: (arrays[name].shape, arrays[name].dtype) for name in arrays.files}
         counts = [np.bincount(arrays[name]).tolist() for name in ("y_train", "y_test")]
@@ -100,8 +101,10 @@ def test_wheels_hold_the_sample_and_its_licence():
     root = Path(__file__).parents[1]
     configuration = configparser.ConfigParser()
     configuration.read(root / "setup.cfg")
-    patterns = configuration["options.package_data"]["keras_butterfly.export"].replace(" ", "").split(",")
-    packed = {path.relative_to(root / "export").as_posix() for pattern in patterns for path in (root / "export").glob(pattern)}
+    patterns = configuration["options.package_data"]["keras_butterfly_cli"].replace(" ", "").split(",")
+    packed = {
+        path.relative_to(root / "export/cli").as_posix() for pattern in patterns for path in (root / "export/cli").glob(pattern)
+    }
     assert {"data/fashion_mnist_sample.npz", "data/LICENSE", "data/README.md"} <= packed
 
 

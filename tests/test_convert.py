@@ -8,7 +8,8 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import verify
+from keras_butterfly.export.tflite.operators import check_builtin
+from keras_butterfly.export.tflite.parity import compare_outputs
 
 
 def sequential(*parts, features=16):
@@ -143,7 +144,7 @@ def test_a_model_with_a_custom_operator_is_refused_by_name():
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.allow_custom_ops = True
     with pytest.raises(ValueError, match="CUSTOM Erfinv"):
-        verify.check_builtin(converter.convert())
+        check_builtin(converter.convert())
 
 
 def test_disagreement_beyond_the_tolerance_is_an_error(monkeypatch):
@@ -160,9 +161,9 @@ def test_disagreement_beyond_the_tolerance_is_an_error(monkeypatch):
 
 
 def test_not_a_number_on_one_side_only_is_an_infinite_error():
-    parity = verify.compare_outputs([np.array([1.0, 2.0])], [np.array([1.0, np.nan])])
+    parity = compare_outputs([np.array([1.0, 2.0])], [np.array([1.0, np.nan])])
     assert parity.max_error == np.inf
-    assert verify.compare_outputs([np.array([np.nan, np.inf])], [np.array([np.nan, np.inf])]).max_error == 0
+    assert compare_outputs([np.array([np.nan, np.inf])], [np.array([np.nan, np.inf])]).max_error == 0
 
 
 class OneInput(keras.Model):
@@ -320,7 +321,7 @@ def test_a_path_is_a_path(path):
 
 def test_the_error_of_each_output_is_relative_to_that_output():
     large, small = np.array([[1e6, 1.0]]), np.array([[1.0, 2.0]])
-    assert verify.compare_outputs([large, small], [large, np.zeros_like(small)]).relative_error == 1.0
+    assert compare_outputs([large, small], [large, np.zeros_like(small)]).relative_error == 1.0
 
 
 def test_layers_of_integers_are_no_matter_of_precision():

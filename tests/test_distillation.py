@@ -7,7 +7,7 @@ import scipy.special
 from keras import layers
 
 from keras_butterfly import distill, replace_dense
-from keras_butterfly.distillation import Distiller, matching_layers
+from keras_butterfly.compression.distillation import Distiller, matching_layers
 
 QUIET = {"progress": False}
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
-from keras_butterfly.export import verify
+from keras_butterfly.export.tflite import runtime
+from keras_butterfly.export.tflite.operators import operator_names
 
 
 def model():
@@ -27,8 +28,8 @@ def examples(count=4):
 
 
 def check(content, net, batch=1):
-    assert not [name for name in verify.operators(content) if name.startswith(("CUSTOM", "Flex"))]
-    interpreter = verify.load(content)
+    assert not [name for name in operator_names(content) if name.startswith(("CUSTOM", "Flex"))]
+    interpreter = runtime.load(content)
     detail, x = interpreter.get_input_details()[0], examples(batch)
     if tuple(detail["shape"]) != x.shape:
         interpreter.resize_tensor_input(detail["index"], x.shape)

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_butterfly import export  # noqa: F401 (the experiments need TensorFlow)
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 from keras_butterfly_cli import main
 
-from keras_butterfly.checkpoint import FILE
+from keras_butterfly.compression.checkpoint import FILE
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((64, 16)).astype("float32"), RNG.integers(0, 4, 64)

@@ -9,8 +9,8 @@ import oracles
 import pytest
 import scipy.linalg
 
-from keras_butterfly import initializers
-from keras_butterfly.wiring import Wiring
+from keras_butterfly.layers import initializers
+from keras_butterfly.structure.wiring import Wiring
 
 random = partial(Wiring.butterfly, truncation="random")
 RANDOM = ["fjlt", "orthogonal"]

@@ -11,8 +11,9 @@ import scipy.linalg
 from backend import ROUNDOFF, traced, value_and_gradients
 from keras import ops
 
-from keras_butterfly import fusion, initializers, kernels
-from keras_butterfly.wiring import Wiring
+from keras_butterfly.layers import initializers
+from keras_butterfly.structure import fusion, kernels
+from keras_butterfly.structure.wiring import Wiring
 
 random = partial(Wiring.butterfly, truncation="random")
 WIRINGS = {

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from keras_butterfly import Butterfly, landscape
+from keras_butterfly import Butterfly
+from keras_butterfly.autoencoder import landscape
 
 N, M, ELL, K, D = 16, 12, 5, 3, 30
 

@@ -6,7 +6,7 @@ import pytest
 from backend import NAME, value_and_gradients
 
 from keras_butterfly import Butterfly, ButterflyAutoencoder, ButterflyDense, Kaleidoscope
-from keras_butterfly.learning_rate import Multipliers, used
+from keras_butterfly.layers.learning_rate import Multipliers, used
 from keras_butterfly.sketching import ButterflySketch
 
 numpy = keras.ops.convert_to_numpy

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
-from keras_butterfly.export import verify
-from keras_butterfly.export.candidates import lowerings, shortlist
-from keras_butterfly.export.convert import convert
-from keras_butterfly.export.lowering import KINDS, Lowering, lower
-from keras_butterfly.export.observe import observe
+from keras_butterfly.export.lowering.lowering import KINDS, Lowering, lower
+from keras_butterfly.export.planning.candidates import lowerings, shortlist
+from keras_butterfly.export.planning.observe import observe
+from keras_butterfly.export.tflite.converter import convert
+from keras_butterfly.export.tflite.operators import operator_names, schema
 
 
 def built(layer, n):
@@ -112,7 +112,7 @@ def test_a_padded_middle_is_a_candidate_where_it_is_wider_than_the_rank():
 def test_a_padded_middle_costs_one_slice():
     lowering = Lowering("folded", width=16)
     content = convert(lower(built(ButterflyDense(512), 512), lowering), [tf.TensorSpec((1, 512), name="x")])
-    assert verify.operators(content) == ("FULLY_CONNECTED", "STRIDED_SLICE", "FULLY_CONNECTED")
+    assert operator_names(content) == ("FULLY_CONNECTED", "STRIDED_SLICE", "FULLY_CONNECTED")
 
 
 def operators_of(layer, n, **settings):
@@ -158,7 +158,7 @@ def test_operators_of_a_factor_are_pinned(operators, expected):
     """One transpose a factor, those of the last back to the natural order; none before the first, and none with "sum"."""
     layer = built(Butterfly(use_bias=False), 512)
     content = convert(lower(layer, Lowering("fused", (3, 3, 3), operators)), [tf.TensorSpec((1, 512), name="x")])
-    assert Counter(verify.operators(content)) == expected
+    assert Counter(operator_names(content)) == expected
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
@@ -176,13 +176,13 @@ def test_a_truncation_reads_from_where_the_values_lie():
     """See that GATHER absorbs the last transpose."""
     layer = built(Butterfly(10, truncation="random", use_bias=False), 256)
     content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
-    assert Counter(verify.operators(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "GATHER": 1, "RESHAPE": 4}
+    assert Counter(operator_names(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "GATHER": 1, "RESHAPE": 4}
 
 
 def test_the_first_nodes_are_read_by_one_slice():
     layer = built(Butterfly(10, use_bias=False), 256)
     content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
-    assert Counter(verify.operators(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "STRIDED_SLICE": 1, "RESHAPE": 4}
+    assert Counter(operator_names(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "STRIDED_SLICE": 1, "RESHAPE": 4}
 
 
 def test_bias_and_relu_of_a_folded_sandwich_are_fused_into_two_operators():
@@ -264,6 +264,6 @@ def test_a_layer_inside_a_recurrent_cell_is_lowered(unroll):
 def test_nodes_behind_the_last_ones_are_left_out(n, units, expected):
     layer = built(Butterfly(units, use_bias=False), n)
     content = convert(lower(layer, Lowering("fused", (5, 5))), [tf.TensorSpec((1, n), name="x")])
-    model = verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     stored = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None and len(buffer.data) > 4096)
     assert stored == 4 * expected

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from keras_butterfly import export
-from keras_butterfly.export.devices import host
+from keras_butterfly.export.measurement.devices import host
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import verify
-from keras_butterfly.export.candidates import shortlist
-from keras_butterfly.export.convert import convert
-from keras_butterfly.export.lowering import Lowering, lower
-from keras_butterfly.export.quantize import Precision
+from keras_butterfly.export.lowering.lowering import Lowering, lower
+from keras_butterfly.export.planning.candidates import shortlist
+from keras_butterfly.export.tflite import runtime
+from keras_butterfly.export.tflite.converter import convert
+from keras_butterfly.export.tflite.operators import operator_names, schema, tensor_names
+from keras_butterfly.export.tflite.quantize import Precision
 
 DYNAMIC, INT8 = Precision("dynamic"), Precision("int8")
 
@@ -29,7 +30,7 @@ def exported(layer, lowering, n, precision=DYNAMIC, rows=64, batch=1):
 
 
 def outputs(content, batches):
-    (values,) = verify.run_all(verify.load(content), batches).values()
+    (values,) = runtime.run_all(runtime.load(content), batches).values()
     return values
 
 
@@ -56,19 +57,19 @@ def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
     layer = built(Butterfly(use_bias=False, seed=0), 1024)
     lowering = Lowering("fused", (5, 5), (operator,) * 2, keep_float32="arithmetic")
     content, batches = exported(layer, lowering, 1024, precision, rows=8)
-    stored = [buffer.data for buffer in verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content)).buffers]
+    stored = [buffer.data for buffer in schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).buffers]
     assert 2 * 32 * 1024 <= sum(len(data) for data in stored if data is not None) < 2 * 32 * 1024 + 8192
-    assert verify.operators(content).count("DEQUANTIZE") >= (64 if operator == "split" else 2)
+    assert operator_names(content).count("DEQUANTIZE") >= (64 if operator == "split" else 2)
     x = np.concatenate([batch["x"] for batch in batches])
     expected = x @ np.asarray(layer.kernel)
     assert np.abs(outputs(content, batches) - expected).max() < 0.03 * np.abs(expected).max()
-    assert operator == "split" or verify.partitions(verify.load(content)) == 1
+    assert operator == "split" or runtime.partitions(runtime.load(content)) == 1
 
 
 def test_weights_lie_at_multiples_of_sixteen_bytes():
     layer = built(Butterfly(seed=0), 200)
     content, _ = exported(layer, Lowering("fused", (4, 4), keep_float32="arithmetic"), 200)
-    model, start = verify.schema.Model.GetRootAs(content), np.frombuffer(content, np.uint8).ctypes.data
+    model, start = schema.Model.GetRootAs(content), np.frombuffer(content, np.uint8).ctypes.data
     filled = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).DataLength()]
     assert max(buffer.DataLength() for buffer in filled) == 16 * 16 * 13  # int8 weights of 13 blocks
     assert {(buffer.DataAsNumpy().ctypes.data - start) % 16 for buffer in filled} == {0}
@@ -87,7 +88,7 @@ def test_the_names_and_the_signature_survive():
     file = export.to_tflite(net, quantize="dynamic", device=Clock(), wisdom=export.Wisdom())
     assert file.plan[0].lowering.keep_float32 == "arithmetic"
     assert file.input_names == ("pixels",)
-    assert any(name.startswith("wide/butterfly_float32/") for name in verify.tensor_names(file.content))
+    assert any(name.startswith("wide/butterfly_float32/") for name in tensor_names(file.content))
     x = np.random.default_rng(0).standard_normal((1, 64)).astype("float32")
     expected = np.asarray(net(x))
     np.testing.assert_allclose(file.predict(x), expected, atol=0.05 * np.abs(expected).max())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_butterfly.model_inputs import check_data, flat_inputs, pack_inputs, read_examples
+from keras_butterfly.utils.model_inputs import check_data, flat_inputs, pack_inputs, read_examples
 
 A, B = np.zeros((6, 3), "float32"), np.ones((6, 3), "float32")
 

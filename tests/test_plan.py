@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import plan as planning
-from keras_butterfly.export import verify
-from keras_butterfly.export.candidates import lowerings
-from keras_butterfly.export.cost import estimate, estimated_bytes, work
-from keras_butterfly.export.lowering import Lowering
-from keras_butterfly.export.plan import LayerPlan
-from keras_butterfly.export.quantize import dense_error
-from keras_butterfly.export.wisdom import Candidate, Measurement, Problem
+from keras_butterfly.export.lowering.lowering import Lowering
+from keras_butterfly.export.planning import plan as planning
+from keras_butterfly.export.planning.candidates import lowerings
+from keras_butterfly.export.planning.cost import estimate, estimated_bytes, work
+from keras_butterfly.export.planning.plan import LayerPlan
+from keras_butterfly.export.planning.wisdom import Candidate, Measurement, Problem
+from keras_butterfly.export.tflite import runtime
+from keras_butterfly.export.tflite.operators import operator_name, schema, tensor_names
+from keras_butterfly.export.tflite.quantize import dense_error
 
 
 def model(n=128, count=1):
@@ -352,14 +353,14 @@ def test_a_layer_in_float32_inside_an_int8_model(integer_io):
 
 
 def tensor_types(content):
-    flat = verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content))
-    names = {code: name for name, code in vars(verify.schema.TensorType).items() if isinstance(code, int)}
+    flat = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    names = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
     (graph,) = flat.subgraphs
     computed = {
         index
         for op in graph.operators
         for index in op.outputs
-        if "QUANTIZE" not in verify._operator_name(flat.operatorCodes[op.opcodeIndex])
+        if "QUANTIZE" not in operator_name(flat.operatorCodes[op.opcodeIndex])
     }
     computed |= set(graph.outputs)
     return {graph.tensors[index].name.decode(): names[graph.tensors[index].type] for index in computed}
@@ -440,7 +441,7 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
     net = keras.Model(inputs, {"scores": ButterflyDense(8, name="last")(inner(inputs))})
     for lowering in ("fused", "gather", "slice"):
         exported = export.to_tflite(net, lowering=lowering)
-        names = verify.tensor_names(exported.content)
+        names = tensor_names(exported.content)
         part = "factor" if lowering == "fused" else "stage"
         for number in range(2):
             assert any(name.startswith(f"dense_1/butterfly/{part}_{number}/") for name in names)
@@ -448,7 +449,7 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
         assert names[-1] == "scores"
         assert not any(";" in name for name in names)
         assert len(names) == len(set(names))
-        interpreter = verify.load(exported.content)
+        interpreter = runtime.load(exported.content)
         assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["pixels"], "outputs": ["scores"]}}
         assert interpreter.get_input_details()[0]["name"] == "pixels"
 

@@ -9,9 +9,10 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_butterfly import Butterfly, ButterflyDense, fitting
-from keras_butterfly.projection import factorize, low_rank, monarch
-from keras_butterfly.wiring import Wiring
+from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly.compression import fitting
+from keras_butterfly.structure.factorization import factorize, low_rank, monarch
+from keras_butterfly.structure.wiring import Wiring
 
 
 def relative(matrix, wanted):

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_butterfly import Butterfly, ButterflyDense, initializers, kernels
-from keras_butterfly.wiring import Wiring
+from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly.layers import initializers
+from keras_butterfly.structure import kernels
+from keras_butterfly.structure.wiring import Wiring
 
 settings.register_profile("properties", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("properties")

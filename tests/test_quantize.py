@@ -8,7 +8,9 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export import convert, verify
+from keras_butterfly.export import convert
+from keras_butterfly.export.tflite import runtime
+from keras_butterfly.export.tflite.operators import schema
 
 PRECISIONS = ["float16", "dynamic", "int8"]
 KINDS = ["auto", "gather", "fused", "folded", "dense"]
@@ -36,8 +38,8 @@ def data(n=128, examples=200):
 
 def tensor_types(content):
     """How many bytes of constants each type takes."""
-    flat = verify.schema.ModelT.InitFromObj(verify.schema.Model.GetRootAs(content))
-    names = {code: name for name, code in vars(verify.schema.TensorType).items() if isinstance(code, int)}
+    flat = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    names = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
     sizes = {}
     for tensor in flat.subgraphs[0].tensors:
         stored = flat.buffers[tensor.buffer].data
@@ -86,10 +88,10 @@ def test_int8_computes_in_int8_and_takes_float_unless_asked():
     trained = model()
     exported = export.to_tflite(trained, quantize="int8", representative_data=data())
     assert {"QUANTIZE", "DEQUANTIZE"} <= set(exported.operators)
-    interpreter = verify.load(exported.content)
+    interpreter = runtime.load(exported.content)
     assert interpreter.get_input_details()[0]["dtype"] == np.float32
     integer = export.to_tflite(trained, quantize="int8", representative_data=data(), integer_io=True)
-    interpreter = verify.load(integer.content)
+    interpreter = runtime.load(integer.content)
     assert {detail["dtype"] for detail in (*interpreter.get_input_details(), *interpreter.get_output_details())} == {np.int8}
     assert relative_error(integer, trained, data()) < 0.15
     assert integer.predict(data()).dtype == np.float32

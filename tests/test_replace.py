@@ -8,9 +8,10 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
-from keras_butterfly.cloning import Exchanged, clone_with, named_layers
-from keras_butterfly.dense_map import DenseMap
-from keras_butterfly.replace import check_data
+from keras_butterfly.compression.cloning import Exchanged, clone_with
+from keras_butterfly.compression.dense_map import DenseMap
+from keras_butterfly.compression.replace import check_data
+from keras_butterfly.utils.model_walk import named_layers
 
 QUICK = {"steps": 2, "seed": 0, "progress": False}
 

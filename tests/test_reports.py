@@ -8,8 +8,9 @@ import pytest
 from keras import layers
 
 import keras_butterfly
-from keras_butterfly import Butterfly, ButterflyDense, export, replace_dense, summary
-from keras_butterfly.recording import recorded
+from keras_butterfly import Butterfly, ButterflyDense, export, replace_dense
+from keras_butterfly import model_summary as summary
+from keras_butterfly.utils.recording import recorded
 
 
 def test_the_packages_list_their_api_only():

@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from keras_butterfly import Butterfly, export
-from keras_butterfly.export.quantize import Precision
-from keras_butterfly.export.representative import MOST_BATCHES, representative
+from keras_butterfly.export.preparation.representative_data import MOST_BATCHES, representative
+from keras_butterfly.export.tflite.quantize import Precision
 
 INT8, FLOAT32 = Precision("int8"), Precision()
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_butterfly.initializers import FJLT
+from keras_butterfly.layers.initializers import FJLT
 from keras_butterfly.sketching import (
     ButterflySketch,
     DenseSketch,

@@ -10,8 +10,8 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
-from keras_butterfly.dense_map import little_saved
-from keras_butterfly.summary import Row, summary
+from keras_butterfly.compression.dense_map import little_saved
+from keras_butterfly.model_summary import Row, summary
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_butterfly import fusion
-from keras_butterfly.wiring import Wiring, padded_size
+from keras_butterfly.structure import fusion
+from keras_butterfly.structure.wiring import Wiring, padded_size
 
 # Sizes 1, 2, 3, primes, powers of two, next to powers of two; wide and tall.
 SIZES = [

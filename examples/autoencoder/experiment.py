@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import matrices
 from results import Results
 
-from keras_butterfly import ButterflyAutoencoder, landscape, two_phase_fit
-from keras_butterfly.autoencoder import default_ell
+from keras_butterfly import ButterflyAutoencoder, two_phase_fit
+from keras_butterfly.autoencoder import landscape
+from keras_butterfly.autoencoder.model import default_ell
 from keras_butterfly.export import files
-from keras_butterfly.progress import Progress
+from keras_butterfly.utils.progress import Progress
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 EPOCH = 25  # steps between two points of a loss curve

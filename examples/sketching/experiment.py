@@ -29,8 +29,8 @@ import matrices
 from results import Results
 
 from keras_butterfly.export import files
-from keras_butterfly.progress import Progress
 from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch, low_rank_approximation
+from keras_butterfly.utils.progress import Progress
 
 PAIRS = ((1, 5), (10, 10), (10, 20), (20, 40), (30, 60))
 BATCH = 32

@@ -6,21 +6,23 @@ import re
 from pathlib import Path
 
 import keras
+from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from rich.console import Console
 
 import keras_butterfly
 from keras_butterfly import export as exporting
-from keras_butterfly.checkpoint import Checkpoint
-from keras_butterfly.export import files, verify
-from keras_butterfly.export.measure import content_of
+from keras_butterfly.compression.checkpoint import Checkpoint
+from keras_butterfly.export import files
+from keras_butterfly.export.compression_sweep import MOST_FITTED, accuracy, sample
+from keras_butterfly.export.measurement.plots import check_picture
+from keras_butterfly.export.measurement.timing import content_of
 from keras_butterfly.export.model import predict
-from keras_butterfly.export.picture import check_picture
-from keras_butterfly.export.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
-from keras_butterfly.export.sweep import MOST_FITTED, accuracy, sample
-from keras_butterfly.model_inputs import check_data
-from keras_butterfly.progress import Progress
-from keras_butterfly.text_table import TextTable
-from keras_butterfly.wiring import check_finite
+from keras_butterfly.export.tflite import runtime
+from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
+from keras_butterfly.utils.model_inputs import check_data
+from keras_butterfly.utils.progress import Progress
+from keras_butterfly.utils.text_table import TextTable
+from keras_butterfly.utils.validation import check_finite
 
 # What a target is looked for among by default.
 KS, STACKS = (16, 32, 64), (1, 2)
@@ -212,8 +214,8 @@ def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
         first = outputs if first is None else first
         listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
         try:
-            far = verify.compare_outputs(*listed).relative_error
-        except verify.ParityError as error:
+            far = compare_outputs(*listed).relative_error
+        except ParityError as error:
             raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
         judged[name] = {"difference": far}
         if labels is not None:
@@ -235,7 +237,7 @@ def _judgement(judged: dict[str, dict]) -> TextTable:
 
 
 def _signature_inputs(content: bytes):
-    return verify.signature(verify.load(content))[0]
+    return runtime.signature(runtime.load(content))[0]
 
 
 def _input_names(model) -> list[str]:

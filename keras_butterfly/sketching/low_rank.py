@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from ..wiring import check_finite
+from ..utils.validation import check_finite
 from .objectives import rank_tolerance
 from .sketches import Sketch, check_rank
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..butterfly import Butterfly
-from ..execution import floating
-from ..progress import Progress
-from ..wiring import check_finite, check_seed, positive_integer, positive_number
+from ..layers.butterfly import Butterfly
+from ..layers.override import floating
+from ..utils.progress import Progress
+from ..utils.validation import check_finite, check_seed, positive_integer, positive_number
 from .objectives import eigenvalue_loss
 
 

@@ -1,0 +1,91 @@
+"""One block factor of a butterfly as TFLite operators, in four ways.
+
+Each takes values in some layout and gives them in the layout that suits it, with blocks (H, L, I, O) as constants. A bias,
+where there is one, is N values in natural order:
+
+    conv    TRANSPOSE where needed, CONV_2D with H L groups
+    matmul  TRANSPOSE where needed, BATCH_MATMUL over H L blocks
+    split   TRANSPOSE where needed, SPLIT, H L FULLY_CONNECTEDs, CONCATENATION
+    sum     MUL by the blocks, broadcast over O, and SUM over I; needs no bit last, so no TRANSPOSE
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_butterfly.structure.fusion import Factor
+
+from . import layout as layouts
+from .layout import BATCH, Layout
+
+Apply = Callable[..., tuple[tf.Tensor, Layout]]
+
+
+def conv(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    wanted = layouts.rotated(layout, factor.low)
+    given = layouts.resized(wanted, factor)
+    x = layouts.move(x, layout, wanted, batch)
+    kernel = _by_place(blocks).transpose(1, 0, 2).reshape(1, 1, factor.inputs, factor.nodes_out)
+    # The batch as an image's height: XNNPACK multiplies all its rows by a group's kernel at once.
+    image = tf.reshape(x, (1, layouts.extent((BATCH,), batch), 1, factor.nodes_in))
+    x = tf.nn.conv2d(image, tf.constant(kernel), 1, "VALID")
+    return tf.reshape(_biased(x, bias, given), (-1, factor.nodes_out)), given
+
+
+def matmul(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    below, mixed, above = layouts.split(layout, factor.low)
+    wanted = (*below, *above, BATCH, mixed)
+    given = layouts.resized(wanted, factor)
+    x = layouts.move(x, layout, wanted, batch)
+    x = tf.reshape(x, (factor.blocks, layouts.extent((BATCH,), batch), factor.inputs))
+    x = tf.linalg.matmul(x, tf.constant(_by_place(blocks)))
+    if bias is not None:
+        x = x + bias[layouts.nodes(given)].reshape(-1, 1, factor.outputs)
+    return tf.reshape(x, (-1, factor.nodes_out)), given
+
+
+def split(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    wanted = layouts.rotated(layout, factor.low)
+    given = layouts.resized(wanted, factor)
+    x = tf.reshape(layouts.move(x, layout, wanted, batch), (-1, factor.nodes_in))
+    parts = tf.split(x, factor.blocks, axis=1)
+    parts = [tf.linalg.matmul(part, tf.constant(block)) for part, block in zip(parts, _by_place(blocks), strict=True)]
+    if bias is not None:
+        biases = bias[layouts.nodes(given)].reshape(-1, factor.outputs)
+        parts = [part + added for part, added in zip(parts, biases, strict=True)]
+    return tf.concat(parts, axis=1), given
+
+
+def sum_(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    if layout[0] != BATCH:
+        x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
+    below, mixed, above = layouts.split(layout, factor.low)
+    place = layout.index(mixed)
+    before, after = layout[1:place], layout[place + 1 :]
+    stored = [*above, *below]
+    axes = [stored.index(axis) for axis in (*before, *after)]
+    # (H, L, I, O) -> (before, I, O, after)
+    weights = blocks.reshape(*(axis.extent for axis in stored), factor.inputs, factor.outputs)
+    mixing = [len(stored), len(stored) + 1]
+    weights = weights.transpose(*axes[: len(before)], *mixing, *axes[len(before) :])
+    outer, inner = layouts.extent(before, batch), layouts.extent(after, batch)
+    rows = layouts.extent((BATCH,), batch)
+    leading, one = ((), ()) if batch == 1 else ((rows,), (1,))
+    x = tf.reshape(x, (*leading, outer, factor.inputs, 1, inner))
+    x = x * tf.constant(weights.reshape(*one, outer, factor.inputs, factor.outputs, inner))
+    given = layouts.resized(layout, factor)
+    return _biased(tf.reshape(tf.reduce_sum(x, axis=-3), (-1, factor.nodes_out)), bias, given), given
+
+
+OPERATORS: dict[str, Apply] = {"conv": conv, "matmul": matmul, "split": split, "sum": sum_}
+
+
+def _biased(x, bias: np.ndarray | None, layout: Layout):
+    """`x`, whose last axis holds all nodes in `layout`."""
+    return x if bias is None else x + bias[layouts.nodes(layout)]
+
+
+def _by_place(blocks: np.ndarray) -> np.ndarray:
+    """(H, L, I, O) -> (L H, I, O), the order in which a rotated layout holds the blocks."""
+    return blocks.transpose(1, 0, 2, 3).reshape(-1, *blocks.shape[2:])

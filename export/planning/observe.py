@@ -1,0 +1,81 @@
+"""What happens inside a Keras model while it runs on the representative data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly.layers.override import executions
+from keras_butterfly.utils.quiet import quiet_tensorflow
+
+from ..lowering.lowering import Layer
+from ..preparation.representative_data import MOST_BATCHES
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass
+class Seen:
+    """What one butterfly layer is given.
+
+    Attributes:
+        shapes: of its input at every call while the model is traced; None where the batch is not fixed.
+        inputs: values, of the first shape, for every batch of the data. Random ones for a layer that is called only inside a
+            compiled loop, which lets no value out.
+    """
+
+    shapes: list[Shape] = field(default_factory=list)
+    inputs: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def shape(self) -> Shape:
+        return self.shapes[0]
+
+
+def observe(
+    model: keras.Model, specs: Sequence[tf.TensorSpec], call: Callable, batches: Sequence[dict[str, np.ndarray]]
+) -> tuple[dict[Layer, Seen], list[dict[str, np.ndarray]]]:
+    """Runs `call`, which calls `model`, on `batches`.
+
+    Returns:
+        What was seen of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Butterfly | ButterflyDense)]
+    inner = {id(part) for layer in layers if isinstance(layer, ButterflyDense) for part in (layer.j1, layer.j2_t)}
+    seen: dict[Layer, Seen] = {}
+    values: dict[Layer, list] = {}
+
+    def recorder(layer, root):
+        def affine(x):
+            known = seen.setdefault(layer, Seen())
+            known.shapes.append(tuple(x.shape))
+            if x.graph is root and known.shapes[0] == tuple(x.shape):
+                values.setdefault(layer, []).append(x)
+            return layer.affine(x)
+
+        return affine
+
+    def traced(*inputs):
+        root = tf.compat.v1.get_default_graph()
+        with executions({layer: recorder(layer, root) for layer in layers if id(layer) not in inner}):
+            outputs = call(*inputs)
+        return outputs, list(values.values())
+
+    run = tf.function(traced, input_signature=list(specs), autograph=False)
+    outputs = []
+    for batch in batches:
+        with quiet_tensorflow():
+            result, inputs = run(*(tf.constant(value) for value in batch.values()))
+        outputs.append({name: value.numpy() for name, value in result.items()})
+        for layer, calls in zip(values, inputs, strict=True):
+            room = MOST_BATCHES - len(seen[layer].inputs)
+            seen[layer].inputs += [value.numpy() for value in calls[:room]]
+    rng = np.random.default_rng(0)
+    for layer, known in seen.items():
+        if not known.inputs:
+            shape = [1 if axis is None else axis for axis in known.shape]
+            known.inputs.append(rng.standard_normal(shape).astype(layer.compute_dtype))
+    return seen, outputs

@@ -1,0 +1,213 @@
+"""What was learned by measuring: which lowerings of which layers took how long where. Kept, so that nothing is measured twice.
+
+The name and the idea are FFTW's (Frigo and Johnson, The Design and Implementation of FFTW3, 2005).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from .. import files
+from ..lowering.factors import OPERATORS
+from ..lowering.lowering import KINDS, SCOPES, Lowering
+
+FORMAT, VERSION = "keras-butterfly wisdom", 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a measurement is valid for.
+
+    Attributes:
+        layer: the layer's structure, in words; not its name, and not its weights.
+        input_shape: with the batch first, None where unknown.
+        precision: "float32", "float16", "dynamic" or "int8".
+        objective: "latency" or "size", by which candidates were chosen to be measured.
+        device, machine, runtime: where it was measured, on one thread.
+    """
+
+    layer: str
+    input_shape: tuple[int | None, ...]
+    precision: str
+    objective: str
+    device: str
+    machine: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One layer alone in a .tflite file.
+
+    Attributes:
+        seconds: median per invocation.
+        size_bytes: of the file.
+        error: largest difference from the layer in Keras, before its activation, relative to the largest value there, on the
+            layer's inputs.
+    """
+
+    seconds: float
+    size_bytes: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A lowering that was considered for a layer.
+
+    Attributes:
+        lowering: which.
+        estimate: estimated seconds per invocation.
+        estimated_bytes: of a .tflite file with it alone.
+        measured: a `Measurement`, or None where only the estimate was asked for.
+    """
+
+    lowering: Lowering
+    estimate: float
+    estimated_bytes: int
+    measured: Measurement | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds per invocation, measured if they were, else estimated."""
+        return self.measured.seconds if self.measured else self.estimate
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a .tflite file with the layer alone, measured if they were, else estimated."""
+        return self.measured.size_bytes if self.measured else self.estimated_bytes
+
+
+class Wisdom:
+    """Measured candidates by problem. `export.wisdom` is the one that `to_tflite` uses by default, for the life of the process.
+
+    Example:
+
+        export.wisdom.merge(Wisdom.load("phone.json"))
+        export.to_tflite(model)
+        export.wisdom.save("phone.json", overwrite=True)
+    """
+
+    def __init__(self):
+        self._known: dict[Problem, tuple[Candidate, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._known)
+
+    def recall(self, problem: Problem) -> tuple[Candidate, ...]:
+        """What was measured for `problem`; empty if nothing was."""
+        return self._known.get(problem, ())
+
+    def learn(self, problem: Problem, candidates: tuple[Candidate, ...]) -> None:
+        self._known[problem] = candidates
+
+    def merge(self, other: "Wisdom") -> None:
+        """Takes over all that `other` knows; of what both know, what `other` says."""
+        self._known |= other._known
+
+    def forget(self, **facts) -> int:
+        """Drops the problems that have all these `facts`, for example `machine="AMD EPYC"`; without any, all. Returns how many.
+
+        Raises:
+            ValueError: for a fact that a `Problem` has not.
+        """
+        names = [field.name for field in fields(Problem)]
+        unknown = sorted(set(facts) - set(names))
+        if unknown:
+            raise ValueError(f"Expected facts among {names}. Received: {unknown}")
+        dropped = [p for p in self._known if all(getattr(p, name) == value for name, value in facts.items())]
+        for problem in dropped:
+            del self._known[problem]
+        return len(dropped)
+
+    def save(self, path, overwrite: bool = False) -> Path:
+        """Write JSON, whole or not at all.
+
+        Raises:
+            ValueError: if the file exists and `overwrite` is False, or its folder does not.
+        """
+        return files.write(path, self._to_json().encode(), overwrite)
+
+    def save_merged(self, path) -> Path:
+        """Write JSON that holds this wisdom and what the file at `path` holds now, if there is one.
+
+        Processes that share a file take turns, so none loses what another has saved. Where both know a problem, the measurement
+        of this wisdom is kept.
+
+        Raises:
+            ValueError: if the file is no wisdom file, or its folder does not exist.
+        """
+        files.check_writable(path, overwrite=True)
+        with files.locked(path):
+            merged = Wisdom.load(path) if Path(path).is_file() else Wisdom()
+            merged.merge(self)
+            return merged.save(path, overwrite=True)
+
+    def _to_json(self) -> str:
+        entries = [
+            {"problem": asdict(problem), "candidates": [asdict(candidate) for candidate in candidates]}
+            for problem, candidates in self._known.items()
+        ]
+        return json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
+
+    @classmethod
+    def load(cls, path) -> "Wisdom":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: for a path that names no file, and a file that is no wisdom of this version, whole and sound.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"Expected the path of a wisdom file. Received: '{path}', which is no file.")
+        try:
+            content = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"Expected a wisdom file, which is JSON. '{path}' is none or is damaged: {error}") from error
+        kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+        if kind != (FORMAT, VERSION):
+            raise ValueError(
+                f"Expected a file of format {FORMAT!r}, version {VERSION}. '{path}' has {kind[0]!r}, version {kind[1]!r}. "
+                "Delete it and measure again."
+            )
+        wisdom = cls()
+        try:
+            for entry in content["entries"]:
+                wisdom.learn(_problem(entry["problem"]), tuple(_candidate(each) for each in entry["candidates"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"'{path}' is damaged: an entry is not as it was written, {error!r}. Measure again.") from error
+        return wisdom
+
+
+def _problem(saved: dict) -> Problem:
+    problem = Problem(**{**saved, "input_shape": tuple(saved["input_shape"])})
+    if not all(isinstance(getattr(problem, name), str) for name in ("layer", "precision", "device", "machine", "runtime")):
+        raise TypeError(f"no problem: {saved}")
+    return problem
+
+
+def _candidate(saved: dict) -> Candidate:
+    measured = Measurement(**saved["measured"])
+    if not (measured.seconds > 0 and measured.size_bytes > 0 and measured.error >= 0):
+        raise ValueError(f"no measurement: {saved}")
+    return Candidate(_lowering(saved["lowering"]), float(saved["estimate"]), int(saved["estimated_bytes"]), measured)
+
+
+def _lowering(saved: dict) -> Lowering:
+    lowering = Lowering(**{**saved, "counts": tuple(saved["counts"]), "operators": tuple(saved["operators"])})
+    sound = (
+        lowering.kind in KINDS
+        and set(lowering.operators) <= set(OPERATORS)
+        and len(lowering.operators) in (0, len(lowering.counts))
+        and all(isinstance(count, int) and count >= 1 for count in (*lowering.counts, lowering.width + 1))
+        and lowering.keep_float32 in SCOPES
+    )
+    if not sound:
+        raise ValueError(f"no such lowering: {saved}")
+    return lowering
+
+
+wisdom = Wisdom()

@@ -1,0 +1,389 @@
+"""The butterfly layer."""
+
+import numbers
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..structure import fusion, kernels
+from ..structure.wiring import Wiring
+from ..utils.validation import check_nodes, check_seed, positive_integer, positive_number
+from . import initializers, learning_rate
+from .override import execute, floating
+
+IMPLEMENTATIONS = ("auto", "gather", "fused")
+ORDERS = (None, "increasing", "decreasing")
+# What weights files hold beside the weights, which fit no other structure.
+_STRUCTURE = ("input_nodes", "output_nodes", "strides")
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class Butterfly(keras.layers.Layer):
+    """A drop-in for `keras.layers.Dense` whose matrix is a product of log2 N sparse stages: `y = activation(B x + bias)`.
+
+    Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t. Each edge has a weight of its own:
+    `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), where n is the size
+    of the last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1, so every
+    size from 1 works and the generic rank is min(n, units), that of Dense.
+
+    Weights: only those on a path from an input to an output, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller
+    of n and units; exactly `effective_parameters`, and `units` for the bias. Multiply-adds per example stage by stage: as many.
+
+    Args:
+        units: size of the output's last axis. None (default): n.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        truncation: which nodes the narrower side uses. "first" (default): the first ones, which export best. "random", the
+            paper's choice: a uniform random subset of the first max(n, units) nodes. The same sizes always get the same
+            subset, unless `seed` or `truncation_seed` asks for another. Or a sequence of distinct node indices below N.
+        transposed: run the stages backwards, from the largest stride down. With units = n, `truncation` then names the inputs.
+        order: "increasing" or "decreasing", the order of the strides. None (default): increasing, so that neighbours (pixels,
+            samples, channels) mix first, as in the paper. Where the layer widens beyond the next power of two of n, or is
+            `transposed`: decreasing, so that the inputs first spread over all nodes.
+        kernel_initializer: "orthogonal" (default), "fjlt", "identity", "hadamard", an instance from
+            `keras_butterfly.initializers`, or any Keras initializer, which then fills the flat weight vector.
+        stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
+        lr_multiplier: factor on the learning rate of the weights. None (default): the rule of
+            `keras_butterfly.learning_rate`, with which the rates that people use for Dense suit a butterfly, with Adam and with
+            SGD. A number is a fixed factor for every optimizer. The bias always learns at the plain rate.
+        implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
+            reference. "fused": consecutive stages are multiplied out, inside the graph, to block factors, or the whole to
+            one matrix where that costs less. "auto" (default): leaves the choice to the layer, which takes "fused".
+        seed: int or None; of a random subset and of the initial weights.
+        truncation_seed: int or None; of a random subset alone. Default: `seed`, else a constant.
+        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
+            in `keras.layers.Dense`. The kernel ones act on the flat weight vector as stored, which is `gadget_weights` divided
+            by the multiplier for Adam. With SGD an L2 regularizer so decays the weights as fast as Dense's.
+        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Weights' names: "gadgets", (stacks, effective weights), and "bias", (units,). No weight is called "kernel", so
+    `exclude_from_weight_decay(var_names=["kernel"])` of an optimizer does not match. Write `var_names=["gadgets"]`.
+
+    Saving: `.keras` and `.weights.h5` files hold the weights as used, whatever the multiplier, with the nodes and the strides.
+    Loading them into a layer of other nodes or strides is an error. `set_weights`, TensorFlow checkpoints and Keras's legacy
+    `.h5` hold the values as stored and cannot tell: use them only between layers made with equal arguments.
+
+    Input shape: (..., n), at least 2-D, n known; integers are cast. Output shape: (..., units). Dtype: the compute dtype.
+
+    Precision: with weights that keep the norm, as the initial ones do, a full butterfly's error in the 2-norm is at most
+        2 (log2 N + 2) u, relative, u the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11 for
+        float16, 2^-8 for bfloat16. Block factors are multiplied out in the variables' dtype.
+
+    Raises:
+        ValueError: for an argument or input shape that no butterfly fits; the message names what was expected.
+
+    Reference: Ailon, Leibovich, Nair, *Sparse Linear Networks with a Fixed Butterfly Structure: Theory and Practice*, UAI 2021,
+        section 3.
+
+    Example:
+        >>> layer = Butterfly(10, "relu")
+        >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        units=None,
+        activation=None,
+        use_bias=True,
+        *,
+        truncation="first",
+        transposed=False,
+        order=None,
+        kernel_initializer="orthogonal",
+        stacks=1,
+        lr_multiplier=None,
+        implementation="auto",
+        seed=None,
+        truncation_seed=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = None if units is None else positive_integer(units, "units")
+        self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
+        self.use_bias = use_bias
+        self.truncation = check_truncation(truncation)
+        if not isinstance(transposed, bool):
+            raise ValueError(f"`transposed` must be True or False. Received: transposed={transposed!r}")
+        self.transposed = transposed
+        if order not in ORDERS:
+            raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
+        self.order = order
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.stacks = positive_integer(stacks, "stacks")
+        self.lr_multiplier = check_lr_multiplier(lr_multiplier)
+        self.implementation = check_implementation(implementation)
+        self.seed = check_seed(seed)
+        self.truncation_seed = check_seed(truncation_seed, "truncation_seed")
+        self.bias_initializer = keras.initializers.get("zeros" if bias_initializer is None else bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self._wiring: Wiring | None = None
+        self.gadgets: Any = None
+        self.bias: Any = None
+
+    def build(self, input_shape):
+        features = last_axis(self, input_shape)
+        units = self.units or features
+        self._wiring = Wiring.butterfly(
+            features,
+            units,
+            truncation=self.truncation,
+            transposed=self.transposed,
+            order=self.order,
+            seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
+        )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        if self.wiring.effective_weights:  # a single node has no stages, and so no weights
+            self.gadgets = self.add_weight(
+                name="gadgets",
+                shape=(self.stacks, self.wiring.effective_weights),
+                initializer=self._initial_gadgets,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+                autocast=False,  # block factors are multiplied out in the variable's precision
+            )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def call(self, inputs):
+        return self.activation(execute(self, self.affine, inputs))
+
+    def affine(self, x):
+        """The linear map and the bias, without activation: (..., n) -> (..., units)."""
+        outputs = self.linear(x)
+        return outputs if self.bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
+
+    def linear(self, x):
+        """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
+        x = floating(x, self.compute_dtype)
+        return self._sum_stacks(lambda weights: self._apply(x, weights))
+
+    @property
+    def wiring(self) -> Wiring:
+        """Which node feeds which.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        if self._wiring is None:
+            raise not_built(self)
+        return self._wiring
+
+    @property
+    def kernel(self):
+        """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        wiring = self.wiring
+        return self._sum_stacks(lambda weights: kernels.kernel(wiring, weights))
+
+    @property
+    def gadget_weights(self):
+        """The butterflies' weights as used, in the variables' dtype: (stacks, effective weights).
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        if not self.wiring.effective_weights:
+            return ops.zeros((self.stacks, 0), dtype=self.variable_dtype)
+        return learning_rate.used(self.gadgets, self._multipliers)
+
+    def set_gadget_weights(self, weights) -> None:
+        """Store `weights`, of the shape of `gadget_weights`, so that the layer uses them.
+
+        Raises:
+            ValueError: before the layer is built, or for another shape.
+        """
+        shape, weights = (self.stacks, self.wiring.effective_weights), np.asarray(weights)
+        if weights.shape != shape:
+            raise ValueError(f"Layer '{self.name}' expects weights of shape {shape}. Received: {weights.shape}")
+        if self.gadgets is not None:
+            self.gadgets.assign(weights / self._multipliers.adaptive)
+
+    @property
+    def effective_parameters(self) -> int:
+        """Exact number of butterfly weights: those on a path from an input to an output, bias not counted.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        return self.stacks * self.wiring.effective_weights
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def quantize(self, mode=None, **kwargs):
+        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
+
+        Raises:
+            NotImplementedError: always, naming the alternative.
+        """
+        raise NotImplementedError(
+            f"Layer '{self.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get "
+            "faster. Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, with ai-edge-quantizer "
+            "for example."
+        )
+
+    def save_own_variables(self, store):
+        """Store the weights as used, the bias, and the nodes and strides that they fit."""
+        if not self.built:
+            return
+        # In float64 the way to the used weights and back is exact, so that a loaded layer gives the same outputs to the bit.
+        stored = np.zeros((self.stacks, 0)) if self.gadgets is None else ops.convert_to_numpy(self.gadgets)
+        store["gadgets"] = stored.astype("float64") * self._multipliers.adaptive
+        if self.bias is not None:
+            store["bias"] = self.bias
+        for name, value in self._structure().items():
+            store[name] = np.array(value)
+
+    def load_own_variables(self, store):
+        """Load weights that were saved from a layer of the same nodes and strides, whatever its `lr_multiplier`.
+
+        Raises:
+            ValueError: if the stored weights are those of another structure, or of another number of stacks, or the bias is
+                missing on one side.
+        """
+        stored = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
+        structure = self._structure()
+        other = [name for name in structure if tuple(stored.get(name, np.zeros(0)).tolist()) != structure[name]]
+        if other:
+            raise ValueError(
+                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the "
+                "model from the saved config, or give the layer the `truncation`, `seed` and `order` that it was saved with."
+            )
+        expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
+        expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
+        received = {name: value.shape for name, value in stored.items() if name not in _STRUCTURE}
+        if received != expected:
+            raise ValueError(
+                f"Layer '{self.name}' expects weights of the shapes {expected}. Received: {received}. Build the layer with the "
+                "arguments it was saved with."
+            )
+        self.set_gadget_weights(stored["gadgets"])
+        if self.bias is not None:
+            self.bias.assign(stored["bias"])
+
+    def _structure(self) -> dict[str, tuple[int, ...]]:
+        """Return what the weights fit, by the names under which files hold it."""
+        return dict(zip(_STRUCTURE, (self.wiring.inputs, self.wiring.outputs, self.wiring.strides), strict=True))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "truncation": self.truncation,
+            "transposed": self.transposed,
+            "order": self.order,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "stacks": self.stacks,
+            "lr_multiplier": self.lr_multiplier,
+            "implementation": self.implementation,
+            "seed": self.seed,
+            "truncation_seed": self.truncation_seed,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+    def _initial_gadgets(self, shape, dtype):
+        initializer = self.kernel_initializer
+        if isinstance(initializer, initializers.ButterflyInitializer):
+            initial = initializer(self.wiring, stacks=self.stacks, seed=self.seed)
+        else:
+            initial = initializer(shape, dtype=dtype)
+        return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
+
+    @property
+    def _multipliers(self) -> learning_rate.Multipliers:
+        return learning_rate.multipliers(self.wiring, self.stacks, self.lr_multiplier)
+
+    def _apply(self, x, weights):
+        if self.implementation == "gather":
+            return kernels.apply_stages(x, self.wiring, weights)
+        if fusion.folds(self.wiring):
+            return kernels.apply_folded(x, self.wiring, weights)
+        return kernels.apply_factors(x, self.wiring, weights, fusion.best_counts(self.wiring))
+
+    def _sum_stacks(self, apply):
+        """The sum over the stacks of `apply(weights of the stack)`."""
+        gadgets = self.gadget_weights
+        return sum(apply(gadgets[stack]) for stack in range(self.stacks))
+
+
+def not_built(layer) -> ValueError:
+    return ValueError(
+        f"Layer '{layer.name}' is not built: its weights depend on the input's size, which is not known yet. "
+        "Call the layer on an input, or build(input_shape), first."
+    )
+
+
+def last_axis(layer, input_shape) -> int:
+    """The size of the last axis of an input `layer` can take, or a ValueError."""
+    if not isinstance(input_shape, list | tuple) or len(input_shape) < 2:
+        raise ValueError(
+            f"Layer '{layer.name}' expects an input of at least 2 dimensions, (batch, ..., features). "
+            f"Received: input_shape={input_shape}"
+        )
+    if input_shape[-1] is None:
+        raise ValueError(
+            f"Layer '{layer.name}' expects the size of the last axis to be known. "
+            f"Received: input_shape={tuple(input_shape)}. Fix it, for example with keras.Input(shape=(..., features))."
+        )
+    return positive_integer(input_shape[-1], "input_shape[-1]")
+
+
+def check_truncation(truncation):
+    """`truncation` in the form that configs save: a name or a list of distinct indices; or a ValueError."""
+    if isinstance(truncation, str):
+        if truncation not in ("first", "random"):
+            raise ValueError(
+                f'`truncation` must be "first", "random" or a sequence of node indices. Received: truncation={truncation!r}'
+            )
+        return truncation
+    return list(check_nodes(truncation, None, "truncation"))
+
+
+def check_lr_multiplier(lr_multiplier) -> float | None:
+    """Return `lr_multiplier` as a float, or None for the rule. Raise ValueError for anything but a positive number."""
+    return None if lr_multiplier is None else positive_number(lr_multiplier, "lr_multiplier", "None or ")
+
+
+def get_activation(activation, remedy: str):
+    """Return what `keras.activations.get` does. Raise ValueError, ending in `remedy`, for a number in its place."""
+    if isinstance(activation, numbers.Number):
+        raise ValueError(
+            "`activation` must be a name, a function or None, as in keras.layers.Dense. "
+            f"Received: activation={activation!r}. {remedy}"
+        )
+    return keras.activations.get(activation)
+
+
+def check_implementation(implementation: str) -> str:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}")
+    return implementation

@@ -1,0 +1,379 @@
+"""The Dense replacement J2^T W' J1."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..structure.factorization import middle_kernel
+from ..utils.validation import check_seed, positive_integer, positive_number
+from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis, not_built
+from .override import execute
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class ButterflyDense(keras.layers.Layer):
+    """Drop-in for `keras.layers.Dense`: `y = activation(J2^T W' J1 x + bias)`.
+
+    J1 is a truncated butterfly n1 -> k1, W' a dense k1 x k2 kernel, J2^T a transposed truncated butterfly k2 -> n2 = units; all
+    three are learned. The rank is at most min(k1, k2), by default log2 of the smaller size: meant for final layers and for very
+    unequal sizes. In a hidden layer that is a bottleneck; prefer `Butterfly`, or larger k1 and k2.
+
+    Weights: at most 2 n1 log2 k1 + 6 n1 + k1 k2 + 2 n2 log2 k2 + 6 n2 (n1, n2 rounded up to powers of two), against n1 n2;
+    `effective_parameters` is exact. Multiply-adds per example: as many stage by stage, (n1 + n2) min(k1, k2) folded.
+
+    Args:
+        units: size n2 of the output's last axis.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        k1, k2: widths of the middle, at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
+        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
+            `keras.layers.Dense`. The kernel ones act on W'.
+        kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
+            layer's outputs start with the variance a `Dense` layer's would.
+        butterfly_initializer, butterfly_regularizer, butterfly_constraint, lr_multiplier: of J1's and J2's weights, as the
+            kernel ones and `lr_multiplier` of `Butterfly`. Default "fjlt", none, none, the rule. W' and the bias learn at the
+            plain rate.
+        truncation: "random" (default) or "first": which nodes J1 and J2 keep. A random subset is the same for every layer of
+            the same sizes, unless `seed` or `truncation_seeds` asks for another.
+        lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
+        implementation: as in `Butterfly`.
+        seed: int or None; of the subsets and of the butterflies' initial weights.
+        truncation_seeds: pair of ints; of J1's and J2's subsets. Default: from `seed`, else constants.
+        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Weights' names: "gadgets" of J1 and of J2, "kernel" for W', (k1, k2), and "bias", (units,).
+
+    Input shape: (..., n1), at least 2-D, n1 known. Output shape: (..., units). Dtype: the layer's compute dtype.
+
+    Raises:
+        ValueError: for an argument or input shape that does not fit, such as k1 > n1; the message names what was expected.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
+
+    Example:
+        >>> layer = ButterflyDense(10, activation="softmax", seed=0)
+        >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        *,
+        k1=None,
+        k2=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        butterfly_initializer="fjlt",
+        butterfly_regularizer=None,
+        butterfly_constraint=None,
+        lr_multiplier=None,
+        lora_rank=None,
+        lora_alpha=None,
+        truncation="random",
+        implementation="auto",
+        seed=None,
+        truncation_seeds=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = positive_integer(units, "units")
+        self.k1 = None if k1 is None else positive_integer(k1, "k1")
+        self.k2 = None if k2 is None else _at_most(k2, self.units, "k2", "units")
+        if truncation not in ("random", "first"):
+            raise ValueError(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}')
+        self.truncation = truncation
+        self.activation = get_activation(activation, "The widths of the middle are given by name, as in k1=16, k2=16.")
+        self.use_bias = use_bias
+        if kernel_initializer is None:
+            raise ValueError('`kernel_initializer` must be an initializer, such as "glorot_uniform". Received: None')
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.lora_rank = None if lora_rank is None else positive_integer(lora_rank, "lora_rank")
+        self.lora_alpha = _alpha(lora_alpha, self.lora_rank or 1)
+        self.lora_enabled = False
+        self.implementation = check_implementation(implementation)
+        self.seed = check_seed(seed)
+        self.lr_multiplier = check_lr_multiplier(lr_multiplier)
+        self.truncation_seeds = check_truncation_seeds(truncation_seeds)
+        seed1, seed2 = (None, None) if self.seed is None else (self.seed, (self.seed + 1) % 2**32)
+        # Without any seed J1 and J2 are still draws of their own, which every build of the same sizes repeats.
+        first, second = self.truncation_seeds or ((0, 1) if self.seed is None else (seed1, seed2))
+        butterfly = {
+            "truncation": truncation,
+            "kernel_initializer": butterfly_initializer,
+            "kernel_regularizer": butterfly_regularizer,
+            "kernel_constraint": butterfly_constraint,
+            "lr_multiplier": self.lr_multiplier,
+            "implementation": implementation,
+            "use_bias": False,
+            "dtype": self.dtype_policy,
+            "trainable": self.trainable,
+        }
+        self.j1 = Butterfly(self.k1, seed=seed1, truncation_seed=first, name="j1", **butterfly)
+        self.j2_t = Butterfly(self.units, transposed=True, seed=seed2, truncation_seed=second, name="j2_t", **butterfly)
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self._kernel: Any = None
+        self.bias: Any = None
+
+    def build(self, input_shape):
+        features = last_axis(self, input_shape)
+        k1 = default_width(features) if self.k1 is None else _at_most(self.k1, features, "k1", "the input's last axis")
+        k2 = self.k2 or default_width(self.units)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        self.j1.units = k1
+        self.j1.build((None, features))
+        self._kernel = self.add_weight(
+            name="kernel",
+            shape=(k1, k2),
+            initializer=self._initial_kernel,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.j2_t.build((None, k2))
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.built = True
+        if self.lora_rank:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
+
+    def call(self, inputs):
+        return self.activation(execute(self, self.affine, inputs))
+
+    def affine(self, x):
+        """The linear map and the bias, without activation: (..., n1) -> (..., units)."""
+        outputs = self.linear(x)
+        return outputs if self.bias is None else ops.add(outputs, self.bias)
+
+    def linear(self, x):
+        """The linear map alone, without bias and activation: (..., n1) -> (..., units)."""
+        middle = self.j1(x)
+        return self.j2_t(ops.matmul(middle, ops.cast(self.middle_kernel, middle.dtype)))
+
+    @property
+    def kernel(self):
+        """The equivalent dense matrix, (n1, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        middle = ops.cast(self.middle_kernel, self.variable_dtype)
+        return ops.matmul(ops.matmul(self.j1.kernel, middle), self.j2_t.kernel)
+
+    @property
+    def middle_kernel(self):
+        """W', (k1, k2), with what LoRA has added to it.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        if self._kernel is None:
+            raise not_built(self)
+        kernel = ops.convert_to_tensor(self._kernel)
+        if self.lora_rank is None or not self.lora_enabled:
+            return kernel
+        update = ops.matmul(ops.convert_to_tensor(self.lora_kernel_a), ops.convert_to_tensor(self.lora_kernel_b))
+        return kernel + ops.cast(self.lora_alpha / self.lora_rank * update, kernel.dtype)
+
+    def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
+        """Fine-tuning by a low-rank update: W' becomes W' + (alpha / rank) A B, with A (k1, rank) and B (rank, k2) trained.
+
+        As in `keras.layers.Dense`, whose arguments these are; W', J1 and J2 are frozen, the bias is not. Saving merges the
+        update into W'.
+
+        Raises:
+            ValueError: if W' has a constraint, the layer is not built, or LoRA is on already.
+        """
+        rank = positive_integer(rank, "rank")
+        if self.kernel_constraint:
+            raise ValueError("LoRA does not keep a constraint on W'. Remove `kernel_constraint`, or train without LoRA.")
+        if not self.built:
+            raise not_built(self)
+        if self.lora_enabled:
+            raise ValueError(f"LoRA is already on in layer '{self.name}'. It can be enabled once.")
+        k1, k2 = self._kernel.shape
+        self._tracker.unlock()
+        for name, shape, initializer in (("a", (k1, rank), a_initializer), ("b", (rank, k2), b_initializer)):
+            weight = self.add_weight(
+                name=f"lora_kernel_{name}",
+                shape=shape,
+                initializer=keras.initializers.get(initializer),
+                regularizer=self.kernel_regularizer,
+                autocast=False,
+            )
+            setattr(self, f"lora_kernel_{name}", weight)
+        self._tracker.lock()
+        self.lora_enabled, self.lora_rank = True, rank
+        self._freeze_under_lora()
+        self.lora_alpha = _alpha(lora_alpha, rank)
+
+    @property
+    def trainable(self):
+        """Whether the layer learns; with LoRA only its update and the bias do, W', J1 and J2 stay frozen."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.__set__(self, value)
+        if getattr(self, "lora_enabled", False):
+            self._freeze_under_lora()
+
+    def _freeze_under_lora(self):
+        self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
+
+    quantize = Butterfly.quantize
+
+    def save_own_variables(self, store):
+        """Stores W', merged with LoRA's update, and the bias; the butterflies store themselves."""
+        if self.built:
+            store["0"] = ops.convert_to_numpy(self.middle_kernel)
+            if self.bias is not None:
+                store["1"] = self.bias
+
+    def load_own_variables(self, store):
+        """Loads W' and the bias; LoRA's update starts anew from zero."""
+        expected = [variable for variable in (self._kernel, self.bias) if variable is not None]
+        shapes = [tuple(store[key].shape) for key in store.keys()]  # noqa: SIM118 (Keras's store does not iterate)
+        if shapes != [tuple(variable.shape) for variable in expected]:
+            raise ValueError(
+                f"Layer '{self.name}' expects weights of the shapes {[tuple(variable.shape) for variable in expected]}. "
+                f"Received: {shapes}. Build the layer with the arguments it was saved with."
+            )
+        for index, variable in enumerate(expected):
+            variable.assign(store[str(index)])
+        if self.lora_enabled:
+            self.lora_kernel_b.assign(ops.zeros(self.lora_kernel_b.shape))
+
+    @property
+    def effective_parameters(self) -> int:
+        """Exact number of weights of J1, W' and J2, and of LoRA's update where enabled; bias not counted.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        butterflies = self.j1.effective_parameters + self.j2_t.effective_parameters
+        lora = [self.lora_kernel_a, self.lora_kernel_b] if self.lora_enabled else []
+        return butterflies + sum(int(np.prod(weight.shape)) for weight in (self.middle_kernel, *lora))
+
+    @classmethod
+    def from_dense(cls, dense, **kwargs) -> "ButterflyDense":
+        """A built layer whose J1 and J2 are fresh draws and whose W' projects the kernel of `dense`; the bias is copied.
+
+        The projection sees the kernel through random subspaces (see `projection.middle_kernel`): expect to train after.
+
+        Args:
+            dense: a built `keras.layers.Dense`; its units, activation, use_bias, dtype, name and trainable are kept.
+            **kwargs: of `ButterflyDense`, k1 and k2 for example.
+
+        Raises:
+            ValueError: if `dense` is no Dense layer or not built.
+        """
+        if not isinstance(dense, keras.layers.Dense):
+            raise ValueError(f"`dense` must be a keras.layers.Dense. Received: {type(dense).__name__}")
+        if not dense.built:
+            raise ValueError(f"Layer '{dense.name}' has no kernel yet. Build it, or call it on an input, first.")
+        if getattr(dense, "quantization_mode", None):
+            raise ValueError(f"Expected a float kernel. Received: '{dense.name}', quantized to {dense.quantization_mode}.")
+        settings = {
+            "activation": dense.activation,
+            "use_bias": dense.use_bias,
+            "dtype": dense.dtype_policy,
+            "name": dense.name,
+            "trainable": dense.trainable,
+        }
+        layer = cls(dense.units, **{**settings, **kwargs})
+        kernel = ops.convert_to_numpy(dense.kernel)
+        layer.build((None, kernel.shape[0]))
+        butterflies = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
+        layer._kernel.assign(middle_kernel(kernel, *butterflies))
+        if dense.use_bias and layer.bias is not None:
+            layer.bias.assign(dense.bias)
+        return layer
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "k1": self.k1,
+            "k2": self.k2,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "butterfly_initializer": keras.initializers.serialize(self.j1.kernel_initializer),
+            "butterfly_regularizer": keras.regularizers.serialize(self.j1.kernel_regularizer),
+            "butterfly_constraint": keras.constraints.serialize(self.j1.kernel_constraint),
+            "lr_multiplier": self.lr_multiplier,
+            "lora_rank": self.lora_rank,
+            "lora_alpha": self.lora_alpha,
+            "truncation": self.truncation,
+            "implementation": self.implementation,
+            "seed": self.seed,
+            "truncation_seeds": None if self.truncation_seeds is None else list(self.truncation_seeds),
+        }
+
+    def _initial_kernel(self, shape, dtype):
+        initial = self.kernel_initializer(shape, dtype=dtype)
+        if not isinstance(self.kernel_initializer, keras.initializers.VarianceScaling):
+            return initial
+        # J1 and J2^T keep the expected norm, so an output's variance is k2 / n2 times what W' gives its own outputs.
+        k1, k2 = shape
+        gain = self._fan(k1, k2) / self._fan(len(self.j1.wiring.inputs), self.units) * self.units / k2
+        return initial * gain**0.5
+
+    def _fan(self, inputs, outputs):
+        return {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[self.kernel_initializer.mode]
+
+
+def default_width(n: int) -> int:
+    """The paper's k = log2 n, rounded up, at least 1."""
+    return max(1, (n - 1).bit_length())
+
+
+def check_truncation_seeds(seeds) -> tuple[int, int] | None:
+    """Return `seeds` as a pair of ints, or None. Raise ValueError for anything else."""
+    if seeds is None:
+        return None
+    checked = [check_seed(seed, "truncation_seeds") for seed in seeds] if isinstance(seeds, list | tuple) else []
+    integers = [seed for seed in checked if seed is not None]
+    if len(checked) != 2 or len(integers) != 2:
+        raise ValueError(f"`truncation_seeds` must be a pair of integers. Received: truncation_seeds={seeds!r}")
+    return integers[0], integers[1]
+
+
+def _alpha(lora_alpha, rank: int) -> float:
+    return float(rank) if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
+
+
+def _at_most(value, limit: int, name: str, limit_name: str) -> int:
+    number = positive_integer(value, name)
+    if number > limit:
+        raise ValueError(f"`{name}` must be at most {limit_name}, {limit}. Received: {name}={number}")
+    return number

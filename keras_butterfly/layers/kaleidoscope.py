@@ -1,0 +1,175 @@
+"""A product of butterflies: the kaleidoscope layer."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from ..structure.wiring import padded_size
+from ..utils.validation import check_seed, positive_integer
+from .butterfly import Butterfly, get_activation, last_axis, not_built
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class Kaleidoscope(keras.layers.Layer):
+    """A linear layer whose matrix is a product of butterflies: `y = activation((B1 B1')...(Bw Bw') x + bias)`.
+
+    Each pair is a butterfly B' with decreasing strides N/2, ..., 1, applied first, and a butterfly B with increasing ones, all
+    weights free. Where one butterfly reaches every output from every input by a single path, a pair has many: products of
+    w pairs on e n nodes hold every structured map (convolutions, permutations, Fourier and cosine transforms, sparse
+    matrices) for some small w and e.
+
+    Weights: about 4 w N log2 N, exactly `effective_parameters`, and `units` for the bias; N is the next power of two of
+    `expansion` * max(n, units). Multiply-adds per example stage by stage: as many.
+
+    Args:
+        units: size of the output's last axis. None (default): n.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        width: number w of pairs. Default 1.
+        expansion: factor e on the number of inner nodes. Default 1.
+        bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the plain rate.
+        seed: int or None; of the initial weights.
+        kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: of each butterfly, see
+            `Butterfly`.
+        **kwargs: of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
+
+    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). The first n and the first `units` nodes are used.
+
+    Raises:
+        ValueError: for an argument or input shape that does not fit; the message names what was expected.
+
+    Reference: Dao et al., *Kaleidoscope: An Efficient, Learnable Representation For All Structured Linear Maps*, ICLR 2020,
+        definition 2.3 and theorem 1.
+
+    Example:
+        >>> tuple(Kaleidoscope(10, seed=0)(keras.ops.ones((2, 64))).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        units=None,
+        activation=None,
+        use_bias=True,
+        *,
+        width=1,
+        expansion=1,
+        bias_initializer="zeros",
+        bias_regularizer=None,
+        bias_constraint=None,
+        seed=None,
+        kernel_initializer="orthogonal",
+        kernel_regularizer=None,
+        kernel_constraint=None,
+        lr_multiplier=None,
+        implementation="auto",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = None if units is None else positive_integer(units, "units")
+        self.activation = get_activation(activation, "The number of pairs is given by name, as in width=2.")
+        self.use_bias = use_bias
+        self.width = positive_integer(width, "width")
+        self.expansion = positive_integer(expansion, "expansion")
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.seed = check_seed(seed)
+        self.butterflies = [
+            Butterfly(
+                use_bias=False,
+                order="increasing" if index % 2 else "decreasing",
+                seed=None if self.seed is None else (self.seed + index) % 2**32,
+                name=f"{self.name}_{index}",
+                kernel_initializer=kernel_initializer,
+                kernel_regularizer=kernel_regularizer,
+                kernel_constraint=kernel_constraint,
+                lr_multiplier=lr_multiplier,
+                implementation=implementation,
+                dtype=self.dtype_policy,
+                trainable=self.trainable,
+            )
+            for index in range(2 * self.width)
+        ]
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.bias: Any = None
+
+    def build(self, input_shape):
+        features = last_axis(self, input_shape)
+        units = self.units or features
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        inner = padded_size(self.expansion * max(features, units))
+        for butterfly in self.butterflies:
+            butterfly.units = units if butterfly is self.butterflies[-1] else inner
+            butterfly.build((None, features))
+            features = butterfly.units
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def call(self, inputs):
+        outputs = self.linear(inputs)
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return self.activation(outputs)
+
+    def linear(self, x):
+        """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
+        for butterfly in self.butterflies:
+            x = butterfly(x)
+        return x
+
+    @property
+    def kernel(self):
+        """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built()
+        product, *others = (butterfly.kernel for butterfly in self.butterflies)
+        for kernel in others:
+            product = ops.matmul(product, kernel)
+        return product
+
+    @property
+    def effective_parameters(self) -> int:
+        """Exact number of butterfly weights, bias not counted.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built()
+        return sum(butterfly.effective_parameters for butterfly in self.butterflies)
+
+    quantize = Butterfly.quantize
+
+    def _check_built(self):
+        if not self.built:
+            raise not_built(self)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def get_config(self):
+        butterfly = self.butterflies[0].get_config()
+        shared = ("kernel_initializer", "kernel_regularizer", "kernel_constraint", "lr_multiplier", "implementation")
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "width": self.width,
+            "expansion": self.expansion,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "seed": self.seed,
+            **{name: butterfly[name] for name in shared},
+        }

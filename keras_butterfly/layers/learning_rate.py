@@ -1,0 +1,55 @@
+"""The learning rate of butterfly weights, relative to the rate at which the optimizer trains everything else.
+
+A butterfly has few weights and each lies on many paths, so a step of the usual size moves its matrix too little. Keras has no
+learning rate per variable. A layer therefore stores `used / adaptive` and computes with `used`. A step of Adam, which is as
+long as the learning rate whatever the gradient, so moves `used` `adaptive` times as far. The gradient of the stored values is
+scaled on its own, so that a step of SGD, which is proportional to the gradient, moves `used` `sgd` times as far.
+"""
+
+from dataclasses import dataclass
+
+from keras import ops
+
+from ..structure.wiring import Wiring
+
+# Found by experiment at widths from 64 to 1024. CONTRIBUTING.md has the figures.
+ADAPTIVE = 10.0
+SGD = 0.5
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Two factors on the learning rate of a butterfly's weights.
+
+    Attributes:
+        adaptive: the factor for optimizers that normalise gradients, such as Adam, AdamW and RMSprop.
+        sgd: the factor for optimizers whose step is proportional to the gradient: SGD, with or without momentum.
+    """
+
+    adaptive: float
+    sgd: float
+
+
+def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
+    """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
+
+    The rule is `adaptive = 10` and `sgd = 0.5 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs and outputs.
+    With ell / (2 m) a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
+    slowly, and the cube root stays below it. Both are divided by sqrt(stacks), because the steps of the stacks add up.
+
+    Args:
+        wiring: the structure of each butterfly.
+        stacks: number of butterflies whose sum the layer computes.
+        fixed: the user's `lr_multiplier`. A number is used for every optimizer as it is. None means the rule.
+    """
+    if fixed is not None:
+        return Multipliers(fixed, fixed)
+    ell, m = min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
+    return Multipliers(ADAPTIVE / stacks**0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
+
+
+def used(stored, factors: Multipliers):
+    """Return `adaptive * stored`, whose gradient in `stored` is `sgd / adaptive` times the gradient of the result."""
+    stored, slope = ops.convert_to_tensor(stored), factors.sgd / factors.adaptive
+    # The second term is exactly zero, and has the gradient alone.
+    return ops.stop_gradient(factors.adaptive * stored) + slope * (stored - ops.stop_gradient(stored))

@@ -1,0 +1,68 @@
+"""Checks of arguments, each with a message that says what was expected, what was received and what to do."""
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def positive_integer(value, name: str) -> int:
+    """`value` as an int, or a ValueError that names what came."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return number
+
+
+def check_seed(seed, name: str = "seed") -> int | None:
+    """`seed`, an int that NumPy's generators take, or None; or a ValueError that names what came."""
+    try:
+        number = None if seed is None else operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or (number is not None and not 0 <= number < 2**32):
+        raise ValueError(f"`{name}` must be None or an integer within 0 .. 2**32 - 1. Received: {name}={seed!r}")
+    return number
+
+
+def positive_number(value, name: str, allowed: str = "") -> float:
+    """`value` as a float, or a ValueError that names what came, and what the caller has `allowed` besides."""
+    number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"`{name}` must be {allowed}a positive number. Received: {name}={value!r}")
+    return number
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Raises ValueError unless `values` are finite real numbers or booleans."""
+    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+        raise ValueError(f"Expected numbers in {name}. Received: {values.dtype}")
+    if np.iscomplexobj(values):
+        raise ValueError(f"Expected real numbers in {name}. Received: {values.dtype}")
+    wrong = values.size - np.count_nonzero(np.isfinite(values))
+    if wrong:
+        raise ValueError(f"Expected finite numbers in {name}. Received: {wrong} that are NaN or infinite")
+
+
+def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int, ...]:
+    """`nodes` as a tuple of distinct ints, all within 0 .. size - 1 where the size is known, or a ValueError."""
+    try:
+        indices = tuple(operator.index(node) for node in nodes)
+    except TypeError:
+        raise ValueError(f"`{name}` must be a sequence of integer node indices. Received: {name}={nodes!r}") from None
+    if not indices:
+        raise ValueError(f"`{name}` must name at least one node. Received: {name}={nodes!r}")
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"`{name}` must name each node once. Received repeated indices: {_repeated(indices)}")
+    beyond = [node for node in indices if node < 0 or (size is not None and node >= size)]
+    if beyond:
+        limit = "not negative" if size is None else f"within 0 .. {size - 1}"
+        raise ValueError(f"`{name}` must be {limit}. Received indices out of range: {beyond}")
+    return indices
+
+
+def _repeated(indices: tuple[int, ...]) -> list[int]:
+    return sorted({node for node in indices if indices.count(node) > 1})
