@@ -33,7 +33,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import activity_data
-from keras_butterfly_cli.demo import WIDTH, Data, load
+from keras_butterfly_cli.demonstration import WIDTH, Data, load
 from results import Results
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export

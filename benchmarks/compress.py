@@ -17,7 +17,7 @@ import click
 import keras
 import numpy as np
 from keras import layers
-from keras_butterfly_cli.demo import WIDTH, Data, load
+from keras_butterfly_cli.demonstration import WIDTH, Data, load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 from oracles import effective_count
 
-from keras_butterfly import Butterfly, ButterflyAutoencoder, two_phase_fit
-from keras_butterfly import model_summary as summary
+from keras_butterfly import Butterfly, ButterflyAutoencoder, summary, two_phase_fit
 from keras_butterfly.autoencoder import landscape
 from keras_butterfly.autoencoder.model import default_ell
 from keras_butterfly.layers import initializers

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_butterfly_cli import demo
+from keras_butterfly_cli import demonstration as demo
 
 from keras_butterfly.export import measure
 

@@ -8,8 +8,7 @@ import pytest
 from keras import layers
 
 import keras_butterfly
-from keras_butterfly import Butterfly, ButterflyDense, export, replace_dense
-from keras_butterfly import model_summary as summary
+from keras_butterfly import Butterfly, ButterflyDense, export, replace_dense, summary
 from keras_butterfly.utils.recording import recorded
 
 

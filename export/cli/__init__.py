@@ -51,7 +51,7 @@ def demo(dataset, epochs, seed, output, overwrite):
     The networks are a dense one, its butterfly twin, and a dense one so narrow that it has as many weights as the twin.
     Writes dense.tflite, butterfly.tflite, narrow_dense.tflite, report.json and report.png to the output folder.
     """
-    from keras_butterfly_cli.demo import run
+    from keras_butterfly_cli.demonstration import run
 
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
