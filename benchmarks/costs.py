@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 
 from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.export import files
-from keras_butterfly.export.lowering.lowering import Lowering, lower
+from keras_butterfly.export.lowering import Dense, Fused, Lowering, lower
 from keras_butterfly.export.measurement import devices
 from keras_butterfly.export.measurement.timing import measure_all
 from keras_butterfly.export.planning.candidates import lowerings
@@ -41,9 +41,10 @@ def layers():
 
 
 def drawn(layer, n: int, samples: int, draw: random.Random) -> list[Lowering]:
-    choices = [lowering for lowering in lowerings(layer) if lowering.kind != "dense" or n <= LARGEST_DENSE]
-    several = [lowering for lowering in choices if lowering.kind == "fused" and len(lowering.counts) <= 6]
-    rest = [lowering for lowering in choices if lowering.kind != "fused"]
+    choices = [lowering for lowering in lowerings(layer) if not isinstance(lowering, Dense) or n <= LARGEST_DENSE]
+    fused = [lowering for lowering in choices if isinstance(lowering, Fused)]
+    several = [lowering for lowering in fused if sum(len(grouping.counts) for grouping in lowering.groupings) <= 6]
+    rest = [lowering for lowering in choices if lowering not in fused]
     return rest + draw.sample(several, min(samples, len(several)))
 
 

@@ -15,7 +15,7 @@ from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.validation import positive_integer, positive_number
 
 from .diagnosis import first_wrong_layer
-from .lowering.lowering import Layer, lower
+from .lowering import Dense, Layer, lower
 from .measurement import devices
 from .model import TFLiteModel
 from .planning.observe import observe
@@ -282,7 +282,7 @@ class _Export:
 def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
     """Return a sentence if every butterfly layer was written as a dense kernel because that was the best."""
     pairs = [(plan.chosen, min(plan.candidates, key=lambda c: c.estimated_bytes, default=None)) for plan in plans.values()]
-    if not pairs or any(chosen is None or chosen.lowering.kind != "dense" for chosen, _ in pairs):
+    if not pairs or any(chosen is None or not isinstance(chosen.lowering, Dense) for chosen, _ in pairs):
         return []
     saved = sum(chosen.estimated_bytes - smallest.estimated_bytes for chosen, smallest in pairs if chosen and smallest)
     smaller = f' objective="size" gives about {(size - saved) / 1024:,.0f} KiB.' if saved > 0 else ""

@@ -38,9 +38,9 @@ def _few_candidates(monkeypatch):
         from keras_butterfly.export import wisdom
         from keras_butterfly.export.planning import candidates
 
-        monkeypatch.setattr(candidates, "MOST_MEASURED", 5)
-        monkeypatch.setattr(candidates, "MOST_IN_FLOAT32", 1)
-        monkeypatch.setattr(candidates, "MOST_WITH_FLOAT32_WEIGHTS", 1)
+        monkeypatch.setattr(candidates, "MAX_MEASURED", 5)
+        monkeypatch.setattr(candidates, "MAX_IN_FLOAT32", 1)
+        monkeypatch.setattr(candidates, "MAX_WITH_FLOAT32_WEIGHTS", 1)
         wisdom.forget()
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
-from keras_butterfly.export.lowering.lowering import KINDS, Lowering, lower
+from keras_butterfly.export.lowering import KINDS, Dense, Folded, Fused, Grouping, lower
 from keras_butterfly.export.planning.candidates import lowerings, shortlist
 from keras_butterfly.export.planning.observe import observe
 from keras_butterfly.export.tflite.converter import convert
@@ -64,7 +64,7 @@ MIXES += [((2, 2, 2), mix) for mix in itertools.permutations(OPERATORS, 3)]
 def test_equals_the_dense_product(name, kind, leading, rng):
     layer = LAYERS[name]()
     x = rng.standard_normal((*leading, layer.kernel.shape[0])).astype("float32")
-    actual = np.asarray(lower(layer, Lowering(kind))(keras.ops.convert_to_tensor(x)))
+    actual = np.asarray(lower(layer, KINDS[kind]())(keras.ops.convert_to_tensor(x)))
     expected = dense_product(layer, x)
     np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
 
@@ -86,7 +86,7 @@ def test_every_candidate_equals_the_dense_product(name, leading, rng):
 def test_any_grouping_with_any_mix_of_operators(counts, operators, n, units, batch, transposed, rng):
     layer = built(Butterfly(units, transposed=transposed), n)
     x = rng.standard_normal((batch, n)).astype("float32")
-    actual = np.asarray(lower(layer, Lowering("fused", counts, operators))(keras.ops.convert_to_tensor(x)))
+    actual = np.asarray(lower(layer, Fused((Grouping(counts, operators),)))(keras.ops.convert_to_tensor(x)))
     expected = dense_product(layer, x)
     np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
 
@@ -96,7 +96,7 @@ def test_any_grouping_with_any_mix_of_operators(counts, operators, n, units, bat
 def test_padding_the_middle_of_a_folded_sandwich_changes_nothing(name, width, rng):
     layer = LAYERS[name]()
     x = rng.standard_normal((3, 80)).astype("float32")
-    actual = np.asarray(lower(layer, Lowering("folded", width=width))(keras.ops.convert_to_tensor(x)))
+    actual = np.asarray(lower(layer, Folded(width))(keras.ops.convert_to_tensor(x)))
     expected = dense_product(layer, x)
     np.testing.assert_allclose(actual, expected, atol=2e-5 * np.abs(expected).max())
 
@@ -104,13 +104,13 @@ def test_padding_the_middle_of_a_folded_sandwich_changes_nothing(name, width, rn
 def test_a_padded_middle_is_a_candidate_where_it_is_wider_than_the_rank():
     def widths(k):
         layer = built(ButterflyDense(512, k1=k, k2=k), 512)
-        return [lowering.width for lowering in lowerings(layer) if lowering.kind == "folded"]
+        return [lowering.width for lowering in lowerings(layer) if isinstance(lowering, Folded)]
 
     assert [widths(10), widths(16), widths(17)] == [[0, 16], [0], [0, 32]]
 
 
 def test_a_padded_middle_costs_one_slice():
-    lowering = Lowering("folded", width=16)
+    lowering = Folded(16)
     content = convert(lower(built(ButterflyDense(512), 512), lowering), [tf.TensorSpec((1, 512), name="x")])
     assert operator_names(content) == ("FULLY_CONNECTED", "STRIDED_SLICE", "FULLY_CONNECTED")
 
@@ -157,7 +157,7 @@ def test_a_bias_costs_at_most_one_addition(lowering):
 def test_operators_of_a_factor_are_pinned(operators, expected):
     """One transpose a factor, those of the last back to the natural order; none before the first, and none with "sum"."""
     layer = built(Butterfly(use_bias=False), 512)
-    content = convert(lower(layer, Lowering("fused", (3, 3, 3), operators)), [tf.TensorSpec((1, 512), name="x")])
+    content = convert(lower(layer, Fused((Grouping((3, 3, 3), operators),))), [tf.TensorSpec((1, 512), name="x")])
     assert Counter(operator_names(content)) == expected
 
 
@@ -175,13 +175,13 @@ def test_transposes_between_neighbours_cancel(activation):
 def test_a_truncation_reads_from_where_the_values_lie():
     """See that GATHER absorbs the last transpose."""
     layer = built(Butterfly(10, truncation="random", use_bias=False), 256)
-    content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
+    content = convert(lower(layer, Fused((Grouping((4, 4), ("conv", "conv")),))), [tf.TensorSpec((1, 256), name="x")])
     assert Counter(operator_names(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "GATHER": 1, "RESHAPE": 4}
 
 
 def test_the_first_nodes_are_read_by_one_slice():
     layer = built(Butterfly(10, use_bias=False), 256)
-    content = convert(lower(layer, Lowering("fused", (4, 4))), [tf.TensorSpec((1, 256), name="x")])
+    content = convert(lower(layer, Fused((Grouping((4, 4), ("conv", "conv")),))), [tf.TensorSpec((1, 256), name="x")])
     assert Counter(operator_names(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "STRIDED_SLICE": 1, "RESHAPE": 4}
 
 
@@ -200,8 +200,8 @@ def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
 
 def test_what_is_estimated_to_cost_far_more_is_not_measured():
     small, large = built(Butterfly(), 128), built(Butterfly(), 4096)
-    assert Lowering("dense") in shortlist(small, 1, None)
-    assert Lowering("dense") not in shortlist(large, 1, None)
+    assert Dense() in shortlist(small, 1, None)
+    assert Dense() not in shortlist(large, 1, None)
     assert len(lowerings(large)) > 100
     assert len(shortlist(large, 1, None)) < 15
 
@@ -263,7 +263,7 @@ def test_a_layer_inside_a_recurrent_cell_is_lowered(unroll):
 )
 def test_nodes_behind_the_last_ones_are_left_out(n, units, expected):
     layer = built(Butterfly(units, use_bias=False), n)
-    content = convert(lower(layer, Lowering("fused", (5, 5))), [tf.TensorSpec((1, n), name="x")])
+    content = convert(lower(layer, Fused((Grouping((5, 5), ("conv", "conv")),))), [tf.TensorSpec((1, n), name="x")])
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     stored = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None and len(buffer.data) > 4096)
     assert stored == 4 * expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_butterfly import Butterfly, ButterflyDense, export
-from keras_butterfly.export.lowering.lowering import Lowering
+from keras_butterfly.export.lowering import KINDS, Dense, Fused, Gather, Grouping
 from keras_butterfly.export.planning import plan as planning
 from keras_butterfly.export.planning.candidates import lowerings
 from keras_butterfly.export.planning.cost import estimate, estimated_bytes, work
@@ -50,9 +50,10 @@ def test_the_fastest_by_the_device_is_taken():
     clock = Clock(matmul_is_fast)
     exported = export.to_tflite(model(), device=clock, wisdom=export.Wisdom())
     (plan,) = exported.plan
-    assert "matmul" in plan.lowering.operators
+    (grouping,) = plan.lowering.groupings
+    assert "matmul" in grouping.operators
     assert plan.source == "measured"
-    assert exported.operators.count("BATCH_MATMUL") == plan.lowering.operators.count("matmul")
+    assert exported.operators.count("BATCH_MATMUL") == grouping.operators.count("matmul")
     assert {str(candidate.lowering) for candidate in plan.candidates} == set(clock.asked[0])
     assert all(candidate.measured.error < 1e-5 for candidate in plan.candidates)
 
@@ -108,7 +109,7 @@ def test_merging_keeps_both_and_prefers_the_newer():
         known = export.Wisdom()
         for shape in shapes:
             problem = Problem("Butterfly", shape, "float32", "latency", "host", "m", "r")
-            known.learn(problem, (Candidate(Lowering("dense"), 1.0, 10, Measurement(seconds, 10, 0.0)),))
+            known.learn(problem, (Candidate(Dense(), 1.0, 10, Measurement(seconds, 10, 0.0)),))
         return known
 
     older, newer = wisdom(1.0, (1, 8), (1, 16)), wisdom(2.0, (1, 16), (1, 32))
@@ -144,8 +145,8 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
         entry(problem={"layer": "x"}): "is damaged",
         entry(candidates=[{**candidate, "measured": {**candidate["measured"], "seconds": 0}}]): "no measurement",
         entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "kind": "magic"}}]): "no such lowering",
-        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "operators": ["magic"]}}]): "no such lowering",
-        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "counts": ["4"]}}]): "no such lowering",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "width": "magic"}}]): "no such lowering",
+        entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "keep_float32": "magic"}}]): "no such lowering",
     }
     for text, message in damaged.items():
         path.write_text(text)
@@ -182,7 +183,8 @@ def test_size_is_an_objective():
     net = keras.Sequential([keras.Input((1024,)), layer])
     small = export.to_tflite(net, objective="size", wisdom=export.Wisdom())
     assert 4 * layer.effective_parameters < small.size_bytes < 4.4 * layer.effective_parameters
-    assert max(small.plan[0].lowering.counts, default=1) <= 2
+    chosen = small.plan[0].lowering
+    assert max((count for grouping in getattr(chosen, "groupings", ()) for count in grouping.counts), default=1) <= 2
     sizes = {candidate.lowering: candidate.measured.size_bytes for candidate in small.plan[0].candidates}
     assert sizes[small.plan[0].lowering] == min(sizes.values())
     assert max(sizes.values()) > 1.5 * min(sizes.values())
@@ -206,7 +208,7 @@ def test_every_unit_of_work_has_a_cost():
     """`estimate` looks each up; a unit that was not fitted would be an error."""
     for layer in (Butterfly(), Butterfly(40), ButterflyDense(64), ButterflyDense(64, k1=32, k2=32)):
         layer.build((None, 64))
-        for lowering in [*lowerings(layer), Lowering("gather")]:
+        for lowering in [*lowerings(layer), Gather()]:
             for rows in (1, 5):
                 for precision in (None, "float16", "dynamic", "int8"):
                     assert estimate(layer, lowering, rows, precision) > 0
@@ -217,15 +219,16 @@ def test_a_sandwich_is_fused_in_many_ways():
     net = keras.Sequential([keras.Input((256,), name="x"), layer])
     considered = lowerings(layer)
     assert {"folded", "fused", "slice", "dense"} == {lowering.kind for lowering in considered}
-    assert len({lowering.counts for lowering in considered}) > 5
-    assert {"conv", "matmul", "sum"} <= {operator for lowering in considered for operator in lowering.operators}
+    fused = [grouping for lowering in considered if isinstance(lowering, Fused) for grouping in lowering.groupings]
+    assert len({grouping.counts for grouping in fused}) > 5
+    assert {"conv", "matmul", "sum"} <= {operator for grouping in fused for operator in grouping.operators}
     small = export.to_tflite(net, objective="size", effort="estimate")
     assert small.size_bytes < 2.2 * 4 * layer.count_params()
 
 
 def test_the_front_is_what_nothing_beats():
     def candidate(name, seconds, size, error=0.0):
-        return Candidate(Lowering(name), 1.0, size, Measurement(seconds, size, error))
+        return Candidate(KINDS[name](), 1.0, size, Measurement(seconds, size, error))
 
     considered = (
         candidate("dense", 1.0, 90),
@@ -234,7 +237,7 @@ def test_the_front_is_what_nothing_beats():
         candidate("slice", 4.0, 10),
         candidate("gather", 0.5, 5, error=0.5),
     )
-    plan = LayerPlan("x", (1, 8), Lowering("dense"), "measured", 0.0, 0.1, considered)
+    plan = LayerPlan("x", (1, 8), Dense(), "measured", 0.0, 0.1, considered)
     assert [each.lowering.kind for each in plan.front] == ["dense", "fused", "slice"]
 
 
@@ -457,20 +460,20 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
 def test_work_counts_what_the_lowering_does():
     layer = Butterfly()
     layer.build((None, 1024))
-    done = work(layer, Lowering("fused", (5, 5), ("conv", "conv")), 2)
+    done = work(layer, Fused((Grouping((5, 5), ("conv", "conv")),)), 2)
     assert done["weights"] == 4 * 2 * 1024 * 32
     assert done["convs"] == 2
     assert done["conv blocks"] == 64
     assert done["conv multiplies"] == 2 * 2 * 1024 * 32
     assert done["moves"] == 2
-    assert work(layer, Lowering("fused", (4, 3, 3), ("conv", "sum", "sum")), 1)["moves"] == 0
-    assert estimated_bytes(layer, Lowering("dense"), "int8") == pytest.approx(1024 * 1024, rel=0.01)
-    assert estimated_bytes(layer, Lowering("dense", keep_float32="weights"), "int8") == pytest.approx(4 * 1024 * 1024, rel=0.01)
+    assert work(layer, Fused((Grouping((4, 3, 3), ("conv", "sum", "sum")),)), 1)["moves"] == 0
+    assert estimated_bytes(layer, Dense(), "int8") == pytest.approx(1024 * 1024, rel=0.01)
+    assert estimated_bytes(layer, Dense(keep_float32="weights"), "int8") == pytest.approx(4 * 1024 * 1024, rel=0.01)
 
 
 def test_estimates_rank_what_is_far_apart():
     layer = Butterfly()
     layer.build((None, 4096))
     for precision in (None, "float16", "dynamic", "int8"):
-        fused, dense = (estimate(layer, lowering, 1, precision) for lowering in (Lowering("fused"), Lowering("dense")))
+        fused, dense = (estimate(layer, lowering, 1, precision) for lowering in (Fused(), Dense()))
         assert 0 < 5 * fused < dense

@@ -1,14 +1,10 @@
 """One block factor of a butterfly as TFLite operators, in four ways.
 
-Each takes values in some layout and gives them in the layout that suits it, with blocks (H, L, I, O) as constants. A bias,
-where there is one, is N values in natural order:
-
-    conv    TRANSPOSE where needed, CONV_2D with H L groups
-    matmul  TRANSPOSE where needed, BATCH_MATMUL over H L blocks
-    split   TRANSPOSE where needed, SPLIT, H L FULLY_CONNECTEDs, CONCATENATION
-    sum     MUL by the blocks, broadcast over O, and SUM over I; needs no bit last, so no TRANSPOSE
+Each function takes values in some layout and returns them in the layout that suits it, with that layout. The factor's blocks
+(H, L, I, O) become constants. A bias is N values in natural order.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -18,11 +14,13 @@ from keras_butterfly.structure.fusion import Factor
 
 from . import layout as layouts
 from .layout import BATCH, Layout
+from .lowering import Work, padded, product_work
 
 Apply = Callable[..., tuple[tf.Tensor, Layout]]
 
 
 def conv(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    """Apply the factor by TRANSPOSE where needed, then CONV_2D with H L groups."""
     wanted = layouts.rotated(layout, factor.low)
     given = layouts.resized(wanted, factor)
     x = layouts.move(x, layout, wanted, batch)
@@ -34,6 +32,7 @@ def conv(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | Non
 
 
 def matmul(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    """Apply the factor by TRANSPOSE where needed, then BATCH_MATMUL over H L blocks."""
     below, mixed, above = layouts.split(layout, factor.low)
     wanted = (*below, *above, BATCH, mixed)
     given = layouts.resized(wanted, factor)
@@ -46,6 +45,7 @@ def matmul(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | N
 
 
 def split(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    """Apply the factor by TRANSPOSE where needed, then SPLIT, H L FULLY_CONNECTEDs and CONCATENATION."""
     wanted = layouts.rotated(layout, factor.low)
     given = layouts.resized(wanted, factor)
     x = tf.reshape(layouts.move(x, layout, wanted, batch), (-1, factor.nodes_in))
@@ -58,6 +58,7 @@ def split(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | No
 
 
 def sum_(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None = None):
+    """Apply the factor by MUL by the blocks, broadcast over O, then SUM over I. It needs no digit last, so no TRANSPOSE."""
     if layout[0] != BATCH:
         x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
     below, mixed, above = layouts.split(layout, factor.low)
@@ -81,11 +82,31 @@ def sum_(x, layout: Layout, factor: Factor, blocks: np.ndarray, batch: int | Non
 OPERATORS: dict[str, Apply] = {"conv": conv, "matmul": matmul, "split": split, "sum": sum_}
 
 
+def factor_work(operator: str, factor: Factor, rows: int) -> Work:
+    """Return how much of each unit of work one factor does on `rows` rows, moves between layouts not counted."""
+    blocks, entries = factor.blocks, factor.multiply_adds
+    stored = Counter({"weights": 4 * entries})
+    if operator == "sum":  # in pieces of values that lie side by side; at stride 1 they are single ones
+        return stored + Counter({"sums": 1, "sum products": rows * entries, "sum pieces": rows * entries // factor.low})
+    if operator == "split":
+        one = product_work(factor.inputs, factor.outputs, rows)
+        moved = Counter({"moved": rows * (factor.nodes_in + factor.nodes_out)})
+        return Counter({unit: amount * blocks for unit, amount in one.items()}) + moved
+    return stored + Counter(
+        {
+            f"{operator}s": 1,
+            f"{operator} blocks": blocks,
+            f"{operator} block rows": blocks * rows,
+            f"{operator} multiplies": rows * factor.nodes_in * padded(factor.outputs),
+        }
+    )
+
+
 def _biased(x, bias: np.ndarray | None, layout: Layout):
-    """`x`, whose last axis holds all nodes in `layout`."""
+    """Return `x` plus the bias, where the last axis of `x` holds all nodes in `layout`."""
     return x if bias is None else x + bias[layouts.nodes(layout)]
 
 
 def _by_place(blocks: np.ndarray) -> np.ndarray:
-    """(H, L, I, O) -> (L H, I, O), the order in which a rotated layout holds the blocks."""
+    """Return the blocks (H, L, I, O) as (L H, I, O), the order in which a rotated layout holds them."""
     return blocks.transpose(1, 0, 2, 3).reshape(-1, *blocks.shape[2:])

@@ -1,79 +1,158 @@
-"""Lowerings: the same affine map written in TFLite's built-in operators, with all weights folded to constants.
+"""Lowerings: ways to write a layer's affine map in TFLite's built-in operators, with all weights folded to constants.
 
-A `Lowering` names one; `lower(layer, lowering)` gives the function on TensorFlow tensors that takes the layer's place while
-the model is traced. Its operators carry the layer's name: "dense_1/butterfly/factor_0/...".
+Each kind of lowering is a subclass of `Lowering`. `lower(layer, lowering)` returns the function on TensorFlow tensors that
+takes the layer's place while the model is traced. The names of its operators begin with the layer's name:
+"dense_1/butterfly/factor_0/...".
+
+A lowering reads a layer by its `parts`, the maps whose product the layer is: butterflies and matrices. A layer of a new
+structure needs no code here as long as its parts are such.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_butterfly import Butterfly, ButterflyDense
-from keras_butterfly.structure import fusion, kernels
-from keras_butterfly.structure.wiring import Wiring
+from keras_butterfly.layers.butterfly import Butterfly
+from keras_butterfly.structure.matrix import Matrix
 
-from . import layout as layouts
-from . import stages
-from .factors import OPERATORS
-from .layout import BATCH, Layout
-
-Layer = Butterfly | ButterflyDense
 Affine = Callable[[Any], Any]
+Part = Butterfly | Matrix
+Work = Counter[str]  # whole numbers, by the units that `planning/costs.json` prices
 
-KINDS = ("gather", "slice", "fused", "folded", "dense")
 # The scope of a layer's operators by `Lowering.keep_float32`, from which quantization knows what to leave in float32.
 SCOPES = {"": "butterfly", "arithmetic": "butterfly_float32", "weights": "butterfly_float32_weights"}
+# XNNPACK's float kernels compute this many columns at a time, a multiple of what each instruction set takes.
+LANES = 16
+
+
+class Layer(Protocol):
+    """A Keras layer that can be lowered: `x @ kernel + bias`, and the parts whose product the kernel is."""
+
+    name: str
+    bias: Any
+    compute_dtype: str
+
+    @property
+    def kernel(self) -> Any: ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]: ...
+
+    def affine(self, x) -> Any: ...
+
+    def compute_output_shape(self, input_shape) -> tuple: ...
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """One way to write a layer's affine map.
+    """One way to write a layer's affine map. Each subclass is a kind and has the fields that only this kind needs.
 
     Attributes:
-        kind: "gather": stage by stage; GATHER, MUL, ADD. "slice": the same by slices and CONCATENATION.
-            "fused": block factors, each by an operator of `factors.OPERATORS`.
-            "folded": `ButterflyDense` as two thin FULLY_CONNECTED n1 -> min(k1, k2) -> n2; `Butterfly` as one.
-            "dense": one FULLY_CONNECTED with the whole kernel.
-        counts: stages in each factor of a fused `Butterfly`, of a `ButterflyDense` those of J1 and then those of J2^T; empty:
-            `fusion.best_counts`.
-        operators: of each factor, "conv", "matmul", "split" or "sum"; empty: "conv" for all.
-        width: for a folded `ButterflyDense`, the columns that its first product computes, the surplus over the rank being
-            zeros that are sliced off. 0: none. On AVX2 10 columns have been seen to take 1.7 times as long as 16.
         keep_float32: what stays in float32 inside a quantized model. "arithmetic": the layer computes in float32 from weights
             stored in int8. "weights": those are in float32 too, in an int8 model. "": nothing.
     """
 
-    kind: str
-    counts: tuple[int, ...] = ()
-    operators: tuple[str, ...] = ()
-    width: int = 0
-    keep_float32: str = ""
+    kind: ClassVar[str]
+    # Whether quantization slows the kind down so much that computing in float32 is worth a measurement.
+    worth_float32: ClassVar[bool] = False
 
-    def grouping(self, wiring: Wiring) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Stages and operator of each factor of a fused butterfly, the defaults filled in."""
-        counts = self.counts or fusion.best_counts(wiring)
-        return counts, self.operators or ("conv",) * len(counts)
+    keep_float32: str = field(default="", kw_only=True)
+
+    @classmethod
+    def candidates(cls, parts: Sequence[Part]) -> Iterator["Lowering"]:
+        """Return all lowerings of this kind that are sensible for a layer of `parts`."""
+        yield from ()
+
+    def affine(self, layer: Layer, bias: np.ndarray | None) -> Affine:
+        """Return the affine map of `layer` as a function (..., n) -> (..., units) on float tensors."""
+        raise NotImplementedError
+
+    def work(self, parts: Sequence[Part], rows: int) -> Work:
+        """Return how much of each unit of work the lowering does on `rows` rows, weights in bytes of float32."""
+        raise NotImplementedError
+
+    @property
+    def detail(self) -> str:
+        """Return in words which one of its kind this lowering is."""
+        return ""
+
+    @property
+    def family(self) -> tuple:
+        """Return what lowerings have in common about which an estimate errs alike."""
+        return (self.kind,)
 
     def __str__(self) -> str:
         kept = {"": "", "arithmetic": "in float32 from int8", "weights": "in float32"}[self.keep_float32]
-        return " ".join(part for part in (self.kind, self._detail(), kept) if part)
+        return " ".join(part for part in (self.kind, self.detail, kept) if part)
 
-    def _detail(self) -> str:
-        if self.width:
-            return f"through {self.width}"
-        operators = self.operators or ("",) * len(self.counts)
-        return ", ".join(f"{1 << count} {operator}".strip() for count, operator in zip(self.counts, operators, strict=True))
+    def to_dict(self) -> dict:
+        """Return the kind and the fields, ready for JSON."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "Lowering":
+        """Return the lowering whose fields, without the kind, are `saved`.
+
+        Raises:
+            ValueError, TypeError: if it does not exist.
+        """
+        lowering = cls(**saved)
+        if lowering.keep_float32 not in SCOPES:
+            raise ValueError(f"Expected `keep_float32` among {tuple(SCOPES)}. Received: {lowering.keep_float32!r}")
+        return lowering
+
+
+class PartByPart(Lowering):
+    """A lowering that applies a layer's parts one after the other; a subclass says how it writes a butterfly."""
+
+    def affine(self, layer: Layer, bias: np.ndarray | None) -> Affine:
+        parts, written = layer.parts, {}
+        for number, part in enumerate(parts):
+            added = bias if number == len(parts) - 1 else None
+            if has_stages(part):
+                written[part.name] = self._butterfly(part, sum(map(has_stages, parts[:number])), added)
+            else:
+                written[part.name] = product(ops.convert_to_numpy(part.kernel), added)
+        return next(iter(written.values())) if len(written) == 1 else _in_turn(written)
+
+    def work(self, parts: Sequence[Part], rows: int) -> Work:
+        total: Work = Counter()
+        for number, part in enumerate(parts):
+            if has_stages(part):
+                one = self.butterfly_work(part, sum(map(has_stages, parts[:number])), rows)
+                total += Counter({unit: amount * part.stacks for unit, amount in one.items()})
+            else:
+                total += product_work(*shape_of(part), rows)
+        return total
+
+    def stack(self, wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
+        """Return one stack of butterfly `number` of the layer as a function."""
+        raise NotImplementedError
+
+    def butterfly_work(self, butterfly: Butterfly, number: int, rows: int) -> Work:
+        """Return the work of one stack of butterfly `number` of the layer."""
+        raise NotImplementedError
+
+    def _butterfly(self, butterfly: Butterfly, number: int, bias: np.ndarray | None) -> Affine:
+        first, *others = ops.convert_to_numpy(butterfly.gadget_weights)
+        stacks = [self.stack(butterfly.wiring, first, number, bias)]
+        stacks += [self.stack(butterfly.wiring, weights, number, None) for weights in others]
+        return stacks[0] if len(stacks) == 1 else _added(stacks)
 
 
 def lower(layer: Layer, lowering: Lowering) -> Affine:
-    """The layer's linear map and bias, without activation, as a function (..., n) -> (..., units) on float tensors."""
+    """Return the linear map and bias of `layer`, without activation, as a function on float tensors.
+
+    The function maps (..., n) to (..., units).
+    """
     bias = None if layer.bias is None else ops.convert_to_numpy(layer.bias)
-    affine = _affine(layer, lowering, bias)
+    affine = lowering.affine(layer, bias)
     scope = f"{_scope(layer.name)}/{SCOPES[lowering.keep_float32]}/"
 
     def scoped(x):
@@ -83,137 +162,63 @@ def lower(layer: Layer, lowering: Lowering) -> Affine:
     return scoped
 
 
-def _scope(name: str) -> str:
-    """A layer's name as TensorFlow takes it for the first part of an operator's: letters, digits, and no underscore first."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "layer"
+def has_stages(part: Part) -> TypeGuard[Butterfly]:
+    """Return whether a part is a butterfly with stages. A butterfly of one node has none and is a matrix of one entry."""
+    return isinstance(part, Butterfly) and bool(part.wiring.strides)
 
 
-def _affine(layer: Layer, lowering: Lowering, bias: np.ndarray | None) -> Affine:
-    if lowering.kind == "dense":
-        return _product(ops.convert_to_numpy(layer.kernel), bias)
-    if isinstance(layer, ButterflyDense):
-        return _sandwich(layer, lowering, bias)
-    return _butterfly(layer, lowering, bias)
+def shape_of(part: Part) -> tuple[int, int]:
+    """Return the numbers of inputs and outputs of a part."""
+    if isinstance(part, Matrix):
+        return part.shape
+    return len(part.wiring.inputs), len(part.wiring.outputs)
 
 
-def _sandwich(layer: ButterflyDense, lowering: Lowering, bias: np.ndarray | None) -> Affine:
-    middle = ops.convert_to_numpy(layer.middle_kernel)
-    if lowering.kind == "folded":
-        j1, j2_t = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (layer.j1, layer.j2_t))
-        # W' goes to the side that leaves the thinner middle.
-        first, second = (j1, middle @ j2_t) if middle.shape[0] <= middle.shape[1] else (j1 @ middle, j2_t)
-        return _thin(first, second, lowering.width, bias)
-    of_j1, of_j2_t = halves(layer, lowering)
-    j1, j2_t = _butterfly(layer.j1, of_j1, None), _butterfly(layer.j2_t, of_j2_t, bias)
-    return _in_turn({"j1": j1, "middle": _product(middle), "j2_t": j2_t})
+def product(matrix: np.ndarray, bias: np.ndarray | None = None) -> Affine:
+    """Return `x @ matrix + bias` as a function."""
+
+    def affine(x):
+        result = tf.linalg.matmul(x, tf.constant(matrix)) if x.shape.rank == 2 else tf.tensordot(x, tf.constant(matrix), 1)
+        return plus(result, bias)
+
+    return affine
 
 
-def halves(layer: ButterflyDense, lowering: Lowering) -> tuple[Lowering, Lowering]:
-    """The lowerings of J1 and J2^T, whose factors `lowering` lists one after the other."""
-    stages_of_j1, first = len(layer.j1.wiring.strides), 0
-    while sum(lowering.counts[:first]) < stages_of_j1 and first < len(lowering.counts):
-        first += 1
-    return (
-        replace(lowering, counts=lowering.counts[:first], operators=lowering.operators[:first]),
-        replace(lowering, counts=lowering.counts[first:], operators=lowering.operators[first:]),
+def plus(x, bias: np.ndarray | None):
+    """Return `x + bias`, or `x` if there is no bias."""
+    return x if bias is None else x + bias
+
+
+def unflatten(x, shape):
+    """Reshape `x` (B, units) to (..., units), with the leading axes of `shape`, of which one may be unknown."""
+    if len(shape) == 2:
+        return x
+    return tf.reshape(x, (*(-1 if axis is None else axis for axis in shape[:-1]), x.shape[-1]))
+
+
+def product_work(inputs: int, outputs: int, rows: int) -> Work:
+    """Return the work of a matrix product (rows, inputs) @ (inputs, outputs)."""
+    return Counter(
+        {
+            "products": 1,
+            "product rows": rows,
+            "product multiplies": rows * inputs * padded(outputs),
+            "weights": 4 * inputs * outputs,
+        }
     )
 
 
-def _butterfly(layer: Butterfly, lowering: Lowering, bias: np.ndarray | None) -> Affine:
-    wiring = layer.wiring
-    if lowering.kind == "folded" or not wiring.strides:
-        return _product(ops.convert_to_numpy(layer.kernel), bias)
-    lowered = {"gather": _gather, "slice": _slice, "fused": _fused}[lowering.kind]
-    first, *others = ops.convert_to_numpy(layer.gadget_weights)
-    stacks = [lowered(wiring, first, lowering, bias), *(lowered(wiring, weights, lowering, None) for weights in others)]
-    return stacks[0] if len(stacks) == 1 else _added(stacks)
+def padded(columns: int) -> int:
+    """Return how many columns XNNPACK computes where `columns` are wanted."""
+    return columns if columns <= LANES // 2 else -(-columns // LANES) * LANES
 
 
-def _gather(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> Affine:
-    gathered = stages.gather(wiring, weights)
-    return lambda x: _plus(gathered(x), bias)
+def _scope(name: str) -> str:
+    """Return a layer's name as TensorFlow takes it for the first part of an operator's name.
 
-
-def _slice(wiring: Wiring, weights: np.ndarray, _, bias: np.ndarray | None) -> Affine:
-    sliced = stages.slice_(wiring, weights)
-
-    def affine(x):
-        flat = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring, wiring.size)
-        return _unflatten(_plus(kernels.read_outputs(sliced(flat), wiring, wiring.size), bias), x.shape)
-
-    return affine
-
-
-def _fused(wiring: Wiring, weights: np.ndarray, lowering: Lowering, bias: np.ndarray | None) -> Affine:
-    counts, operators = lowering.grouping(wiring)
-    factors = fusion.factors(wiring, counts)
-    blocks = [ops.convert_to_numpy(block) for block in kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)]
-    # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
-    biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]
-
-    def affine(x):
-        shape, batch = x.shape, _rows(x)
-        entry = layouts.entry(factors)
-        first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
-        x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
-        for number, (operator, *constants) in enumerate(zip(operators, factors, blocks, biases, strict=True)):
-            factor, block, added = constants
-            with tf.name_scope(f"factor_{number}"):
-                x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
-        return _unflatten(_leave(x, layout, wiring, batch), shape)
-
-    return affine
-
-
-def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:
-    """The bias of each node's output, 0 where a node has none."""
-    if bias is None:
-        return None
-    nodes = np.zeros(wiring.size, bias.dtype)
-    nodes[list(wiring.outputs)] = bias
-    return nodes
-
-
-def _enter(x, wiring: Wiring, wanted: Layout) -> tuple[Any, Layout]:
-    """Place the inputs (B, n) at the nodes of `wanted`, in that layout if a GATHER is needed anyway, else in natural order."""
-    count, size = len(wiring.inputs), layouts.extent(wanted, 1)
-    if wiring.inputs == tuple(range(count)):
-        return kernels.place_inputs(x, wiring, size), layouts.natural(wanted)
-    position = np.full(size, count, np.int32)
-    position[list(wiring.inputs)] = np.arange(count)
-    return tf.gather(tf.pad(x, ((0, 0), (0, 1))), position[layouts.nodes(wanted)], axis=-1), wanted
-
-
-def _leave(x, layout: Layout, wiring: Wiring, batch: int | None):
-    """Read the outputs (B, units) from nodes in `layout`. A GATHER needed anyway reads from where they lie."""
-    count, size = len(wiring.outputs), layouts.extent(layout, 1)
-    if wiring.outputs == tuple(range(count)):
-        x = layouts.move(x, layout, layouts.natural(layout), batch)
-        return kernels.read_outputs(tf.reshape(x, (-1, size)), wiring, size)
-    if layout[0] != BATCH and batch != 1:
-        x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
-    place = np.argsort(layouts.nodes(layout)).astype(np.int32)
-    return tf.gather(tf.reshape(x, (-1, size)), place[list(wiring.outputs)], axis=-1)
-
-
-def _product(matrix: np.ndarray, bias: np.ndarray | None = None) -> Affine:
-    def affine(x):
-        product = tf.linalg.matmul(x, tf.constant(matrix)) if x.shape.rank == 2 else tf.tensordot(x, tf.constant(matrix), 1)
-        return _plus(product, bias)
-
-    return affine
-
-
-def _thin(first: np.ndarray, second: np.ndarray, width: int, bias: np.ndarray | None) -> Affine:
-    """`x @ first @ second + bias`, with `first` padded by zero columns to `width`."""
-    rank = first.shape[1]
-    surplus = max(0, width - rank)
-    widen, narrow = _product(np.pad(first, ((0, 0), (0, surplus)))), _product(second, bias)
-    return lambda x: narrow(widen(x)[..., :rank] if surplus else widen(x))
-
-
-def _plus(x, bias: np.ndarray | None):
-    return x if bias is None else x + bias
+    TensorFlow takes letters, digits and a few signs, and no underscore first.
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "layer"
 
 
 def _in_turn(parts: dict[str, Affine]) -> Affine:
@@ -235,15 +240,3 @@ def _added(stacks: list[Affine]) -> Affine:
         return tf.add_n(terms)
 
     return affine
-
-
-def _rows(x) -> int | None:
-    """The number of rows of the last axis; None where it is unknown."""
-    return None if None in x.shape[:-1] else int(np.prod(x.shape[:-1]))
-
-
-def _unflatten(x, shape):
-    """(B, units) -> (..., units), with the leading axes of `shape`, of which one may be unknown."""
-    if len(shape) == 2:
-        return x
-    return tf.reshape(x, (*(-1 if axis is None else axis for axis in shape[:-1]), x.shape[-1]))

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_butterfly import Butterfly, ButterflyDense
 from keras_butterfly.layers.override import executions
 from keras_butterfly.utils.quiet import quiet_tensorflow
 
-from ..lowering.lowering import Layer
+from ..lowering import Layer
 from ..preparation.representative_data import MOST_BATCHES
 
 Shape = tuple[int | None, ...]
@@ -43,8 +42,8 @@ def observe(
     Returns:
         What was seen of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Butterfly | ButterflyDense)]
-    inner = {id(part) for layer in layers if isinstance(layer, ButterflyDense) for part in (layer.j1, layer.j2_t)}
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "parts")]
+    inner = {id(part) for layer in layers for part in layer.parts if part is not layer}
     seen: dict[Layer, Seen] = {}
     values: dict[Layer, list] = {}
 

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_butterfly import ButterflyDense
+from keras_butterfly.structure.matrix import Matrix
 from keras_butterfly.structure.wiring import Wiring
 from keras_butterfly.utils.progress import Progress
 
-from ..lowering.lowering import KINDS, Layer, Lowering, lower
+from ..lowering import KINDS, Dense, Layer, Lowering, Part, lower
 from ..measurement.devices import Device
 from ..tflite import runtime
 from ..tflite.converter import convert
@@ -74,7 +74,7 @@ class LayerPlan:
     @property
     def dense(self) -> Candidate | None:
         """The candidate that writes the whole kernel, as Dense does: measured if it was, else estimated, else None."""
-        return next((candidate for candidate in self.candidates if candidate.lowering == Lowering("dense")), self.baseline)
+        return next((candidate for candidate in self.candidates if candidate.lowering == Dense()), self.baseline)
 
     def passed_over(self, candidate: Candidate) -> str:
         """Return in words why `candidate` was not taken; empty for the one that was."""
@@ -83,7 +83,7 @@ class LayerPlan:
             return ""
         if measured is None or chosen.measured is None:
             return "estimated to be slower" if candidate.estimate > chosen.estimate else "estimated to be larger"
-        if measured.error > self.limit and candidate.lowering != Lowering("dense"):
+        if measured.error > self.limit and candidate.lowering != Dense():
             return f"error above {self.limit:.2g}"
         if measured.size_bytes >= chosen.measured.size_bytes:
             return "slower" if measured.seconds > chosen.measured.seconds else "larger, and hardly faster"
@@ -154,7 +154,7 @@ class Planner:
 
     def _choice(self, layer: Layer, seen: Seen) -> LayerPlan:
         if self.lowering != "auto":
-            return LayerPlan(layer.name, seen.shape, Lowering(self.lowering), "given", NOT_RUN, self.tolerance)
+            return LayerPlan(layer.name, seen.shape, KINDS[self.lowering](), "given", NOT_RUN, self.tolerance)
         return (self._by_estimate if self.effort == "estimate" else self._by_measurement)(layer, seen)
 
     def _by_estimate(self, layer: Layer, seen: Seen) -> LayerPlan:
@@ -176,7 +176,7 @@ class Planner:
         error = measured.error if source == "measured" else NOT_RUN
         # Where nothing known is exact enough, the most exact one is; measuring again would find no other.
         limit = max(self._permitted(best.lowering, limit), measured.error)
-        baseline = self._considered(layer, Lowering("dense"), seen.shape)
+        baseline = self._considered(layer, Dense(), seen.shape)
         return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known, baseline)
 
     def _best(self, pairs: list[Pair]) -> Pair:
@@ -195,7 +195,7 @@ class Planner:
 
     def _permitted(self, lowering: Lowering, limit: float) -> float:
         """`limit`, but for a dense kernel, which is what Dense would be: without it something would be slower than Dense."""
-        return self.tolerance if lowering == Lowering("dense") else limit
+        return self.tolerance if lowering == Dense() else limit
 
     def _considered(self, layer: Layer, lowering: Lowering, shape: Shape, measured: Measurement | None = None) -> Candidate:
         name = self.precision.name
@@ -290,11 +290,14 @@ def _pairs(candidates: Sequence[Candidate]) -> list[Pair]:
 
 
 def structure(layer: Layer) -> str:
-    """What a layer's speed depends on, in words: its structure, without name and weights."""
-    if isinstance(layer, ButterflyDense):
-        k1, k2 = layer.middle_kernel.shape
-        return f"ButterflyDense {k1} x {k2}: {_wired(layer.j1.wiring)}; {_wired(layer.j2_t.wiring)}"
-    return f"Butterfly of {layer.stacks}: {_wired(layer.wiring)}"
+    """Return in words what a layer's speed depends on: its structure, without name and weights."""
+    return "; ".join(map(_described, layer.parts))
+
+
+def _described(part: Part) -> str:
+    if isinstance(part, Matrix):
+        return f"matrix {part.shape[0]} x {part.shape[1]}"
+    return f"butterfly of {part.stacks}: {_wired(part.wiring)}"
 
 
 def _wired(wiring: Wiring) -> str:

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .. import files
-from ..lowering.factors import OPERATORS
-from ..lowering.lowering import KINDS, SCOPES, Lowering
+from ..lowering import KINDS, Lowering
 
 FORMAT, VERSION = "keras-butterfly wisdom", 1
 
@@ -67,6 +66,10 @@ class Candidate:
     estimate: float
     estimated_bytes: int
     measured: Measurement | None = None
+
+    def to_dict(self) -> dict:
+        """Return all fields, ready for JSON."""
+        return {**asdict(self), "lowering": self.lowering.to_dict()}
 
     @property
     def seconds(self) -> float:
@@ -149,7 +152,7 @@ class Wisdom:
 
     def _to_json(self) -> str:
         entries = [
-            {"problem": asdict(problem), "candidates": [asdict(candidate) for candidate in candidates]}
+            {"problem": asdict(problem), "candidates": [candidate.to_dict() for candidate in candidates]}
             for problem, candidates in self._known.items()
         ]
         return json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
@@ -197,17 +200,11 @@ def _candidate(saved: dict) -> Candidate:
 
 
 def _lowering(saved: dict) -> Lowering:
-    lowering = Lowering(**{**saved, "counts": tuple(saved["counts"]), "operators": tuple(saved["operators"])})
-    sound = (
-        lowering.kind in KINDS
-        and set(lowering.operators) <= set(OPERATORS)
-        and len(lowering.operators) in (0, len(lowering.counts))
-        and all(isinstance(count, int) and count >= 1 for count in (*lowering.counts, lowering.width + 1))
-        and lowering.keep_float32 in SCOPES
-    )
-    if not sound:
-        raise ValueError(f"no such lowering: {saved}")
-    return lowering
+    of_kind = {name: value for name, value in saved.items() if name != "kind"}
+    try:
+        return KINDS[saved["kind"]].from_dict(of_kind)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no such lowering: {saved}") from error
 
 
 wisdom = Wisdom()

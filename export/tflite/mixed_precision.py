@@ -9,7 +9,7 @@ import flatbuffers
 import numpy as np
 import tensorflow as tf
 
-from ..lowering.lowering import SCOPES
+from ..lowering import SCOPES
 from .operators import schema, tensor_names
 from .quantize import Precision
 

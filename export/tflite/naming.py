@@ -8,7 +8,7 @@ signature's.
 import re
 import struct
 
-from ..lowering.lowering import SCOPES
+from ..lowering import SCOPES
 from .operators import schema
 
 _NAME_FIELD = 10  # of the table `Tensor` in TFLite's schema

@@ -188,6 +188,11 @@ class Butterfly(keras.layers.Layer):
         return self._wiring
 
     @property
+    def parts(self) -> tuple:
+        """Return the maps whose product the layer is: this butterfly alone."""
+        return (self,)
+
+    @property
     def kernel(self):
         """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
 

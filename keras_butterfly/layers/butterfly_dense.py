@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from ..structure.factorization import middle_kernel
+from ..structure.matrix import Matrix
 from ..utils.validation import check_seed, positive_integer, positive_number
 from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis, not_built
 from .override import execute
@@ -168,6 +169,15 @@ class ButterflyDense(keras.layers.Layer):
         """The linear map alone, without bias and activation: (..., n1) -> (..., units)."""
         middle = self.j1(x)
         return self.j2_t(ops.matmul(middle, ops.cast(self.middle_kernel, middle.dtype)))
+
+    @property
+    def parts(self) -> tuple:
+        """Return the maps whose product the layer is, in the order of application: J1, W' and J2^T.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        return self.j1, Matrix("middle", self.middle_kernel), self.j2_t
 
     @property
     def kernel(self):

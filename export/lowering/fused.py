@@ -1,0 +1,215 @@
+"""The lowering of a butterfly to block factors: consecutive stages multiplied out, each factor one operator or a few."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_butterfly.layers.butterfly import Butterfly
+from keras_butterfly.structure import fusion, kernels
+from keras_butterfly.structure.wiring import Wiring
+
+from . import layout as layouts
+from .factors import OPERATORS, factor_work
+from .layout import BATCH, Layout
+from .lowering import Affine, Lowering, Part, PartByPart, Work, has_stages, unflatten
+
+# A factor of more stages costs as much as a dense kernel of 128 for every node.
+MAX_STAGES = 7
+# SUM keeps a product for every weight of a row. From radix 16 on it was slower than CONV_2D at every size measured.
+MAX_SUMMED_STAGES = 3
+# Splitting into more blocks than this makes too many operators.
+MAX_SPLIT_BLOCKS = 16
+
+
+class Grouping(NamedTuple):
+    """How one butterfly is cut into factors.
+
+    Attributes:
+        counts: the number of stages in each factor, in the order of application.
+        operators: the key in `factors.OPERATORS` by which each factor is written.
+    """
+
+    counts: tuple[int, ...]
+    operators: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{1 << count} {operator}" for count, operator in zip(self.counts, self.operators, strict=True))
+
+
+@dataclass(frozen=True)
+class Fused(PartByPart):
+    """Block factors, each written by one of `factors.OPERATORS`.
+
+    Attributes:
+        groupings: one for each butterfly among the layer's parts, in their order. Empty: `fusion.best_counts` by "conv".
+    """
+
+    kind = "fused"
+    worth_float32 = True
+
+    groupings: tuple[Grouping, ...] = ()
+
+    @classmethod
+    def candidates(cls, parts: Sequence[Part]) -> Iterator[Lowering]:
+        wirings = [part.wiring for part in parts if has_stages(part)]
+        if len(wirings) == 1:
+            yield from (cls((grouping,)) for grouping in groupings(wirings[0]))
+        elif wirings:
+            # Pairing all groupings of several butterflies would be too many: the k-th best of one goes with the k-th best of
+            # the others, with the same operators.
+            ranked = [_ranked_by_operators(wiring) for wiring in wirings]
+            for operators in [key for key in ranked[0] if all(key in other for other in ranked)]:
+                yield from (cls(chosen) for chosen in zip(*(each[operators] for each in ranked), strict=False))
+
+    def stack(self, wiring: Wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
+        counts, operators = self._grouping(number, wiring)
+        factors = fusion.factors(wiring, counts)
+        factor_blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)
+        blocks = [ops.convert_to_numpy(block) for block in factor_blocks]
+        # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
+        biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]
+
+        def affine(x):
+            shape, batch = x.shape, _row_count(x)
+            entry = layouts.entry(factors)
+            first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
+            x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
+            for index, (operator, *constants) in enumerate(zip(operators, factors, blocks, biases, strict=True)):
+                factor, block, added = constants
+                with tf.name_scope(f"factor_{index}"):
+                    x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
+            return unflatten(_leave(x, layout, wiring, batch), shape)
+
+        return affine
+
+    def butterfly_work(self, butterfly: Butterfly, number: int, rows: int) -> Work:
+        wiring = butterfly.wiring
+        total: Work = Counter()
+        for kept in (wiring.inputs, wiring.outputs):
+            if kept != tuple(range(len(kept))):
+                total += Counter({"gathers": 1, "gathered": rows * wiring.size})
+        counts, operators = self._grouping(number, wiring)
+        factors = fusion.factors(wiring, counts)
+        layout = layouts.entry(factors)
+        for factor, operator in zip(factors, operators, strict=True):
+            total += factor_work(operator, factor, rows)
+            wanted = layout if operator == "sum" else layouts.rotated(layout, factor.low)
+            if layout != wanted or (operator == "matmul" and rows > 1):
+                total += Counter({"moves": 1, "moved": rows * factor.nodes_in})
+            layout = layouts.resized(wanted, factor)
+        if layout != layouts.natural(layout):
+            total += Counter({"moves": 1, "moved": rows * factors[-1].nodes_out})
+        return total
+
+    @property
+    def detail(self) -> str:
+        return ", ".join(map(str, self.groupings))
+
+    @property
+    def family(self) -> tuple:
+        return self.kind, frozenset(operator for grouping in self.groupings for operator in grouping.operators)
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), "groupings": [grouping._asdict() for grouping in self.groupings]}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> Lowering:
+        read = [Grouping(tuple(each["counts"]), tuple(each["operators"])) for each in saved["groupings"]]
+        for counts, operators in read:
+            whole = all(isinstance(count, int) and count >= 1 for count in counts)
+            if not whole or len(counts) != len(operators) or not set(operators) <= set(OPERATORS):
+                raise ValueError(f"Expected groupings into factors. Received: {saved['groupings']}")
+        return super().from_dict({**saved, "groupings": tuple(read)})
+
+    def _grouping(self, number: int, wiring: Wiring) -> Grouping:
+        if self.groupings:
+            return self.groupings[number]
+        counts = fusion.best_counts(wiring)
+        return Grouping(counts, ("conv",) * len(counts))
+
+
+def groupings(wiring: Wiring) -> Iterator[Grouping]:
+    """Return every grouping into factors, the larger ones at the small strides, with every sensible choice of operators.
+
+    SUM works on values that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left
+    out, the blocks at the largest strides are smaller, so that a larger factor may be cheaper there.
+    """
+    partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
+    for counts in _partitions(len(wiring.strides), MAX_STAGES):
+        if len(counts) < 2:  # one factor is the dense kernel
+            continue
+        for operators in _operators(counts, wiring):
+            ordered = Grouping(counts, operators) if wiring.increasing else Grouping(counts[::-1], operators[::-1])
+            yield ordered
+            if partial and "sum" not in operators and counts != counts[::-1]:
+                yield Grouping(ordered.counts[::-1], operators)
+
+
+def _ranked_by_operators(wiring: Wiring) -> dict[tuple[str, ...], list[Grouping]]:
+    """Return the groupings by the set of operators that they use, by rising multiply-adds and a charge for each factor."""
+    ranked: dict[tuple[str, ...], list[Grouping]] = {}
+    for grouping in sorted(groupings(wiring), key=lambda grouping: fusion.factors_cost(wiring, grouping.counts)):
+        ranked.setdefault(tuple(sorted(set(grouping.operators))), []).append(grouping)
+    return ranked
+
+
+def _operators(counts: tuple[int, ...], wiring: Wiring) -> Iterator[tuple[str, ...]]:
+    """Return the sensible operators of factors of `counts` stages, of which the first ones work on blocks of neighbours."""
+    for blocked in range(len(counts) + 1):
+        summed = counts[blocked:]
+        # One sum of radix 4 is never slower than two of radix 2.
+        if summed and (max(summed) > MAX_SUMMED_STAGES or summed.count(1) > 1):
+            continue
+        few_blocks = blocked and wiring.size >> min(counts[:blocked]) <= MAX_SPLIT_BLOCKS
+        for operator in ("conv", "matmul", "split") if few_blocks else ("conv", "matmul") if blocked else ("",):
+            yield (operator,) * blocked + ("sum",) * len(summed)
+
+
+def _partitions(total: int, largest: int) -> Iterator[tuple[int, ...]]:
+    """Return all ways to write `total` as a sum of integers up to `largest`, the larger first."""
+    if total == 0:
+        yield ()
+    for first in range(min(total, largest), 0, -1):
+        for rest in _partitions(total - first, first):
+            yield (first, *rest)
+
+
+def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:
+    """Return the bias of each node's output, 0 where a node has none."""
+    if bias is None:
+        return None
+    nodes = np.zeros(wiring.size, bias.dtype)
+    nodes[list(wiring.outputs)] = bias
+    return nodes
+
+
+def _enter(x, wiring: Wiring, wanted: Layout) -> tuple[Any, Layout]:
+    """Place the inputs (B, n) at the nodes of `wanted`, in that layout if a GATHER is needed anyway, else in natural order."""
+    count, size = len(wiring.inputs), layouts.extent(wanted, 1)
+    if wiring.inputs == tuple(range(count)):
+        return kernels.place_inputs(x, wiring, size), layouts.natural(wanted)
+    position = np.full(size, count, np.int32)
+    position[list(wiring.inputs)] = np.arange(count)
+    return tf.gather(tf.pad(x, ((0, 0), (0, 1))), position[layouts.nodes(wanted)], axis=-1), wanted
+
+
+def _leave(x, layout: Layout, wiring: Wiring, batch: int | None):
+    """Read the outputs (B, units) from nodes in `layout`. A GATHER needed anyway reads from where they lie."""
+    count, size = len(wiring.outputs), layouts.extent(layout, 1)
+    if wiring.outputs == tuple(range(count)):
+        x = layouts.move(x, layout, layouts.natural(layout), batch)
+        return kernels.read_outputs(tf.reshape(x, (-1, size)), wiring, size)
+    if layout[0] != BATCH and batch != 1:
+        x, layout = layouts.move(x, layout, layouts.natural(layout), batch), layouts.natural(layout)
+    place = np.argsort(layouts.nodes(layout)).astype(np.int32)
+    return tf.gather(tf.reshape(x, (-1, size)), place[list(wiring.outputs)], axis=-1)
+
+
+def _row_count(x) -> int | None:
+    """Return the number of rows of the last axis, or None where it is unknown."""
+    return None if None in x.shape[:-1] else int(np.prod(x.shape[:-1]))
