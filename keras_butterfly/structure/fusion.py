@@ -1,9 +1,9 @@
-"""How to group consecutive stages into block factors, and what each execution costs. Plain arithmetic.
+"""Groupings of consecutive stages into block factors, and estimates of their cost. Plain arithmetic, no framework.
 
-g consecutive stages multiply out to one block-diagonal factor: N / R blocks of R x R, R = 2^g (a Monarch factor).
+The product of g consecutive stages is one block-diagonal factor: N / R blocks of R x R, R = 2^g (a Monarch factor).
 Axis letters: H blocks above the mixed bits, R the mixed bits, L positions below them; H * R * L = N.
 
-Where the inputs or the outputs are among the first of the N nodes, the nodes behind them are left out. The factor at the
+If all inputs or all outputs are among the first of the N nodes, the nodes behind them are left out. The factor at the
 largest strides, with blocks of nodes L apart, then maps I <= R inputs to O <= R outputs, and the other factors have fewer
 blocks. So 784 inputs of N = 1024 in two factors of R = 32 need 25 blocks of 32 x 32 and 32 blocks of 25 x 32.
 """
@@ -12,16 +12,21 @@ from dataclasses import dataclass
 
 from .wiring import Wiring
 
-# A fused factor also costs a transpose and an operator call. Expressed in multiply-adds per node and example:
-# with it two factors win up to N = 1024 and three from 2048, as measured for forward and backward at batch 128.
+# A factor also costs a transpose and an operator call. This is that cost in multiply-adds per node and example. With 32 the
+# estimates prefer two factors up to N = 1024 and three from 2048, as was measured for forward and backward at batch 128.
 FACTOR_OVERHEAD = 32
 
 
 @dataclass(frozen=True)
 class Factor:
-    """Stages `first` .. `first + count - 1` of a wiring as one factor of `high` times `low` blocks of `inputs` x `outputs`.
+    """A factor is the product of consecutive stages of a butterfly, as a block-diagonal matrix.
 
     Block (h, l) joins the nodes (h * 2^count + i) * low + l, i < inputs, to the nodes (h * 2^count + o) * low + l, o < outputs.
+
+    Attributes:
+        first, count: the stages are `first` .. `first + count - 1`, in the order of application.
+        high, low: there are `high` times `low` blocks (h, l).
+        inputs, outputs: every block is a matrix of `inputs` x `outputs`.
     """
 
     first: int
@@ -55,7 +60,8 @@ class Factor:
 def factors(wiring: Wiring, counts: tuple[int, ...]) -> tuple[Factor, ...]:
     """Group the stages of `wiring`, in the order of application, into factors of `counts` stages each.
 
-    Nodes behind the last input or the last output are left out as far as whole blocks of the widest factor allow.
+    Nodes behind the last input or the last output are left out as far as whole blocks of the factor at the largest strides
+    allow.
 
     Raises:
         ValueError: if the counts are not positive or do not add up to the number of stages.
@@ -80,30 +86,30 @@ def factors(wiring: Wiring, counts: tuple[int, ...]) -> tuple[Factor, ...]:
 
 
 def balanced_counts(stages: int, groups: int) -> tuple[int, ...]:
-    """`stages` split into `groups` counts that differ by at most one, the larger ones first."""
+    """Return `groups` counts that add up to `stages` and differ by at most one, the larger ones first."""
     small, larger = divmod(stages, groups)
     return (small + 1,) * larger + (small,) * (groups - larger)
 
 
 def best_counts(wiring: Wiring) -> tuple[int, ...]:
-    """The balanced grouping with the lowest `factors_cost`."""
+    """Return the counts of the balanced grouping with the lowest `factors_cost`."""
     stages = len(wiring.strides)
     choices = [balanced_counts(stages, groups) for groups in range(1, stages + 1)]
     return min(choices, key=lambda counts: factors_cost(wiring, counts)) if choices else ()
 
 
 def factors_cost(wiring: Wiring, counts: tuple[int, ...]) -> int:
-    """Estimated cost per example of applying block factors, in multiply-adds."""
+    """Estimate the cost per example of multiplying by the block factors of `counts` stages each, in multiply-adds."""
     return sum(
         factor.multiply_adds + FACTOR_OVERHEAD * max(factor.nodes_in, factor.nodes_out) for factor in factors(wiring, counts)
     )
 
 
 def folded_cost(wiring: Wiring) -> int:
-    """Multiply-adds per example of the folded matrix: inputs x outputs, and one operator's overhead."""
+    """Estimate the cost per example of multiplying by the folded (inputs, outputs) matrix, in multiply-adds."""
     return len(wiring.inputs) * len(wiring.outputs) + FACTOR_OVERHEAD * max(len(wiring.inputs), len(wiring.outputs))
 
 
 def folds(wiring: Wiring) -> bool:
-    """Whether multiplying the whole map out to one matrix is estimated to be cheaper than block factors."""
+    """Return whether the whole map, folded into one matrix, is estimated to cost no more than its best block factors."""
     return folded_cost(wiring) <= factors_cost(wiring, best_counts(wiring))

@@ -1,12 +1,13 @@
-"""The butterfly graph, free of any framework: which node feeds which, and which weights count.
+"""The graph of a butterfly in plain NumPy: which node feeds which, and which edges have a weight.
 
 A butterfly of size N = 2^m joins, in the stage of stride s = 2^t, node i to the nodes i and i XOR s. The pair of nodes
 {i, i XOR s} with its four edges is one *gadget*. A `Wiring` is such a graph together with the nodes where the
-input vector enters and the nodes where the output vector is read; an edge is *effective* if it lies on a path from
-an input to an output, and only effective edges carry weights.
+input vector enters and the nodes where the output vector is read. An edge is *effective* if it lies on a path from
+an input to an output. Only effective edges have weights.
 
-Weights are one flat vector. Stage by stage, and inside a stage in the order (h, i, o, l), it holds the
-effective edges from source node (h, i, l) to target node (h, o, l), where a node is h * 2s + (0 or 1) * s + l:
+All weights of a butterfly form one flat vector. It holds the stages in the order of application, and the effective
+edges of a stage in the order (h, i, o, l). Edge (h, i, o, l) goes from node (h, i, l) to node (h, o, l), where the node
+(h, bit, l) has the number h * 2s + bit * s + l:
     h  gadget block, N / (2 s) of them        i, o  the bit that the stage mixes, at its source and at its target
     l  position within the block, s of them
 """
@@ -22,15 +23,20 @@ from ..utils.validation import check_nodes, positive_integer
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One stage on its effective nodes: `y[r] = w[straight_weight[r]] x[straight[r]] + w[cross_weight[r]] x[cross[r]]`.
+    """A stage is one sparse factor of a butterfly, restricted to its effective nodes.
+
+    With x the values of the stage's source nodes and w the flat weight vector, the stage computes
+    `y[r] = w[straight_weight[r]] x[straight[r]] + w[cross_weight[r]] x[cross[r]]` for each target node `nodes[r]`.
+
+    If an edge is not effective, its source position is 0 and its weight position is one past the end of the weight
+    vector. Code that gathers the weights appends a zero to the vector first.
 
     Attributes:
         stride: 2^t, the distance between the two nodes of a gadget.
         nodes: int32 (rows,), the effective target nodes.
-        straight, cross: int32 (rows,), positions in the stage's input of the nodes i and i XOR stride.
-        straight_weight, cross_weight: int32 (rows,), positions in the flat weight vector; an edge that is not
-            effective points one past the vector's end, where a reader puts a zero (and to input position 0).
-        edges: int32 (effective edges,), the effective edges of this stage in (h, i, o, l) order, out of 2 N.
+        straight, cross: int32 (rows,), the positions in x of the nodes `nodes[r]` and `nodes[r] XOR stride`.
+        straight_weight, cross_weight: int32 (rows,), the positions in w of the edges from these two nodes.
+        edges: int32 (effective edges,), the effective edges among the 2 N edges of the stage, in (h, i, o, l) order.
         offset: position of the stage's first weight in the flat vector.
     """
 
@@ -45,15 +51,18 @@ class Stage:
 
     @property
     def weights(self) -> slice:
-        """Where this stage's weights lie in the flat vector."""
+        """Return the slice of the flat weight vector that holds the weights of this stage."""
         return slice(self.offset, self.offset + len(self.edges))
 
 
 @dataclass(frozen=True)
 class FoldStep:
-    """One stage of a fold: the weights that extend each row's reach, of `shape` (width, reach, 2) or (width, 2, reach).
+    """A step of a fold walk multiplies the weights of one stage into the matrix and doubles its columns.
 
-    With `append` the new bit is below the bits reached so far, otherwise above.
+    Attributes:
+        shape: shape of the stage's weights, (width, columns, 2) if `append`, else (width, 2, columns).
+        append: whether the bit that the stage mixes becomes the lowest bit of a column's number. If not, it becomes the
+            highest bit.
     """
 
     shape: tuple[int, int, int]
@@ -62,14 +71,18 @@ class FoldStep:
 
 @dataclass(frozen=True, eq=False)
 class FoldWalk:
-    """How to multiply a butterfly out to a matrix, one row for each node of its narrower end.
+    """A fold walk is the list of steps that multiply a butterfly out to a dense matrix.
+
+    The walk starts with one row for each node of the narrower end and a single column. Each step doubles the number of
+    columns, so that after the last step there is one column for each of the N nodes at the other end.
 
     Attributes:
-        from_outputs: whether the rows are the outputs, reached backwards; else the inputs, reached forwards.
+        from_outputs: True if the rows are the outputs and the stages are walked backwards. False if the rows are the
+            inputs and the stages are walked forwards.
         width: number of rows.
-        steps: the stages in the order of the walk.
-        index: int32, for all steps in turn the positions of the weights in the flat vector.
-        splits: where in `index` the second and later steps begin.
+        steps: one step for each stage, in the order of the walk.
+        index: int32, the positions in the flat weight vector of the weights of all steps, one step after the other.
+        splits: the positions in `index` at which the second and later steps begin.
     """
 
     from_outputs: bool
@@ -81,12 +94,13 @@ class FoldWalk:
 
 @dataclass(frozen=True)
 class Wiring:
-    """A butterfly of `size` = 2^m nodes between `inputs` and `outputs`, with its stages in the order of `strides`.
+    """A wiring is the graph of one butterfly: its nodes, the order of its stages, its input nodes and output nodes.
 
     Attributes:
         size: number of nodes N, a power of two.
-        strides: the strides in the order of application: 1, 2, ..., N/2, or the reverse for a transpose.
-        inputs, outputs: the node each entry of the input and output vector belongs to. Distinct; any order.
+        strides: strides of the stages in the order of application: 1, 2, ..., N/2, or N/2, ..., 2, 1.
+        inputs, outputs: for each entry of the input vector and of the output vector the number of its node. The numbers
+            are distinct and may have any order.
 
     Example:
         >>> wiring = Wiring.butterfly(1024, 10, truncation="random", seed=0)
@@ -123,9 +137,9 @@ class Wiring:
     ) -> "Wiring":
         """Return the wiring that maps `inputs` values to `outputs` values.
 
-        N is the next power of two of the larger count. The wider side uses the first nodes (so inputs are zero-padded,
-        or the first outputs kept). The narrower side, `ell` wide, uses the nodes that `truncation` names. With as many
-        inputs as outputs, the outputs are the truncated side, or the inputs if `transposed`.
+        N is the next power of two of the larger count. The wider side uses the first nodes. The narrower side, `ell` wide,
+        uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower side, or
+        the inputs if `transposed`.
 
         With "first" and with "random" the generic rank is min(inputs, outputs): all nodes used are among the first
         max(inputs, outputs), so the map that copies each input node to the output of the same node has that rank.
@@ -138,11 +152,11 @@ class Wiring:
             order: "increasing" or "decreasing", the order of the strides. None means decreasing if `transposed`, or if the
                 outputs need more nodes than the next power of two of `inputs`: there the first stages spread the inputs
                 over all nodes. In every other case None means increasing, so that neighbours mix first.
-            seed: of the random subset. The draw uses NumPy's frozen legacy stream, so it never changes. The default 0 makes
-                the subset a fixed function of the two sizes.
+            seed: seed of the random subset. NumPy's legacy generator draws it, whose stream is frozen, so a seed gives the
+                same subset in every version. The default 0 makes the subset a fixed function of the two sizes.
 
         Raises:
-            ValueError: for a count below 1 or a bad `truncation`.
+            ValueError: if a count is below 1 or `truncation` does not fit the counts.
         """
         inputs, outputs = positive_integer(inputs, "inputs"), positive_integer(outputs, "outputs")
         widest = max(inputs, outputs)
@@ -161,22 +175,28 @@ class Wiring:
 
     @property
     def increasing(self) -> bool:
-        """Whether the smallest stride comes first, as in the paper."""
+        """Return whether the smallest stride comes first, as in the paper."""
         return self.strides == tuple(sorted(self.strides))
 
     @property
     def full(self) -> bool:
-        """Whether every node is an input and an output, in order, so that every weight is effective."""
+        """Return whether every node is an input and an output, in order. Then every edge is effective."""
         everything = tuple(range(self.size))
         return self.inputs == everything == self.outputs
 
     def transpose(self) -> "Wiring":
-        """The same graph run backwards. Its gadgets are the transposes: weights swap `i` with `o`."""
+        """Return the wiring of the transposed map: the same graph run backwards.
+
+        The gadgets are transposed too, so in the order (h, i, o, l) the weights swap `i` with `o`.
+        """
         return Wiring(self.size, self.strides[::-1], self.outputs, self.inputs)
 
     @cached_property
     def levels(self) -> tuple[np.ndarray, ...]:
-        """The effective nodes before, between and after the stages: m + 1 arrays, sorted but for the first and last."""
+        """Return the effective nodes before each of the m stages and after the last one, as m + 1 arrays.
+
+        The first and the last array have the order of `inputs` and `outputs`. The others are sorted.
+        """
         reached = [np.isin(np.arange(self.size), self.inputs)]
         for stride in self.strides:
             reached.append(reached[-1] | reached[-1][self._partner(stride)])
@@ -190,13 +210,13 @@ class Wiring:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages on effective nodes, in the order of application."""
+        """Return the stages in the order of application."""
         stages: list[Stage] = []
         offset = 0
         for t, stride in enumerate(self.strides):
             stages.append(self._stage(stride, self.levels[t], self.levels[t + 1], offset))
             offset += len(stages[-1].edges)
-        # A missing edge's weight index is known only once the length of the whole vector is.
+        # Edges that are not effective point one past the end of the weight vector, whose length is known only now.
         for stage in stages:
             for index in (stage.straight_weight, stage.cross_weight):
                 index[index < 0] = offset
@@ -204,14 +224,16 @@ class Wiring:
 
     @property
     def effective_weights(self) -> int:
-        """Exact number of weights on a path from an input to an output."""
+        """Return the exact number of weights, which is the number of effective edges of all stages."""
         return sum(len(stage.edges) for stage in self.stages)
 
     @property
     def weight_bound(self) -> int:
-        """The paper's bound on `effective_weights`: min(2 N log2 ell + 6 N, 2 N log2 N), ell the narrower side's width.
+        """Return the paper's upper bound on `effective_weights`: min(2 N log2 ell + 6 N, 2 N log2 N).
 
-        Reference: section 3.2; the first term exceeds the untruncated count once ell > N / 8.
+        ell is the smaller of the numbers of inputs and outputs. If ell > N / 8, the untruncated count 2 N log2 N is smaller.
+
+        Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
         """
         narrow = min(len(self.inputs), len(self.outputs))
         untruncated = 2 * self.size * len(self.strides)
@@ -219,9 +241,9 @@ class Wiring:
 
     @cached_property
     def edge_index(self) -> np.ndarray:
-        """int32 (m, 2 N): for every edge of the untruncated butterfly its position in the flat weight vector.
+        """Return the position in the flat weight vector of each edge of the untruncated butterfly, int32 (m, 2 N).
 
-        Each row is in (h, i, o, l) order; edges that are not effective point one past the vector's end.
+        Each row is in (h, i, o, l) order. Edges that are not effective point one past the end of the vector.
         """
         index = np.full((len(self.strides), 2 * self.size), self.effective_weights, np.int32)
         for row, stage in zip(index, self.stages, strict=True):
@@ -230,11 +252,14 @@ class Wiring:
 
     @cached_property
     def fold_walk(self) -> FoldWalk:
-        """The walk from the narrower end; its index has about 2 ell N entries, ell the width of that end."""
+        """Return the steps that multiply the butterfly out to a dense matrix, starting at the narrower end.
+
+        The index has about 2 ell N entries, ell the width of the narrower end.
+        """
         from_outputs = len(self.outputs) <= len(self.inputs)
         stages = list(enumerate(self.strides))
         nodes = np.array(self.outputs if from_outputs else self.inputs)[:, None]
-        # The nodes reached stay in natural order: each new bit goes below the others if the walk's strides shrink.
+        # To keep the columns in the order of their nodes, a new bit becomes the lowest one if the walk's strides shrink.
         append = self.increasing == from_outputs
         steps, index = [], []
         for t, stride in reversed(stages) if from_outputs else stages:
@@ -249,37 +274,44 @@ class Wiring:
         return FoldWalk(from_outputs, len(nodes), tuple(steps), np.concatenate(index or [[]]).astype(np.int32), splits)
 
     def _partner(self, stride: int) -> np.ndarray:
+        """Return for each node the other node of its gadget in the stage of `stride`."""
         return np.arange(self.size) ^ stride
 
     def _stage(self, stride: int, sources: np.ndarray, targets: np.ndarray, offset: int) -> Stage:
-        position = np.full(self.size, -1)
+        """Return the stage from the nodes `sources` to the nodes `targets`. Weights that do not exist have the position -1."""
+        position = np.full(self.size, -1)  # of each node among the sources, -1 for the others
         position[sources] = np.arange(len(sources))
-        present = {}
-        for kind, nodes in (("straight", targets), ("cross", targets ^ stride)):
-            present[kind] = (position[nodes], _edge(nodes, targets, stride))
-        edges = np.sort(np.concatenate([edge[source >= 0] for source, edge in present.values()]))
-        fields = {}
-        for kind, (source, edge) in present.items():
-            weight = np.where(source >= 0, offset + np.searchsorted(edges, edge), -1)
-            fields[kind] = np.maximum(source, 0).astype(np.int32)
-            fields[f"{kind}_weight"] = weight.astype(np.int32)
-        return Stage(stride, targets.astype(np.int32), edges=edges.astype(np.int32), offset=offset, **fields)
+        straight, cross = position[targets], position[targets ^ stride]
+        straight_edge, cross_edge = _edge(targets, targets, stride), _edge(targets ^ stride, targets, stride)
+        edges = np.sort(np.concatenate([straight_edge[straight >= 0], cross_edge[cross >= 0]]))
+        straight_weight = np.where(straight >= 0, offset + np.searchsorted(edges, straight_edge), -1)
+        cross_weight = np.where(cross >= 0, offset + np.searchsorted(edges, cross_edge), -1)
+        return Stage(
+            stride=stride,
+            nodes=targets.astype(np.int32),
+            straight=np.maximum(straight, 0).astype(np.int32),
+            cross=np.maximum(cross, 0).astype(np.int32),
+            straight_weight=straight_weight.astype(np.int32),
+            cross_weight=cross_weight.astype(np.int32),
+            edges=edges.astype(np.int32),
+            offset=offset,
+        )
 
 
 def _edge(sources: np.ndarray, targets: np.ndarray, stride: int) -> np.ndarray:
-    """Position among a stage's 2 N edges, in (h, i, o, l) order."""
+    """Return the positions of the edges from `sources` to `targets` among the 2 N edges of a stage, in (h, i, o, l) order."""
     block, low = targets // (2 * stride), targets % stride
     i, o = sources // stride % 2, targets // stride % 2
     return ((block * 2 + i) * 2 + o) * stride + low
 
 
 def padded_size(n: int) -> int:
-    """The next power of two."""
+    """Return the smallest power of two that is at least `n`."""
     return 1 << (n - 1).bit_length()
 
 
 def _kept_nodes(size: int, widest: int, count: int, truncation, seed: int) -> tuple[int, ...]:
-    """Return the `count` nodes that `truncation` names, among the first `widest` of `size` nodes unless it lists them."""
+    """Return the `count` nodes of the narrower side. "first" and "random" choose among the first `widest` of `size` nodes."""
     if isinstance(truncation, str):
         if truncation == "first" or (truncation == "random" and count == widest):
             return tuple(range(count))
