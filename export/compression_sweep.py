@@ -22,7 +22,7 @@ from .measurement.comparison import compare
 from .measurement.latency import Latency
 from .measurement.plots import check_picture
 from .model import TFLiteModel
-from .planning.plan import Objective
+from .planning.planner import Objective
 from .planning.wisdom import Wisdom
 from .tflite.quantize import Quantize
 

@@ -19,7 +19,8 @@ from .lowering import Dense, Layer, lower
 from .measurement import devices
 from .model import TFLiteModel
 from .planning.observe import observe
-from .planning.plan import RUNS, WARMUP, Effort, LayerPlan, LoweringKind, Objective, Planner, front
+from .planning.plan import LayerPlan, pareto_plans
+from .planning.planner import RUNS, WARMUP, Effort, LoweringKind, Objective, Planner
 from .planning.wisdom import Wisdom
 from .planning.wisdom import wisdom as process_wisdom
 from .preparation.exportable import (
@@ -133,7 +134,7 @@ def pareto_front(
     exports: list[TFLiteModel] = []
     with settings.export(model, "auto", "measure", "size") as exporter:
         planner, seen = exporter.planner, exporter.layers
-        plans = front(planner.plan(seen))
+        plans = pareto_plans(planner.plan(seen))
         for index in np.unique(np.linspace(0, len(plans) - 1, min(len(plans), most)).round().astype(int)):
             try:
                 candidate = exporter.lowered(planner.with_errors(plans[index], seen))

@@ -1,4 +1,4 @@
-"""What happens inside a Keras model while it runs on the representative data."""
+"""The inputs of each butterfly layer while a Keras model runs on the representative data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ Shape = tuple[int | None, ...]
 
 
 @dataclass
-class Seen:
-    """What one butterfly layer is given.
+class LayerInputs:
+    """The inputs of one butterfly layer.
 
     Attributes:
-        shapes: of its input at every call while the model is traced; None where the batch is not fixed.
-        inputs: values, of the first shape, for every batch of the data. Random ones for a layer that is called only inside a
-            compiled loop, which lets no value out.
+        shapes: the input's shape at every call while the model is traced. An axis is None where it is not fixed.
+        inputs: the input's values at the calls of the first shape, for every batch of the data. They are random for a layer
+            that is called only inside a compiled loop, which lets no value out.
     """
 
     shapes: list[Shape] = field(default_factory=list)
@@ -31,25 +31,26 @@ class Seen:
 
     @property
     def shape(self) -> Shape:
+        """Return the input's shape at the first call."""
         return self.shapes[0]
 
 
 def observe(
     model: keras.Model, specs: Sequence[tf.TensorSpec], call: Callable, batches: Sequence[dict[str, np.ndarray]]
-) -> tuple[dict[Layer, Seen], list[dict[str, np.ndarray]]]:
-    """Runs `call`, which calls `model`, on `batches`.
+) -> tuple[dict[Layer, LayerInputs], list[dict[str, np.ndarray]]]:
+    """Run `call`, which calls `model`, on `batches`, and record the inputs of its butterfly layers.
 
     Returns:
-        What was seen of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
+        The inputs of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
     """
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "parts")]
     inner = {id(part) for layer in layers for part in layer.parts if part is not layer}
-    seen: dict[Layer, Seen] = {}
+    seen: dict[Layer, LayerInputs] = {}
     values: dict[Layer, list] = {}
 
     def recorder(layer, root):
         def affine(x):
-            known = seen.setdefault(layer, Seen())
+            known = seen.setdefault(layer, LayerInputs())
             known.shapes.append(tuple(x.shape))
             if x.graph is root and known.shapes[0] == tuple(x.shape):
                 values.setdefault(layer, []).append(x)

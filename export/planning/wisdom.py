@@ -1,4 +1,4 @@
-"""What was learned by measuring: which lowerings of which layers took how long where. Kept, so that nothing is measured twice.
+"""Measurements that are kept, so that nothing is measured twice: how long each lowering of a layer took on which machine.
 
 The name and the idea are FFTW's (Frigo and Johnson, The Design and Implementation of FFTW3, 2005).
 """
@@ -15,8 +15,8 @@ FORMAT, VERSION = "keras-butterfly wisdom", 1
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What a measurement is valid for.
+class WisdomKey:
+    """What a measurement is valid for: it is looked up by all of these facts.
 
     Attributes:
         layer: the layer's structure, in words; not its name, and not its weights.
@@ -37,13 +37,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One layer alone in a .tflite file.
+    """What was measured of one layer alone in a .tflite file.
 
     Attributes:
-        seconds: median per invocation.
-        size_bytes: of the file.
-        error: largest difference from the layer in Keras, before its activation, relative to the largest value there, on the
-            layer's inputs.
+        seconds: the median of the seconds per invocation.
+        size_bytes: the bytes of the file.
+        error: the largest difference from the layer in Keras before its activation, divided by the largest value there.
     """
 
     seconds: float
@@ -56,9 +55,9 @@ class Candidate:
     """A lowering that was considered for a layer.
 
     Attributes:
-        lowering: which.
+        lowering: the lowering.
         estimate: estimated seconds per invocation.
-        estimated_bytes: of a .tflite file with it alone.
+        estimated_bytes: estimated bytes of a .tflite file with the layer alone.
         measured: a `Measurement`, or None where only the estimate was asked for.
     """
 
@@ -73,17 +72,17 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
-        """Seconds per invocation, measured if they were, else estimated."""
+        """Return the seconds per invocation: measured if there is a measurement, else estimated."""
         return self.measured.seconds if self.measured else self.estimate
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of a .tflite file with the layer alone, measured if they were, else estimated."""
+        """Return the bytes of a .tflite file with the layer alone: measured if there is a measurement, else estimated."""
         return self.measured.size_bytes if self.measured else self.estimated_bytes
 
 
 class Wisdom:
-    """Measured candidates by problem. `export.wisdom` is the one that `to_tflite` uses by default, for the life of the process.
+    """A collection of measured candidates. `to_tflite` uses `export.wisdom` by default, which lives as long as the process.
 
     Example:
 
@@ -93,38 +92,41 @@ class Wisdom:
     """
 
     def __init__(self):
-        self._known: dict[Problem, tuple[Candidate, ...]] = {}
+        self._known: dict[WisdomKey, tuple[Candidate, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def __iter__(self) -> Iterator[Problem]:
+    def __iter__(self) -> Iterator[WisdomKey]:
         return iter(self._known)
 
-    def recall(self, problem: Problem) -> tuple[Candidate, ...]:
-        """What was measured for `problem`; empty if nothing was."""
-        return self._known.get(problem, ())
+    def recall(self, key: WisdomKey) -> tuple[Candidate, ...]:
+        """Return the candidates measured for `key`; none if nothing was measured."""
+        return self._known.get(key, ())
 
-    def learn(self, problem: Problem, candidates: tuple[Candidate, ...]) -> None:
-        self._known[problem] = candidates
+    def learn(self, key: WisdomKey, candidates: tuple[Candidate, ...]) -> None:
+        """Keep `candidates`, in place of any that were kept for `key` before."""
+        self._known[key] = candidates
 
     def merge(self, other: "Wisdom") -> None:
-        """Takes over all that `other` knows; of what both know, what `other` says."""
+        """Add all that `other` holds. Where both hold a key, the candidates of `other` are kept."""
         self._known |= other._known
 
     def forget(self, **facts) -> int:
-        """Drops the problems that have all these `facts`, for example `machine="AMD EPYC"`; without any, all. Returns how many.
+        """Drop the keys that have all these `facts`, for example `machine="AMD EPYC"`, and return how many there were.
+
+        Without any fact all keys are dropped.
 
         Raises:
-            ValueError: for a fact that a `Problem` has not.
+            ValueError: for a fact that a `WisdomKey` has not.
         """
-        names = [field.name for field in fields(Problem)]
+        names = [field.name for field in fields(WisdomKey)]
         unknown = sorted(set(facts) - set(names))
         if unknown:
             raise ValueError(f"Expected facts among {names}. Received: {unknown}")
         dropped = [p for p in self._known if all(getattr(p, name) == value for name, value in facts.items())]
-        for problem in dropped:
-            del self._known[problem]
+        for key in dropped:
+            del self._known[key]
         return len(dropped)
 
     def save(self, path, overwrite: bool = False) -> Path:
@@ -138,8 +140,8 @@ class Wisdom:
     def save_merged(self, path) -> Path:
         """Write JSON that holds this wisdom and what the file at `path` holds now, if there is one.
 
-        Processes that share a file take turns, so none loses what another has saved. Where both know a problem, the measurement
-        of this wisdom is kept.
+        Processes that share a file take turns, so none loses what another has saved. Where both hold a key, the measurement of
+        this wisdom is kept.
 
         Raises:
             ValueError: if the file is no wisdom file, or its folder does not exist.
@@ -152,14 +154,14 @@ class Wisdom:
 
     def _to_json(self) -> str:
         entries = [
-            {"problem": asdict(problem), "candidates": [candidate.to_dict() for candidate in candidates]}
-            for problem, candidates in self._known.items()
+            {"key": asdict(key), "candidates": [candidate.to_dict() for candidate in candidates]}
+            for key, candidates in self._known.items()
         ]
         return json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1)
 
     @classmethod
     def load(cls, path) -> "Wisdom":
-        """Reads what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             ValueError: for a path that names no file, and a file that is no wisdom of this version, whole and sound.
@@ -179,17 +181,17 @@ class Wisdom:
         wisdom = cls()
         try:
             for entry in content["entries"]:
-                wisdom.learn(_problem(entry["problem"]), tuple(_candidate(each) for each in entry["candidates"]))
+                wisdom.learn(_key(entry["key"]), tuple(_candidate(each) for each in entry["candidates"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"'{path}' is damaged: an entry is not as it was written, {error!r}. Measure again.") from error
         return wisdom
 
 
-def _problem(saved: dict) -> Problem:
-    problem = Problem(**{**saved, "input_shape": tuple(saved["input_shape"])})
-    if not all(isinstance(getattr(problem, name), str) for name in ("layer", "precision", "device", "machine", "runtime")):
-        raise TypeError(f"no problem: {saved}")
-    return problem
+def _key(saved: dict) -> WisdomKey:
+    key = WisdomKey(**{**saved, "input_shape": tuple(saved["input_shape"])})
+    if not all(isinstance(getattr(key, name), str) for name in ("layer", "precision", "device", "machine", "runtime")):
+        raise TypeError(f"no key: {saved}")
+    return key
 
 
 def _candidate(saved: dict) -> Candidate:
