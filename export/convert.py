@@ -1,4 +1,4 @@
-"""Keras model -> .tflite bytes, with the evidence that they are right."""
+"""The export of a Keras model to TFLite, from its preparation to the proof that the file computes what Keras computes."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -59,41 +59,43 @@ def to_tflite(
     wisdom: Wisdom | None = None,
     progress: bool | None = None,
 ) -> TFLiteModel:
-    """Converts a built Keras model, of any layers that TFLite can express, to TFLite.
+    """Convert a built Keras model to TFLite.
 
-    Butterfly layers are lowered as `lowering` says, all others as TensorFlow does. The result holds built-in operators only
-    and has been run: its outputs agree with those of Keras to `tolerance`.
+    The model may hold any layers that TFLite can express. Butterfly layers are written as `lowering` says, all other layers as
+    TensorFlow does. The result holds built-in operators only. It has been run, and its outputs agree with those of Keras
+    within `tolerance`.
 
     Args:
         model: a built model with known input shapes. One of your own class is taken as it is where it has one input, then of
             float32; wrap others: `keras.Model(inputs, model(inputs))`.
         quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
-            quantised while running. "int8": both in int8, by ranges seen on `representative_data`.
+            quantized while running. "int8": both in int8, by ranges seen on `representative_data`.
         representative_data: typical inputs, as `model.predict` takes them; a dict by the inputs' names; a `tf.data.Dataset`, a
-            generator, or a function that returns one, such as TFLite's `representative_dataset`, of which at most 200 batches
-            are read. Needed for "int8", where a quarter is held back from calibration. If given, errors are measured on it
-            (for "int8" on the part held back), else on random inputs.
-        integer_io: with "int8", also take inputs and give outputs in int8. Default False: float32.
+            generator, or a function that returns one, such as TFLite's `representative_dataset`. At most 200 batches are read.
+            "int8" needs them, and holds a quarter back from calibration. Errors are measured on these data, for "int8" on the
+            part held back. Without data, errors are measured on random inputs.
+        integer_io: whether an "int8" model also takes its inputs and gives its outputs in int8. Default False: float32.
         lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
-            those whose error is within the tolerance; in "int8" and "dynamic" a layer may compute in float32, its weights
+            those whose error is within the tolerance. In "int8" and "dynamic" a layer may compute in float32, its weights
             stored in int8, where that is faster, or where int8 would be much less exact than a Dense's. "gather" and "slice":
             stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
-        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the one with the
-            lowest estimated cost is taken; nothing is timed, unless that one turns out not to be exact enough.
-        objective: "latency" (default), or "size": the smallest file.
+        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the lowering with
+            the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out not to be exact enough.
+        objective: "latency" (default): the smallest file among the lowerings within 5 % of the fastest. "size": the smallest
+            file.
         batch_size: the batch the exported model takes; None: any, planned for 1.
-        tolerance: largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01,
-            "dynamic" 0.1, "int8" 0.25.
-        device: where lowerings are timed: "host", this machine, or a `devices.Device`.
-        wisdom: measurements made before, to use and to add to. Default: `export.wisdom`, those of this process.
-        progress: show bars on stderr. Default: where it is a terminal.
+        tolerance: the largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01, for
+            "dynamic" 0.1, for "int8" 0.25.
+        device: the device that times lowerings: "host", which is this machine, or a `devices.Device`.
+        wisdom: the measurements made before, to which new ones are added. Default: `export.wisdom`, those of this process.
+        progress: whether to show progress on stderr. None (default): bars where stderr is a terminal, else lines.
 
     Returns:
         A `TFLiteModel`.
 
     Raises:
-        ValueError: for a model that is not built or not exportable (the message names the operators that have no
-            built-in counterpart), data that do not fit it, or an argument out of range.
+        ValueError: if the model is not built, if TFLite cannot express a layer (the message names the operators), if the data do
+            not fit the model, or if an argument is out of range.
         ParityError: if the export disagrees with Keras.
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
@@ -114,20 +116,22 @@ def pareto_front(
     progress: bool | None = None,
     most: int = 8,
 ) -> list[TFLiteModel]:
-    """Exports of one model that trade latency for size: of those found no other one has less of both.
+    """Return exports of one model that trade latency for size: no other export found beats one of them in both.
 
-    The lowerings of every butterfly layer are measured, the smallest among them too; seconds and bytes are added up over the
-    layers, and the combinations that none beats are exported, each compared with Keras; those that disagree are left out.
+    The lowerings of every butterfly layer are measured, the smallest among them too. Seconds and bytes are added up over the
+    layers. The combinations that no other beats are exported, and each is compared with Keras. Exports that disagree with Keras
+    are left out.
 
     Args:
-        most: at most so many exports, evenly spread. The others are as for `to_tflite`.
+        most: the largest number of exports. They are spread evenly from the fastest to the smallest. All other arguments are
+            those of `to_tflite`.
 
     Returns:
-        `TFLiteModel`s, the fastest first, each smaller than the one before.
+        A list of `TFLiteModel`, the fastest first, each smaller than the one before.
 
     Raises:
         ValueError: as `to_tflite`.
-        ParityError: if all disagree with Keras.
+        ParityError: if all exports disagree with Keras.
     """
     most = positive_integer(most, "most")
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
@@ -150,7 +154,7 @@ def pareto_front(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What `to_tflite` and `pareto_front` have in common; the fields are described there."""
+    """The arguments that `to_tflite` and `pareto_front` have in common. `to_tflite` describes them."""
 
     quantize: Quantize | None
     representative_data: object
@@ -163,7 +167,7 @@ class _Settings:
 
     @contextmanager
     def export(self, model, lowering: str, effort: str, objective: str) -> Iterator["_Export"]:
-        """The model on its way, while progress is shown."""
+        """Check the arguments, and yield the export of `model` while progress is shown."""
         batch_size = None if self.batch_size is None else positive_integer(self.batch_size, "batch_size")
         precision = Precision(self.quantize, self.integer_io)
         tolerance = precision.tolerance if self.tolerance is None else positive_number(self.tolerance, "tolerance")
@@ -175,7 +179,7 @@ class _Settings:
 
 
 class _Export:
-    """A model on its way: what it takes and gives, and the data it is calibrated and compared on.
+    """One model prepared for its export: its inputs, outputs and representative data, and the inputs of its butterfly layers.
 
     Raises:
         ValueError: as `to_tflite`.
@@ -193,14 +197,14 @@ class _Export:
         self.layers, self.expected = self._observed()
 
     def _observed(self):
-        """Return what is seen of each butterfly layer on all data, and Keras's outputs on those that verify the export."""
+        """Return the inputs of each butterfly layer on all data, and Keras's outputs on the data that verify the export."""
         verification = self.data.verification
         others = [] if self.data.calibration is verification else list(self.data.calibration)
         layers, outputs = observe(self.model, self.specs, self.call, [*others, *verification])
         return layers, outputs[len(others) :]
 
     def lowered(self, plans: dict[Layer, LayerPlan]) -> TFLiteModel:
-        """The model with its butterfly layers as `plans` say, converted and compared with Keras."""
+        """Convert the model with its butterfly layers as `plans` say, compare the file with Keras, and return the result."""
         precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
         replaced = executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
@@ -222,7 +226,7 @@ class _Export:
         return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes, original)
 
     def _advice(self, content: bytes) -> str:
-        """Return what to do about an int8 export that was refused: where it goes wrong, and whether "dynamic" fits."""
+        """Return advice on an int8 export that was refused: the first layer that goes wrong, and whether "dynamic" fits."""
         planner = self.planner
         if planner.precision.name != "int8":
             return ""
@@ -257,7 +261,7 @@ class _Export:
 
     @property
     def _weighs_float32(self) -> bool:
-        """Whether the export is measured against one in float32: that quantizing helps is not certain."""
+        """Whether the export is measured against one in float32, because quantizing does not always help."""
         return self.planner.precision.name is not None and self.planner.effort == "measure"
 
     def _worse_than_float32(self, content: bytes, plain: bytes | None) -> list[str]:
@@ -276,12 +280,13 @@ class _Export:
         return [f'With quantize="{name}" the file is {" and ".join(notes)} than without. Consider float32.'] if notes else []
 
     def call(self, *values) -> dict:
+        """Call the model on tensors in the order of its inputs, and return its outputs by name."""
         outputs = keras.tree.flatten(self.model(pack_inputs(self.model, values), training=False))
         return dict(zip(self.output_names, outputs, strict=True))
 
 
 def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
-    """Return a sentence if every butterfly layer was written as a dense kernel because that was the best."""
+    """Return a sentence if a dense kernel was the best lowering of every butterfly layer."""
     pairs = [(plan.chosen, min(plan.candidates, key=lambda c: c.estimated_bytes, default=None)) for plan in plans.values()]
     if not pairs or any(chosen is None or not isinstance(chosen.lowering, Dense) for chosen, _ in pairs):
         return []
@@ -296,7 +301,8 @@ def _parity(
     """Return how far the export is from Keras's `results` on the data that verify it.
 
     Raises:
-        ParityError: if that is further than `tolerance`, naming the output that is furthest, or if Keras's are not finite.
+        ParityError: if an error is larger than `tolerance` (the message names the worst output), or if Keras's results are not
+            finite.
     """
     expected, actual = runtime.joined(results), runtime.run_all(interpreter, data.verification)
     broken = [name for name, value in expected.items() if not np.all(np.isfinite(value))]
