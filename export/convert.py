@@ -79,8 +79,8 @@ def to_tflite(
             those whose error is within the tolerance. In "int8" and "dynamic" a layer may compute in float32, its weights
             stored in int8, where that is faster, or where int8 would be much less exact than a Dense's. "gather" and "slice":
             stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
-        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the lowering with
-            the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out not to be exact enough.
+        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the lowering
+            with the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out not to be exact enough.
         objective: "latency" (default): the smallest file among the lowerings within 5 % of the fastest. "size": the smallest
             file.
         batch_size: the batch the exported model takes; None: any, planned for 1.
@@ -94,8 +94,8 @@ def to_tflite(
         A `TFLiteModel`.
 
     Raises:
-        ValueError: if the model is not built, if TFLite cannot express a layer (the message names the operators), if the data do
-            not fit the model, or if an argument is out of range.
+        ValueError: if the model is not built, if TFLite cannot express a layer (the message names the operators), if the data
+            do not fit the model, or if an argument is out of range.
         ParityError: if the export disagrees with Keras.
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)

@@ -69,7 +69,7 @@ class Fused(PartByPart):
     def stack(self, wiring: Wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
         counts, operators = self._grouping(number, wiring)
         factors = fusion.factors(wiring, counts)
-        factor_blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)
+        factor_blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), factors)
         blocks = [ops.convert_to_numpy(block) for block in factor_blocks]
         # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
         biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]

@@ -1,8 +1,8 @@
-"""In which order a tensor holds the values of nodes for a batch: as a tuple of axes, the slowest first.
+"""Layouts: in which order a tensor holds the values of all nodes for a batch, as a tuple of axes, the slowest first.
 
-An axis is `BATCH`, or the digit of the node's number that one factor mixes: a node is the sum over its digits of digit times
-stride. Every factor wants its own digit last, so between two factors values move. Tracking digits makes each move one TRANSPOSE
-of few axes, or none where the next factor happens to find them in place.
+An axis is `BATCH`, or the digit of the node's number that one factor mixes. A node's number is the sum of digit times stride
+over its digits. Every factor wants the digit that it mixes last, so values move between two factors. Because layouts are
+tracked by digits, a move is one TRANSPOSE of few axes, or nothing where the values already lie as the next factor wants them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from keras_butterfly.structure.fusion import Factor
 
 
 class Axis(NamedTuple):
-    """The digit of a node's number that counts in steps of `stride`, and takes `extent` values; the batch has stride 0."""
+    """One digit of a node's number. It counts in steps of `stride` and takes `extent` values. The batch has stride 0."""
 
     stride: int
     extent: int
@@ -87,7 +87,7 @@ def nodes(layout: Layout) -> np.ndarray:
 
 
 def _runs(layout: Layout, wanted: Layout) -> list[Layout]:
-    """`wanted` cut into the longest pieces whose axes follow each other in `layout` too."""
+    """Return `wanted` cut into the longest pieces whose axes follow each other in `layout` too."""
     runs: list[Layout] = []
     for axis in wanted:
         if runs and layout.index(axis) == layout.index(runs[-1][-1]) + 1:
