@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from keras_butterfly.utils.keras_internals import calls_in_graph
+
 from .preparation.representative_data import Batch
 from .tflite.parity import compare_outputs
 from .tflite.runtime import run
@@ -48,7 +50,7 @@ def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, toleranc
 
 def _has_one_output(layer) -> bool:
     """Return whether a layer of a functional model was called once and gives one floating tensor."""
-    nodes: list = getattr(layer, "_inbound_nodes", [])
+    nodes = calls_in_graph(layer)
     one = len(nodes) == 1 and len(nodes[0].output_tensors) == 1
     return one and not isinstance(layer, keras.layers.InputLayer) and keras.backend.is_float_dtype(layer.output.dtype)
 

@@ -14,6 +14,7 @@ from .compression.dense_map import little_saved
 from .layers.butterfly import Butterfly
 from .layers.butterfly_dense import ButterflyDense
 from .layers.kaleidoscope import Kaleidoscope
+from .utils.keras_internals import all_layers, held_layers
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
 
@@ -183,14 +184,14 @@ def _checked(model) -> keras.Model:
             f"Expected a built model. Received: '{model.name}', whose layers do not know their shapes yet. "
             "Give it a keras.Input, or call it on an input, first."
         )
-    quantized = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]
+    quantized = [layer.name for layer in all_layers(model) if getattr(layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(f"Expected float layers. Received quantized ones: {quantized}. Summarise the model before `quantize`.")
     return model
 
 
 def _is_leaf(layer) -> bool:
-    return isinstance(layer, _LEAVES) or not layer._flatten_layers(include_self=False, recursive=False)
+    return isinstance(layer, _LEAVES) or not held_layers(layer)
 
 
 def _parts(model) -> list[tuple[str, Any]]:
@@ -204,7 +205,7 @@ def _parts(model) -> list[tuple[str, Any]]:
             return
         visited.add(id(layer))
         if not _is_leaf(layer):
-            for inner in layer._flatten_layers(include_self=False, recursive=False):
+            for inner in held_layers(layer):
                 walk(inner, f"{path}/{inner.name}" if layer is not model else inner.name)
         taken[path] += 1
         parts.append((f"{path} ({taken[path]})" if taken[path] > 1 else path, layer))

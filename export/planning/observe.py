@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.layers.override import executions
+from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.quiet import quiet_tensorflow
 
 from ..lowering import Layer
@@ -43,7 +44,7 @@ def observe(
     Returns:
         The inputs of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
     """
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "parts")]
+    layers = [layer for layer in all_layers(model) if hasattr(layer, "parts")]
     inner = {id(part) for layer in layers for part in layer.parts if part is not layer}
     seen: dict[Layer, LayerInputs] = {}
     values: dict[Layer, list] = {}

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_butterfly.utils.keras_internals import all_layers, held_variables
+
 from ..tflite.quantize import Precision
 
 # A flatbuffer's offsets are 32 bits with a sign.
@@ -48,9 +50,9 @@ def check_exportable(model, precision: Precision) -> None:
             f"Expected a model whose .tflite file stays below 2 GiB. '{model.name}' has {model.count_params():,} weights, "
             f"{size / 2**30:.1f} GiB in this precision. Quantize it, or make it smaller with replace_dense."
         )
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        own = [*layer._trainable_variables, *layer._non_trainable_variables]
-        if any(variable.dtype != "string" and not np.all(np.isfinite(_as_numpy(variable))) for variable in own):
+    for layer in all_layers(model, include_self=False):
+        variables = held_variables(layer)
+        if any(variable.dtype != "string" and not np.all(np.isfinite(_as_numpy(variable))) for variable in variables):
             raise ValueError(
                 f"Expected finite weights. The layer '{layer.name}' has weights that are NaN or infinite. Train the model "
                 "again, at a lower learning rate for example."
@@ -63,7 +65,7 @@ def in_float32(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: if Keras cannot make the copy from the model's config.
     """
-    other = [layer.name for layer in model._flatten_layers() if layer.compute_dtype in _FLOATS]
+    other = [layer.name for layer in all_layers(model) if layer.compute_dtype in _FLOATS]
     if not other:
         return model
     try:
@@ -145,7 +147,7 @@ def _plain(name: str) -> str:
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
     """While active, recurrent layers are traced step by step: TensorFlow cannot calibrate a loop for int8."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN) and not layer.unroll]
+    layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and not layer.unroll]
     for layer in layers:
         layer.unroll = True
     try:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import keras
 
 from ..layers.butterfly import Butterfly
+from ..utils.keras_internals import all_layers, learning_rate_or_schedule
 from ..utils.model_walk import named_layers
 from ..utils.validation import positive_integer
 
@@ -86,7 +87,7 @@ def two_phase_fit(
 @contextmanager
 def _untrained(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
     # Setting `trainable` reaches all layers below, so theirs is restored after that of the outer ones.
-    before = [(inner, inner.trainable) for layer in layers for inner in layer._flatten_layers()]
+    before = [(inner, inner.trainable) for layer in layers for inner in all_layers(layer)]
     try:
         for layer in layers:
             layer.trainable = False
@@ -97,7 +98,7 @@ def _untrained(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
 
 
 def _copy(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    config, rate = optimizer.get_config(), optimizer._learning_rate
+    config, rate = optimizer.get_config(), learning_rate_or_schedule(optimizer)
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):  # one of a user's class may not be registered
         config["learning_rate"] = rate
     return type(optimizer).from_config(config)

@@ -1,4 +1,4 @@
-"""The Dense replacement J2^T W' J1."""
+"""The layer `ButterflyDense`, whose matrix is the product J2^T W' J1."""
 
 from typing import Any
 
@@ -8,47 +8,51 @@ from keras import ops
 
 from ..structure.factorization import middle_kernel
 from ..structure.matrix import Matrix
-from ..utils.validation import check_seed, positive_integer, positive_number
-from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis, not_built
+from ..utils.keras_internals import unlocked
+from ..utils.validation import check_seed, not_built, positive_integer, positive_number
+from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis
 from .override import execute
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class ButterflyDense(keras.layers.Layer):
-    """Drop-in for `keras.layers.Dense`: `y = activation(J2^T W' J1 x + bias)`.
+    """A layer like `keras.layers.Dense` whose matrix is a product of three: `y = activation(J2^T W' J1 x + bias)`.
 
-    J1 is a truncated butterfly n1 -> k1, W' a dense k1 x k2 kernel, J2^T a transposed truncated butterfly k2 -> n2 = units; all
-    three are learned. The rank is at most min(k1, k2), by default log2 of the smaller size: meant for final layers and for very
-    unequal sizes. In a hidden layer that is a bottleneck; prefer `Butterfly`, or larger k1 and k2.
+    J1 is a truncated butterfly n1 -> k1, W' a dense k1 x k2 matrix, J2^T a transposed truncated butterfly k2 -> n2 = units. All
+    three are learned. The rank is at most min(k1, k2), by default log2 of the smaller size. The layer is meant for final layers
+    and for very unequal sizes. In a hidden layer so low a rank is a bottleneck: prefer `Butterfly`, or larger k1 and k2.
 
-    Weights: at most 2 n1 log2 k1 + 6 n1 + k1 k2 + 2 n2 log2 k2 + 6 n2 (n1, n2 rounded up to powers of two), against n1 n2;
-    `effective_parameters` is exact. Multiply-adds per example: as many stage by stage, (n1 + n2) min(k1, k2) folded.
+    Weights: `effective_parameters`, at most 2 n1 log2 k1 + 6 n1 + k1 k2 + 2 n2 log2 k2 + 6 n2 (n1, n2 rounded up to powers of
+    two), and `units` for the bias. Dense has n1 n2.
+    Multiply-adds per example: the number of weights stage by stage, (n1 + n2) min(k1, k2) if J1 and J2^T are folded.
 
     Args:
         units: size n2 of the output's last axis.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
-        k1, k2: widths of the middle, at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
+        k1, k2: numbers of rows and of columns of W', at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
+        kernel_initializer: initializer of W'. If it scales the variance, as the default "glorot_uniform" does, it is rescaled
+            so that the layer's outputs start with the variance of a `Dense` layer's.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
-            `keras.layers.Dense`. The kernel ones act on W'.
-        kernel_initializer: of W'. A variance scaling one, such as the default "glorot_uniform", is rescaled so that the
-            layer's outputs start with the variance a `Dense` layer's would.
-        butterfly_initializer, butterfly_regularizer, butterfly_constraint, lr_multiplier: of J1's and J2's weights, as the
-            kernel ones and `lr_multiplier` of `Butterfly`. Default "fjlt", none, none, the rule. W' and the bias learn at the
-            plain rate.
-        truncation: "random" (default) or "first": which nodes J1 and J2 keep. A random subset is the same for every layer of
-            the same sizes, unless `seed` or `truncation_seeds` asks for another.
+            `keras.layers.Dense`. The kernel regularizer and constraint act on W'.
+        butterfly_initializer, butterfly_regularizer, butterfly_constraint: initializer, regularizer and constraint of the
+            weights of J1 and J2, as `kernel_...` of `Butterfly`. Defaults: "fjlt", None, None.
+        lr_multiplier: factor on the learning rate of the weights of J1 and J2, as in `Butterfly`. W' and the bias learn at the
+            optimizer's rate.
         lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
+        truncation: "random" (default) or "first", which nodes J1 and J2 keep. A random subset is the same for every layer of
+            the same sizes, unless `seed` or `truncation_seeds` asks for another.
         implementation: as in `Butterfly`.
-        seed: int or None; of the subsets and of the butterflies' initial weights.
-        truncation_seeds: pair of ints; of J1's and J2's subsets. Default: from `seed`, else constants.
-        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+        seed: int or None, the seed of the subsets and of the initial weights of J1 and J2.
+        truncation_seeds: pair of ints, the seeds of the subsets of J1 and of J2. Default: derived from `seed`, or constants if
+            there is none.
+        **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable.
 
-    Weights' names: "gadgets" of J1 and of J2, "kernel" for W', (k1, k2), and "bias", (units,).
+    Names of the weights: "gadgets" of J1 and of J2, "kernel" of W', (k1, k2), and "bias", (units,).
 
-    Input shape: (..., n1), at least 2-D, n1 known. Output shape: (..., units). Dtype: the layer's compute dtype.
+    Input shape: (..., n1), at least 2-D, n1 known. Output shape: (..., units). Dtype: the compute dtype.
 
     Raises:
-        ValueError: for an argument or input shape that does not fit, such as k1 > n1; the message names what was expected.
+        ValueError: if an argument or the input shape does not fit, for example k1 > n1.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
 
@@ -92,7 +96,7 @@ class ButterflyDense(keras.layers.Layer):
         if truncation not in ("random", "first"):
             raise ValueError(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}')
         self.truncation = truncation
-        self.activation = get_activation(activation, "The widths of the middle are given by name, as in k1=16, k2=16.")
+        self.activation = get_activation(activation, "`k1` and `k2` are given by name, as in k1=16, k2=16.")
         self.use_bias = use_bias
         if kernel_initializer is None:
             raise ValueError('`kernel_initializer` must be an initializer, such as "glorot_uniform". Received: None')
@@ -110,7 +114,7 @@ class ButterflyDense(keras.layers.Layer):
         self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.truncation_seeds = check_truncation_seeds(truncation_seeds)
         seed1, seed2 = (None, None) if self.seed is None else (self.seed, (self.seed + 1) % 2**32)
-        # Without any seed J1 and J2 are still draws of their own, which every build of the same sizes repeats.
+        # Without a seed the subsets of J1 and J2 still differ from each other, and every layer of the same sizes gets the same.
         first, second = self.truncation_seeds or ((0, 1) if self.seed is None else (seed1, seed2))
         butterfly = {
             "truncation": truncation,
@@ -161,12 +165,12 @@ class ButterflyDense(keras.layers.Layer):
         return self.activation(execute(self, self.affine, inputs))
 
     def affine(self, x):
-        """The linear map and the bias, without activation: (..., n1) -> (..., units)."""
+        """Return `J2^T W' J1 x + bias`, the layer's output before the activation: (..., n1) -> (..., units)."""
         outputs = self.linear(x)
         return outputs if self.bias is None else ops.add(outputs, self.bias)
 
     def linear(self, x):
-        """The linear map alone, without bias and activation: (..., n1) -> (..., units)."""
+        """Return `J2^T W' J1 x`, the layer's output without bias and activation: (..., n1) -> (..., units)."""
         middle = self.j1(x)
         return self.j2_t(ops.matmul(middle, ops.cast(self.middle_kernel, middle.dtype)))
 
@@ -181,7 +185,9 @@ class ButterflyDense(keras.layers.Layer):
 
     @property
     def kernel(self):
-        """The equivalent dense matrix, (n1, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+        """Return the equivalent dense matrix, (n1, units), with `layer.linear(x) == x @ layer.kernel`.
+
+        Its dtype is that of the variables.
 
         Raises:
             ValueError: before the layer is built.
@@ -191,7 +197,7 @@ class ButterflyDense(keras.layers.Layer):
 
     @property
     def middle_kernel(self):
-        """W', (k1, k2), with what LoRA has added to it.
+        """Return W', (k1, k2), plus the update of LoRA if LoRA is enabled.
 
         Raises:
             ValueError: before the layer is built.
@@ -205,40 +211,42 @@ class ButterflyDense(keras.layers.Layer):
         return kernel + ops.cast(self.lora_alpha / self.lora_rank * update, kernel.dtype)
 
     def enable_lora(self, rank, lora_alpha=None, a_initializer="he_uniform", b_initializer="zeros"):
-        """Fine-tuning by a low-rank update: W' becomes W' + (alpha / rank) A B, with A (k1, rank) and B (rank, k2) trained.
+        """Replace W' by W' + (lora_alpha / rank) A B and train only A (k1, rank), B (rank, k2) and the bias.
 
-        As in `keras.layers.Dense`, whose arguments these are; W', J1 and J2 are frozen, the bias is not. Saving merges the
-        update into W'.
+        The arguments are those of `keras.layers.Dense.enable_lora`. W', J1 and J2 are frozen. Saving the layer adds the update
+        to W'.
 
         Raises:
-            ValueError: if W' has a constraint, the layer is not built, or LoRA is on already.
+            ValueError: if W' has a constraint, the layer is not built, or LoRA is already enabled.
         """
         rank = positive_integer(rank, "rank")
         if self.kernel_constraint:
-            raise ValueError("LoRA does not keep a constraint on W'. Remove `kernel_constraint`, or train without LoRA.")
+            raise ValueError(
+                "LoRA's update to W' would violate a constraint on W'. Expected a layer without `kernel_constraint`. "
+                f"Received: kernel_constraint={self.kernel_constraint}. Remove the constraint, or train without LoRA."
+            )
         if not self.built:
             raise not_built(self)
         if self.lora_enabled:
-            raise ValueError(f"LoRA is already on in layer '{self.name}'. It can be enabled once.")
+            raise ValueError(f"LoRA can be enabled once. Received: layer '{self.name}', in which it is already enabled.")
         k1, k2 = self._kernel.shape
-        self._tracker.unlock()
-        for name, shape, initializer in (("a", (k1, rank), a_initializer), ("b", (rank, k2), b_initializer)):
-            weight = self.add_weight(
-                name=f"lora_kernel_{name}",
-                shape=shape,
-                initializer=keras.initializers.get(initializer),
-                regularizer=self.kernel_regularizer,
-                autocast=False,
-            )
-            setattr(self, f"lora_kernel_{name}", weight)
-        self._tracker.lock()
+        with unlocked(self):
+            for name, shape, initializer in (("a", (k1, rank), a_initializer), ("b", (rank, k2), b_initializer)):
+                weight = self.add_weight(
+                    name=f"lora_kernel_{name}",
+                    shape=shape,
+                    initializer=keras.initializers.get(initializer),
+                    regularizer=self.kernel_regularizer,
+                    autocast=False,
+                )
+                setattr(self, f"lora_kernel_{name}", weight)
         self.lora_enabled, self.lora_rank = True, rank
         self._freeze_under_lora()
         self.lora_alpha = _alpha(lora_alpha, rank)
 
     @property
     def trainable(self):
-        """Whether the layer learns; with LoRA only its update and the bias do, W', J1 and J2 stay frozen."""
+        """Return whether the layer is trained. With LoRA only A, B and the bias are: W', J1 and J2 stay frozen."""
         return super().trainable
 
     @trainable.setter
@@ -248,19 +256,24 @@ class ButterflyDense(keras.layers.Layer):
             self._freeze_under_lora()
 
     def _freeze_under_lora(self):
+        """Freeze the weights that LoRA does not train."""
         self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
 
     quantize = Butterfly.quantize
 
     def save_own_variables(self, store):
-        """Stores W', merged with LoRA's update, and the bias; the butterflies store themselves."""
+        """Write W', plus LoRA's update, and the bias to `store`. Keras saves J1 and J2 as layers of their own."""
         if self.built:
             store["0"] = ops.convert_to_numpy(self.middle_kernel)
             if self.bias is not None:
                 store["1"] = self.bias
 
     def load_own_variables(self, store):
-        """Loads W' and the bias; LoRA's update starts anew from zero."""
+        """Load W' and the bias. If LoRA is enabled, its update is reset to zero.
+
+        Raises:
+            ValueError: if the shapes of the stored weights are other ones.
+        """
         expected = [variable for variable in (self._kernel, self.bias) if variable is not None]
         shapes = [tuple(store[key].shape) for key in store.keys()]  # noqa: SIM118 (Keras's store does not iterate)
         if shapes != [tuple(variable.shape) for variable in expected]:
@@ -275,7 +288,7 @@ class ButterflyDense(keras.layers.Layer):
 
     @property
     def effective_parameters(self) -> int:
-        """Exact number of weights of J1, W' and J2, and of LoRA's update where enabled; bias not counted.
+        """Return the exact number of weights of J1, W' and J2, without the bias. If LoRA is enabled, A and B count too.
 
         Raises:
             ValueError: before the layer is built.
@@ -286,23 +299,27 @@ class ButterflyDense(keras.layers.Layer):
 
     @classmethod
     def from_dense(cls, dense, **kwargs) -> "ButterflyDense":
-        """A built layer whose J1 and J2 are fresh draws and whose W' projects the kernel of `dense`; the bias is copied.
+        """Return a built layer with random J1 and J2, and with the W' for which J2^T W' J1 is nearest to the kernel of `dense`.
 
-        The projection sees the kernel through random subspaces (see `projection.middle_kernel`): expect to train after.
+        The bias is copied. The result is a start for training, not yet a replacement, because the kernel is projected to random
+        subspaces (see `structure.factorization.middle_kernel`).
 
         Args:
-            dense: a built `keras.layers.Dense`; its units, activation, use_bias, dtype, name and trainable are kept.
-            **kwargs: of `ButterflyDense`, k1 and k2 for example.
+            dense: a built `keras.layers.Dense`. Its units, activation, use_bias, dtype, name and trainable are kept.
+            **kwargs: other arguments of `ButterflyDense`, for example k1 and k2.
 
         Raises:
-            ValueError: if `dense` is no Dense layer or not built.
+            ValueError: if `dense` is not a Dense layer, not built, or quantized.
         """
         if not isinstance(dense, keras.layers.Dense):
             raise ValueError(f"`dense` must be a keras.layers.Dense. Received: {type(dense).__name__}")
         if not dense.built:
-            raise ValueError(f"Layer '{dense.name}' has no kernel yet. Build it, or call it on an input, first.")
+            raise not_built(dense)
         if getattr(dense, "quantization_mode", None):
-            raise ValueError(f"Expected a float kernel. Received: '{dense.name}', quantized to {dense.quantization_mode}.")
+            raise ValueError(
+                f"`dense` must have a float kernel. Received: layer '{dense.name}', quantized to {dense.quantization_mode}. "
+                "Take the layer as it was before quantization."
+            )
         settings = {
             "activation": dense.activation,
             "use_bias": dense.use_bias,
@@ -350,25 +367,27 @@ class ButterflyDense(keras.layers.Layer):
         }
 
     def _initial_kernel(self, shape, dtype):
+        """Draw the initial W'. Rescale it if the initializer scales the variance, as the class says."""
         initial = self.kernel_initializer(shape, dtype=dtype)
         if not isinstance(self.kernel_initializer, keras.initializers.VarianceScaling):
             return initial
-        # J1 and J2^T keep the expected norm, so an output's variance is k2 / n2 times what W' gives its own outputs.
+        # J1 and J2^T keep the expected norm, so the variance of the layer's outputs is k2 / n2 times that of the outputs of W'.
         k1, k2 = shape
         gain = self._fan(k1, k2) / self._fan(len(self.j1.wiring.inputs), self.units) * self.units / k2
         return initial * gain**0.5
 
     def _fan(self, inputs, outputs):
+        """Return the number by which the initializer divides the variance of an (inputs, outputs) kernel."""
         return {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[self.kernel_initializer.mode]
 
 
 def default_width(n: int) -> int:
-    """The paper's k = log2 n, rounded up, at least 1."""
+    """Return the paper's width k = log2 n, rounded up, at least 1."""
     return max(1, (n - 1).bit_length())
 
 
 def check_truncation_seeds(seeds) -> tuple[int, int] | None:
-    """Return `seeds` as a pair of ints, or None. Raise ValueError for anything else."""
+    """Return `seeds` as a pair of ints, or None. Raise ValueError unless it is None or a pair of seeds."""
     if seeds is None:
         return None
     checked = [check_seed(seed, "truncation_seeds") for seed in seeds] if isinstance(seeds, list | tuple) else []
@@ -379,10 +398,12 @@ def check_truncation_seeds(seeds) -> tuple[int, int] | None:
 
 
 def _alpha(lora_alpha, rank: int) -> float:
+    """Return `lora_alpha` as a float. Its default is `rank`. Raise ValueError unless it is positive."""
     return float(rank) if lora_alpha is None else positive_number(lora_alpha, "lora_alpha")
 
 
 def _at_most(value, limit: int, name: str, limit_name: str) -> int:
+    """Return `value` as an int. Raise ValueError unless it is an integer from 1 to `limit`."""
     number = positive_integer(value, name)
     if number > limit:
         raise ValueError(f"`{name}` must be at most {limit_name}, {limit}. Received: {name}={number}")

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from .keras_internals import all_layers, calls_in_graph
 from .validation import check_finite
 
 
@@ -179,8 +180,8 @@ def _fits(array: np.ndarray, shape: tuple) -> bool:
 
 def _check_ids(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
     """Check the ids of inputs that go straight into an `Embedding`: TensorFlow's own message does not name the input."""
-    tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    for layer, node in ((table, node) for table in tables for node in table._inbound_nodes if node.input_tensors):
+    tables = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
+    for layer, node in ((table, node) for table in tables for node in calls_in_graph(table) if node.input_tensors):
         name = node.input_tensors[0].name
         ids = arrays.get(name)
         if ids is not None and not 0 <= ids.min() <= ids.max() < layer.input_dim:

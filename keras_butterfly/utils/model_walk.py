@@ -1,13 +1,18 @@
-"""The layers of a model, however deep they sit."""
+"""Walking through the layers of a model, at any depth."""
 
 from collections.abc import Iterator
 
 from keras.layers import Layer
 
+from .keras_internals import held_layers
+
 
 def named_layers(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """All layers below `model` with their paths, names joined by "/"; a shared one comes once for each place."""
-    for layer in model._layers:
+    """Yield (path, layer) for each layer below `model`, at any depth.
+
+    A path is the names of the layers on the way, joined by "/". A layer that is held at several places comes once for each.
+    """
+    for layer in held_layers(model):
         path = f"{prefix}{layer.name}"
         yield path, layer
         yield from named_layers(layer, f"{path}/")
