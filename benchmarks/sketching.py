@@ -19,7 +19,7 @@ from rich.table import Table
 
 from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch
 from keras_butterfly.structure import kernels
-from keras_butterfly.structure.fusion import best_counts
+from keras_butterfly.structure.fusion import best_factors
 
 
 def compiled(function):
@@ -33,15 +33,15 @@ def dense_variants(n: int, d: int, ell: int) -> dict:
         sketch.build((n, d))
     wiring, weights = butterfly.butterfly.wiring, butterfly.butterfly.gadget_weights[0]
     matrix, folded = np.asarray(gaussian.matrix), np.asarray(butterfly.matrix)
-    counts = best_counts(wiring)
+    factors = best_factors(wiring)
     variants = {
         "one row of a dense sketch": lambda X: matrix[0] @ X,
         "Gaussian, matmul": lambda X: matrix @ X,
         "butterfly, folded before": lambda X: folded @ X,
         "butterfly, folded each time": lambda X: np.asarray(butterfly.matrix) @ X,
         "butterfly, by stages": compiled(lambda X: tf.transpose(kernels.apply_stages(tf.transpose(X), wiring, weights))),
-        f"butterfly, factors of {counts} stages": compiled(
-            lambda X: tf.transpose(kernels.apply_factors(tf.transpose(X), wiring, weights, counts))
+        f"butterfly, factors of {tuple(factor.count for factor in factors)} stages": compiled(
+            lambda X: tf.transpose(kernels.apply_factors(tf.transpose(X), wiring, weights, factors))
         ),
     }
     return variants | sparse_products(n, d, ell) | {"sparse, 1 per column, by taking rows": taken(n, d, ell)}

@@ -1,4 +1,4 @@
-"""Butterfly layers for Keras, after Ailon, Leibovich, Nair (UAI 2021). `keras_butterfly.export` turns models into TFLite."""
+"""Butterfly layers for Keras, after Ailon, Leibovich, Nair (UAI 2021). `keras_butterfly.export` converts models to TFLite."""
 
 from . import transforms
 from ._version import __version__

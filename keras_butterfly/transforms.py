@@ -1,9 +1,11 @@
-"""Transforms that are products of butterflies, as models of `Butterfly` layers with exact weights, ready to be trained on.
+"""Models of `Butterfly` layers that compute the Fourier and the cosine transform exactly and can be trained further.
 
-The Hadamard transform is one butterfly: `Butterfly(kernel_initializer="hadamard")`. The Fourier transform mixes complex
-values; here a complex vector of n entries is 2 n real nodes, real and imaginary part side by side, and a complex twiddle
-factor is a gadget of stride 1 that rotates the two. With the inputs in bit-reversed order each step of the fast Fourier
-transform is a stage of stride 2^(t+1) and one of stride 1, so a butterfly with decreasing strides that elsewhere copies.
+(The Hadamard transform is a single layer, `Butterfly(kernel_initializer="hadamard")`.)
+
+A complex vector of n entries is held in 2 n real nodes, each real part next to its imaginary part. Multiplying an entry by a
+complex twiddle factor rotates the pair, which a gadget of stride 1 does. If the inputs are in bit-reversed order, step t of the
+fast Fourier transform is a stage of stride 2^(t+1) and a stage of stride 1. Each step is therefore one butterfly of decreasing
+strides, whose other stages copy their inputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,43 +20,48 @@ _SUM_AND_DIFFERENCE = np.array([[1.0, 1.0], [1.0, -1.0]])
 
 
 def dft(n: int, *, trainable: bool = True) -> keras.Sequential:
-    """The discrete Fourier transform of a real vector: `X[k] = sum_j x[j] exp(-2 pi i j k / n)`.
+    """Return a model that computes the discrete Fourier transform of real vectors: `X[k] = sum_j x[j] exp(-2 pi i j k / n)`.
 
-    A product of log2 n butterflies on 2 n nodes; multiply-adds 8 n log2 n if identity stages are skipped.
+    The model is a product of log2 n butterflies on 2 n nodes. If the stages that copy are skipped, it takes 8 n log2 n
+    multiply-adds.
 
     Args:
-        n: the number of inputs, a power of two, at least 4.
-        trainable: of the layers.
+        n: number of inputs, a power of two, at least 4.
+        trainable: whether the layers can be trained.
 
     Returns:
-        A built model (batch, n) -> (batch, 2 n): Re X[0], Im X[0], Re X[1], Im X[1], ..., in the global dtype policy.
+        A built model (batch, n) -> (batch, 2 n), in the global dtype policy. The outputs are Re X[0], Im X[0], Re X[1],
+        Im X[1], ...
 
     Raises:
-        ValueError: if n is no power of two, or below 4.
+        ValueError: if n is not a power of two, or below 4.
 
     Reference: Cooley, Tukey, Math. Comp. 1965 (decimation in time).
     """
     _check_size(n)
-    return _fourier(n, inputs=range(n), last=lambda k: _turn(0.0), outputs=range(2 * n), name="dft", trainable=trainable)
+    return _fourier(
+        n, inputs=range(n), last_step=lambda k: _rotation(0.0), outputs=range(2 * n), name="dft", trainable=trainable
+    )
 
 
 def dct(n: int, *, norm: str | None = "ortho", trainable: bool = True) -> keras.Sequential:
-    """The cosine transform DCT-II: `X[k] = 2 sum_j x[j] cos(pi k (2 j + 1) / (2 n))`.
+    """Return a model that computes the cosine transform DCT-II: `X[k] = 2 sum_j x[j] cos(pi k (2 j + 1) / (2 n))`.
 
-    The Fourier transform V of the inputs, even ones ascending and then odd ones descending, gives
-    `X[k] = 2 Re(exp(-pi i k / (2 n)) V[k])`: a product of log2 n butterflies on 2 n nodes whose last stage turns V.
+    Let V be the Fourier transform of the inputs in another order: the even ones ascending, then the odd ones descending. Then
+    `X[k] = 2 Re(exp(-pi i k / (2 n)) V[k])`. So the model is a product of log2 n butterflies on 2 n nodes, whose last stage
+    rotates the entries of V.
 
     Args:
-        n: the number of inputs, a power of two, at least 4.
-        norm: "ortho" (default): scaled to an orthogonal matrix, X[0] by sqrt(1 / (4 n)), the others by sqrt(1 / (2 n)).
-            None or "backward": unscaled. As in `scipy.fft.dct`.
-        trainable: of the layers.
+        n: number of inputs, a power of two, at least 4.
+        norm: as in `scipy.fft.dct`. "ortho" (default) scales X[0] by sqrt(1 / (4 n)) and the other entries by
+            sqrt(1 / (2 n)), so that the matrix is orthogonal. None and "backward" do not scale.
+        trainable: whether the layers can be trained.
 
     Returns:
         A built model (batch, n) -> (batch, n), in the global dtype policy.
 
     Raises:
-        ValueError: if n is no power of two or below 4, or for another `norm`.
+        ValueError: if n is not a power of two or below 4, or if `norm` is unknown.
 
     Reference: Makhoul, IEEE Trans. ASSP 28, 1980; as a butterfly: Dao et al., ICML 2019, appendix.
     """
@@ -62,40 +69,54 @@ def dct(n: int, *, norm: str | None = "ortho", trainable: bool = True) -> keras.
     if norm not in ("ortho", "backward", None):
         raise ValueError(f'`norm` must be "ortho", "backward" or None. Received: norm={norm!r}')
 
-    def last(k):
-        return (2.0 if norm != "ortho" else np.sqrt((1 if k == 0 else 2) / n)) * _turn(np.pi * k / (2 * n))
+    def last_step(k):
+        return (2.0 if norm != "ortho" else np.sqrt((1 if k == 0 else 2) / n)) * _rotation(np.pi * k / (2 * n))
 
     inputs = np.argsort([*range(0, n, 2), *range(n - 1, 0, -2)]).tolist()
-    return _fourier(n, inputs=inputs, last=last, outputs=range(0, 2 * n, 2), name="dct", trainable=trainable)
+    return _fourier(n, inputs=inputs, last_step=last_step, outputs=range(0, 2 * n, 2), name="dct", trainable=trainable)
 
 
 def _fourier(
     n: int,
     *,
     inputs: Sequence[int],
-    last: Callable[[int], np.ndarray],
+    last_step: Callable[[int], np.ndarray],
     outputs: Sequence[int],
     name: str,
     trainable: bool,
 ) -> keras.Sequential:
-    """The transform of the vector v with v[inputs[j]] = x[j], then the 2 x 2 matrix `last(k)` on (Re, Im) of entry k."""
+    """Return a model that Fourier-transforms a permuted vector and then multiplies each entry by a 2 x 2 matrix.
+
+    Args:
+        n: number of inputs.
+        inputs: the vector v that is transformed has v[inputs[j]] = x[j].
+        last_step: function of k that returns the matrix for the (Re, Im) of entry k of the transform.
+        outputs: nodes of the last layer from which the outputs are read.
+        name: name of the model, and of the layers with a number appended.
+        trainable: whether the layers can be trained.
+    """
     steps = n.bit_length() - 1
-    entry = [2 * int(f"{position:0{steps}b}"[::-1], 2) for position in inputs]
+    input_nodes = [2 * int(f"{position:0{steps}b}"[::-1], 2) for position in inputs]
     layers: list[Butterfly] = []
     for step in range(steps):
-        turns = [last(k) if step == steps - 1 else _twiddle(k, step + 1) for k in range(n)]
-        ends = {0: (2 * n, entry), steps - 1: (len(outputs), list(outputs))}
-        units, truncation = ends.get(step, (2 * n, "first"))
+        rotations = [last_step(k) if step == steps - 1 else _twiddle(k, step + 1) for k in range(n)]
+        first_and_last = {0: (2 * n, input_nodes), steps - 1: (len(outputs), list(outputs))}
+        units, truncation = first_and_last.get(step, (2 * n, "first"))
         settings = {"truncation": truncation, "order": "decreasing", "use_bias": False, "trainable": trainable}
         layer = Butterfly(units, name=f"{name}_{step}", **settings)
         layer.build((None, 2 * n if layers else n))
-        _assign(layer, {2 << step: np.broadcast_to(_SUM_AND_DIFFERENCE, (n, 2, 2)), 1: np.array(turns)})
+        _set_stages(layer, {2 << step: np.broadcast_to(_SUM_AND_DIFFERENCE, (n, 2, 2)), 1: np.array(rotations)})
         layers.append(layer)
     return keras.Sequential([keras.Input((n,)), *layers], name=name)
 
 
-def _assign(layer: Butterfly, matrices: Mapping[int, np.ndarray]) -> None:
-    """Sets the gadgets of the strides given, (N / 2, 2, 2) in the order (h, l) of matrices `out = matrix @ in`; others copy."""
+def _set_stages(layer: Butterfly, matrices: Mapping[int, np.ndarray]) -> None:
+    """Set the weights of `layer` so that the stages in `matrices` multiply by their matrices and the other stages copy.
+
+    Args:
+        layer: the layer.
+        matrices: for a stride the matrices of the gadgets, `out = matrix @ in`: an array (N / 2, 2, 2) in the order (h, l).
+    """
     wiring, weights = layer.wiring, []
     for stage in wiring.stages:
         gadgets = matrices.get(stage.stride, np.broadcast_to(np.eye(2), (wiring.size // 2, 2, 2)))
@@ -104,17 +125,18 @@ def _assign(layer: Butterfly, matrices: Mapping[int, np.ndarray]) -> None:
     layer.set_gadget_weights(np.concatenate(weights)[None])
 
 
-def _turn(angle: float) -> np.ndarray:
-    """Multiplies by exp(-i angle), on (Re, Im)."""
+def _rotation(angle: float) -> np.ndarray:
+    """Return the 2 x 2 matrix that multiplies the pair (Re, Im) of a complex number by exp(-i angle)."""
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def _twiddle(position: int, step: int) -> np.ndarray:
-    """What `position` is multiplied by before `step` sums it with the entry 2^step below, or differs it."""
+    """Return the 2 x 2 matrix of the twiddle factor by which `position` is multiplied before the sums of `step`."""
     stride = 1 << step
-    return _turn(np.pi * (position % stride) / stride if position & stride else 0.0)
+    return _rotation(np.pi * (position % stride) / stride if position & stride else 0.0)
 
 
 def _check_size(n: int) -> None:
+    """Raise ValueError unless `n` is a power of two, at least 4."""
     if positive_integer(n, "n") & (n - 1) or n < 4:
-        raise ValueError(f"`n` must be a power of two, at least 4. Received: n={n}. Pad the input.")
+        raise ValueError(f"`n` must be a power of two, at least 4. Received: n={n}. Pad the inputs with zeros.")

@@ -182,7 +182,7 @@ def test_unseeded_draws_differ_and_repeat_after_set_random_seed(name):
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_equal_stacks_are_refused(name):
-    message = r"gives every stack the same weights.*Expected stacks=1 or a random initialiser.*Received: stacks=2"
+    message = r"gives every stack the same weights.*Expected stacks=1 or a random initializer.*Received: stacks=2"
     with pytest.raises(ValueError, match=message):
         initializers.get(name)(WIRINGS["full"], stacks=2)
 
@@ -196,7 +196,7 @@ def test_config_round_trip(name):
         np.testing.assert_array_equal(restored(WIRINGS["truncated"]), original(WIRINGS["truncated"]))
 
 
-def test_keras_initialisers_and_their_configs_are_accepted():
+def test_keras_initializers_and_their_configs_are_accepted():
     restored = initializers.get(keras.initializers.serialize(keras.initializers.RandomNormal(stddev=0.5, seed=1)))
     assert isinstance(restored, keras.initializers.RandomNormal)
     assert (restored.stddev, restored.seed) == (0.5, 1)
@@ -209,7 +209,7 @@ def test_names_are_taken_in_any_case():
 
 
 @pytest.mark.parametrize("identifier", ["fjtl", 3])
-def test_unknown_initialiser(identifier):
+def test_unknown_initializer(identifier):
     message = rf"Expected one of \('fjlt', 'orthogonal', 'identity', 'hadamard'\).*Received: {identifier!r}"
     with pytest.raises(ValueError, match=message):
         initializers.get(identifier)

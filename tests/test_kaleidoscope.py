@@ -68,5 +68,5 @@ def test_counts_must_be_positive_integers(argument, value):
 
 def test_unbuilt_says_so():
     for attribute in ("kernel", "effective_parameters"):
-        with pytest.raises(ValueError, match="Layer 'whole' is not built"):
+        with pytest.raises(ValueError, match="Kaleidoscope 'whole' is not built"):
             getattr(Kaleidoscope(4, name="whole"), attribute)

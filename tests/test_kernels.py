@@ -61,7 +61,8 @@ def _executions(wiring):
     yield "stages", lambda x, weights: kernels.apply_stages(x, wiring, weights)
     yield "folded", lambda x, weights: kernels.apply_folded(x, wiring, weights)
     for counts in compositions(len(wiring.strides)):
-        yield f"factors {counts}", lambda x, weights, counts=counts: kernels.apply_factors(x, wiring, weights, counts)
+        factors = fusion.factors(wiring, counts)
+        yield f"factors {counts}", lambda x, weights, factors=factors: kernels.apply_factors(x, wiring, weights, factors)
 
 
 def draw(rng, wiring, leading=(6,)):
@@ -152,8 +153,8 @@ def test_block_factors_are_the_products_of_their_stages(wiring, rng):
     weights, _ = draw(rng, wiring)
     stages = oracles.stage_matrices(wiring, weights)
     for counts in compositions(len(wiring.strides)):
-        grouped = fusion.factors(wiring, counts)
-        for factor, blocks in zip(grouped, kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts), strict=True):
+        factors = fusion.factors(wiring, counts)
+        for factor, blocks in zip(factors, kernels.block_factors(wiring, ops.convert_to_tensor(weights), factors), strict=True):
             expected = np.eye(wiring.size)
             for matrix in stages[factor.first : factor.first + factor.count]:
                 expected = expected @ matrix
@@ -205,10 +206,9 @@ def test_counts_must_be_positive_and_cover_all_stages(counts):
 def test_a_factors_cost_is_the_entries_of_its_blocks(wiring, rng):
     weights, _ = draw(rng, wiring)
     for counts in compositions(len(wiring.strides)):
-        blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), counts)
-        assert [factor.multiply_adds for factor in fusion.factors(wiring, counts)] == [
-            int(np.prod(block.shape)) for block in blocks
-        ]
+        factors = fusion.factors(wiring, counts)
+        blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), factors)
+        assert [factor.multiply_adds for factor in factors] == [int(np.prod(block.shape)) for block in blocks]
 
 
 @pytest.mark.parametrize("n", [1, 2, 64, 1024, 4096, 65536])

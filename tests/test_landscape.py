@@ -183,14 +183,14 @@ def test_sarlos_bound_of_the_drawn_butterfly(rng):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"X": np.ones((N, D))}, "needs a rank of ell = 5. Received: X has rank 1"),
-        ({"X": np.eye(N)[:, :3], "Y": np.ones((M, 3))}, "X has rank 3"),
-        ({"B": np.ones((ELL, N))}, "B X has rank 1, though X has rank 16"),
+        ({"X": np.ones((N, D))}, "Expected B X of rank ell = 5. Received: X of rank 1"),
+        ({"X": np.eye(N)[:, :3], "Y": np.ones((M, 3))}, "X of rank 3"),
+        ({"B": np.ones((ELL, N))}, "B X of rank 1, though X has rank 16"),
         ({"k": 6}, "`k` must be at most ell, 5. Received: k=6"),
         ({"k": 0}, "`k` must be a positive integer"),
-        ({"B": np.eye(N + 1)[:, :N]}, "Expected a truncated butterfly, ell <= n"),
+        ({"B": np.eye(N + 1)[:, :N]}, "at most as many rows as columns, ell <= n"),
         ({"Y": np.ones((M, 3))}, r"Expected B \(ell, n\), X \(n, d\), Y \(m, d\)"),
-        ({"Y": np.zeros((M, D))}, "5 distinct positive eigenvalues .* number 0 is 0"),
+        ({"Y": np.zeros((M, D))}, "5 distinct positive eigenvalues .* number 0 is 0, which number 1 equals"),
         ({"Y": np.ones((4, D))}, "assumes ell <= m. Received: ell=5, m=4"),
         ({"Y": np.ones((M, D))}, "distinct positive eigenvalues"),
         ({"X": np.full((N, D), np.nan)}, "Expected finite numbers in X. Received: 480"),
@@ -211,7 +211,7 @@ def test_what_the_theorem_does_not_hold_for_is_an_error(problem, change, message
 
 def test_equal_eigenvalues_are_an_error_only_where_the_theorem_is_asked():
     X = np.eye(8)
-    with pytest.raises(ValueError, match="Received: number 0 is 1, as number 1"):
+    with pytest.raises(ValueError, match="Received: number 0 is 1, which number 1 equals"):
         landscape.critical_loss(np.eye(8), X, X, 2)
     assert landscape.optimal_loss(np.eye(8), X, X, 2) == pytest.approx(6)
 
@@ -220,5 +220,5 @@ def test_rounding_to_float32_is_no_rank(rng):
     X = (rng.standard_normal((N, 3)) @ rng.standard_normal((3, D))).astype("float32")
     layer = Butterfly(ELL, seed=1)
     layer.build((None, N))
-    with pytest.raises(ValueError, match="X has rank 3"):
+    with pytest.raises(ValueError, match="X of rank 3"):
         landscape.critical_loss(layer, X, rng.standard_normal((M, D)), K)

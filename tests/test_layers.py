@@ -29,7 +29,7 @@ CATALOGUE = {
     "expanded within a power of two": (9, Butterfly, {"units": 14, "seed": 5, "truncation": "random"}),
     "stacked": (12, Butterfly, {"units": 7, "seed": 6, "stacks": 3, "truncation": "random", "use_bias": False}),
     "of its own learning rate": (16, Butterfly, {"units": 6, "seed": 6, "lr_multiplier": 0.25}),
-    "keras initialiser": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
+    "keras initializer": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
     "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),
     "dense, widening": (3, ButterflyDense, {"units": 20, "k1": 2, "seed": 7, "bias_initializer": "ones"}),
     "dense, full width": (8, ButterflyDense, {"units": 8, "k1": 8, "k2": 8, "seed": 8, "use_bias": False}),
@@ -424,7 +424,7 @@ def test_integers_are_taken_as_numbers(name, implementation, dtype, rng):
     close(keras.Model(inputs, layer(inputs))(x), y)
 
 
-def test_a_bias_initialiser_of_none_is_zeros():
+def test_a_bias_initializer_of_none_is_zeros():
     layer = Butterfly(4, bias_initializer=None)
     layer.build((None, 8))
     close(layer.bias, np.zeros(4))
@@ -561,7 +561,7 @@ def test_from_dense_refuses_other_layers():
 
 
 def test_from_dense_refuses_an_unbuilt_layer():
-    with pytest.raises(ValueError, match=r"Layer 'head' has no kernel yet\. Build it"):
+    with pytest.raises(ValueError, match=r"Dense 'head' is not built: .*\. Call it on an input"):
         ButterflyDense.from_dense(keras.layers.Dense(4, name="head"))
 
 
@@ -667,7 +667,7 @@ def test_unknown_implementation(cls, implementation):
 
 
 @both
-def test_unknown_initialiser(cls):
+def test_unknown_initializer(cls):
     argument = "kernel_initializer" if cls is Butterfly else "butterfly_initializer"
     with raises("Expected one of ('fjlt', 'orthogonal', 'identity', 'hadamard')"):
         cls(4, **{argument: "fjtl"})
@@ -701,7 +701,7 @@ def test_inputs_need_a_batch_axis(cls, shape):
 
 @both
 def test_the_last_axis_must_be_known(cls):
-    with raises("expects the size of the last axis to be known. Received: input_shape=(None, 3, None). Fix it"):
+    with raises("expects the size of the last axis to be known. Received: input_shape=(None, 3, None). Give the size"):
         cls(4)(keras.Input((3, None)))
 
 
@@ -716,7 +716,7 @@ def test_the_last_axis_must_not_change(cls):
 @both
 @pytest.mark.parametrize("attribute", ["kernel", "effective_parameters"])
 def test_unbuilt_layers_say_so(cls, attribute):
-    with pytest.raises(ValueError, match=r"is not built: .* the input's size, which is not known yet\. Call the layer"):
+    with pytest.raises(ValueError, match=r"is not built: .* the size of the input, which is not known yet\. Call it"):
         getattr(cls(4), attribute)
 
 
@@ -834,8 +834,8 @@ def test_lora_learns_and_is_merged_when_saved(rng, tmp_path):
     ("layer", "rank", "message"),
     [
         (lambda: ButterflyDense(4), 2, "is not built"),
-        (lora_layer, 2, "LoRA is already on"),
-        (lambda: build("dense, narrowing", kernel_constraint="non_neg"), 2, "LoRA does not keep a constraint on W'"),
+        (lora_layer, 2, "in which it is already enabled"),
+        (lambda: build("dense, narrowing", kernel_constraint="non_neg"), 2, "Expected a layer without `kernel_constraint`"),
         (lambda: build("dense, narrowing"), 0, "`rank` must be a positive integer. Received: rank=0"),
     ],
 )
@@ -855,13 +855,13 @@ def test_weights_of_other_widths_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["square", "dense, narrowing", "product"])
 def test_quantize_names_the_alternative(name):
-    with pytest.raises(NotImplementedError, match=r"not quantized to int8 in Keras.*export\.to_tflite"):
+    with pytest.raises(NotImplementedError, match=r"cannot be quantized to int8 in Keras.*export\.to_tflite"):
         build(name).quantize("int8")
 
 
 def test_quantizing_a_model_warns_and_quantizes_the_other_layers(rng):
     model = keras.Sequential([keras.Input((16,)), Butterfly(), keras.layers.Dense(4)])
-    with pytest.warns(UserWarning, match="not quantized to int8"):
+    with pytest.warns(UserWarning, match="cannot be quantized to int8"):
         model.quantize("int8")
     assert model.layers[1].dtype_policy.quantization_mode == "int8"
     assert model(rng.standard_normal((2, 16)).astype("float32")).shape == (2, 4)

@@ -94,7 +94,7 @@ def test_monarch_recovers_its_own_products(rng):
 
 
 def test_monarch_wants_divisors(rng):
-    with pytest.raises(ValueError, match=r"divide the sides 6 and 8. Received: \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"divisors of the kernel.s 6 inputs and 8 outputs. Received: blocks=\(4, 2\)"):
         monarch(rng.standard_normal((6, 8)), (4, 2))
 
 

@@ -1,4 +1,4 @@
-"""The encoder-decoder butterfly network."""
+"""The model `ButterflyAutoencoder`, the encoder-decoder butterfly network of the paper."""
 
 import math
 from typing import Any
@@ -8,40 +8,41 @@ import numpy as np
 
 from ..layers import initializers
 from ..layers.butterfly import Butterfly, check_implementation, check_lr_multiplier, check_truncation, last_axis
-from ..utils.validation import check_finite, check_seed, positive_integer
+from ..utils.validation import check_finite, check_seed, not_built, positive_integer
 from . import landscape
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class ButterflyAutoencoder(keras.Model):
-    """A linear autoencoder whose encoder is sparse: `x_hat = D E B x`, no biases, no activations.
+    """A linear autoencoder whose encoder is sparse: `x_hat = D E B x`, without biases and activations.
 
-    B is an ell x n truncated butterfly, E a dense k x ell, D a dense m x k matrix. Encoder weights: at most
-    k ell + min(2 N log2 N, 2 N log2 ell + 6 N), N the next power of two of n, where a dense encoder has k n. Compiled with
-    "mse" and trained to give its input, it approximates principal component analysis, without subtracting means; `fit` takes
-    targets of another size too, for regression of rank k. Without targets they are the inputs.
+    B is an ell x n truncated butterfly, E a dense k x ell matrix, D a dense m x k matrix. The encoder has at most
+    k ell + min(2 N log2 N, 2 N log2 ell + 6 N) weights, N the next power of two of n. A dense encoder has k n.
 
-    `two_phase_fit` trains as the paper does; `solve` sets D and E to their optimum for the present B.
+    The targets of `fit` default to the inputs. Trained so with the loss "mse", the model approximates principal component
+    analysis without subtracting means. Targets of another size make it a regression of rank k. `two_phase_fit` trains as the
+    paper does. `solve` sets D and E to their optimum for the present B.
 
     Args:
         k: width of the code.
-        ell: outputs of the butterfly, k <= ell <= n. Default: `default_ell(k, n)`.
-        outputs: m, size of the outputs, at least k. Default: n.
-        kernel_initializer: of D and E, as in `keras.layers.Dense`.
-        butterfly_initializer: of B. Default "fjlt", as in the paper.
-        truncation, lr_multiplier, implementation, seed, truncation_seed: of B; see `Butterfly`. The default truncation is the
-            paper's, "random". For E and D call `keras.utils.set_random_seed`.
-        **kwargs: of `keras.Model`: name, dtype, trainable.
+        ell: number of outputs of the butterfly, k <= ell <= n. Default: `default_ell(k, n)`.
+        outputs: size m of the outputs, at least k. Default: n.
+        kernel_initializer: initializer of D and E, as in `keras.layers.Dense`.
+        butterfly_initializer: initializer of B. Default "fjlt", as in the paper.
+        truncation, lr_multiplier, implementation, seed, truncation_seed: arguments of B, see `Butterfly`. The default
+            truncation is the paper's, "random". To fix the initial D and E call `keras.utils.set_random_seed`.
+        **kwargs: arguments of `keras.Model`: name, dtype, trainable.
 
     Attributes, once built:
-        encoder: model, (batch, n) -> (batch, k), made of the layers `butterfly`, B, and `code`, E; to be exported by
-            itself where only features are wanted.
-        decoder: the dense layer, (batch, k) -> (batch, m).
+        encoder: the model (batch, n) -> (batch, k), made of the layers `butterfly`, B, and `code`, E. It can be exported alone
+            if only the code is needed.
+        decoder: the dense layer D, (batch, k) -> (batch, m).
 
     Input shape: (batch, n). Output shape: (batch, m). Dtype: the compute dtype.
 
     Raises:
-        ValueError: for k > ell, ell > n, k > m; in `fit` for arrays that hold NaN or infinities or the same example throughout.
+        ValueError: if k > ell, ell > n or k > m. In `fit`, if an array has an entry that is not finite, or all examples are
+            equal.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, sections 4 and 5.2.
 
@@ -116,7 +117,11 @@ class ButterflyAutoencoder(keras.Model):
         return self.decoder(self.encoder(inputs))
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """`keras.Model.fit`; arrays are checked, as the class says."""
+        """Train the model as `keras.Model.fit` does, after checking `x` and `y` if they are arrays.
+
+        Raises:
+            ValueError: if an array has an entry that is not finite, or all its examples are equal.
+        """
         for name, array in (("x", x), ("y", y)):
             if isinstance(array, np.ndarray):
                 check_examples(array, name)
@@ -129,16 +134,19 @@ class ButterflyAutoencoder(keras.Model):
         return super().compute_metrics(x, x if y is None else y, *args, **kwargs)
 
     def solve(self, x, y=None) -> float:
-        """Sets D and E to their optimum for the present B, where phase 1 of two-phase learning ends, and gives the loss there.
+        """Set D and E to their optimum for the present B, and return the loss there.
+
+        Phase 1 of `two_phase_fit` converges to this optimum.
 
         Args:
-            x: (examples, n). y: (examples, m). Default: x.
+            x: inputs, (examples, n).
+            y: targets, (examples, m). Default: x.
 
         Returns:
-            ||Y - D E B X||_F^2, the sum over examples and outputs.
+            ||Y - D E B X||_F^2, the sum of squares over examples and outputs.
 
         Raises:
-            ValueError: for arrays that do not fit the model or hold NaN or infinities.
+            ValueError: if an array does not fit the model, or has an entry that is not finite.
         """
         x = np.asarray(x, dtype=float)
         check_examples(x, "x")
@@ -148,43 +156,44 @@ class ButterflyAutoencoder(keras.Model):
         check_examples(targets, "y")
         if targets.shape[1:] != (self.decoder.units,):
             raise ValueError(f"Expected targets of shape (examples, {self.decoder.units}). Received: {targets.shape}")
-        problem = landscape.Problem(self.butterfly, x.T, targets.T)
-        largest = problem.largest(self.k)
-        decode, code = problem.point(self.k, largest)
-        self.code.kernel.assign(code.T)
-        self.decoder.kernel.assign(decode.T)
-        return problem.loss(largest)
+        data = landscape.LandscapeData(self.butterfly, x.T, targets.T)
+        indices = data.largest_indices(self.k)
+        D, E = data.point(self.k, indices)
+        self.code.kernel.assign(E.T)
+        self.decoder.kernel.assign(D.T)
+        return data.loss(indices)
 
     @property
     def butterfly(self) -> Butterfly:
-        """The layer B.
+        """Return the layer B.
 
         Raises:
             ValueError: before the model is built.
         """
-        return self._part(0)
+        return self._encoder_layer(0)
 
     @property
     def code(self) -> keras.layers.Dense:
-        """The layer E.
+        """Return the layer E.
 
         Raises:
             ValueError: before the model is built.
         """
-        return self._part(1)
+        return self._encoder_layer(1)
 
     @property
     def encoder_parameters(self) -> int:
-        """Number of the encoder's weights: the effective ones of B, and k ell.
+        """Return the number of weights of the encoder: those of B, and k ell of E.
 
         Raises:
             ValueError: before the model is built.
         """
         return self.butterfly.effective_parameters + self.code.kernel.shape[0] * self.k
 
-    def _part(self, index: int):
+    def _encoder_layer(self, index: int):
+        """Return the layer of the encoder at `index`."""
         if self.encoder is None:
-            raise ValueError(f"Model '{self.name}' has no layers before it is built. Call it on data or `build` it.")
+            raise not_built(self)
         return self.encoder.layers[index]
 
     def compute_output_shape(self, input_shape):
@@ -207,22 +216,27 @@ class ButterflyAutoencoder(keras.Model):
 
 
 def default_ell(k: int, n: int) -> int:
-    """Outputs of the butterfly that leave a good approximation of rank k: k (floor(ln k) + 2), at most n.
+    """Return the default number of outputs of the butterfly, k (floor(ln k) + 2), at most n.
 
-    The paper's ell = k log k + k / eps with about eps = 1/2, rounded as in its experiments.
-
-    Reference: section 4; Sarlos, FOCS 2006.
+    So many outputs allow a good approximation of rank k. This is the paper's ell = k log k + k / eps with about eps = 1/2,
+    rounded as in its experiments.
 
     Raises:
         ValueError: unless k and n are positive integers.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 4; Sarlos, FOCS 2006.
     """
     return min(positive_integer(n, "n"), positive_integer(k, "k") * (int(math.log(k)) + 2))
 
 
 def check_examples(array: np.ndarray, name: str) -> None:
-    """Raises ValueError unless `array` is (examples, size), finite, and its examples, if several, are not all the same."""
+    """Check that `array` has the shape (examples, size), finite entries, and examples that are not all equal.
+
+    Raises:
+        ValueError: otherwise. A single example is accepted.
+    """
     if array.ndim != 2 or not array.size:
-        raise ValueError(f"Expected `{name}` as (examples, size), not empty. Received: shape {array.shape}")
+        raise ValueError(f"Expected `{name}` as an array (examples, size), not empty. Received: shape {array.shape}")
     check_finite(array, f"`{name}`")
     if len(array) > 1 and (array == array[0]).all():
-        raise ValueError(f"Expected examples that differ in `{name}`. Received {len(array)} equal ones.")
+        raise ValueError(f"Expected examples that differ in `{name}`. Received: {len(array)} equal examples.")

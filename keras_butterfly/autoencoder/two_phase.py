@@ -1,4 +1,4 @@
-"""Two-phase learning: first what surrounds the butterflies, then everything."""
+"""Two-phase learning: first the other layers with fixed butterflies, then all layers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,38 +25,43 @@ def two_phase_fit(
     steps_per_execution: int = 1,
     **fit,
 ) -> keras.callbacks.History:
-    """Compiles and trains `model` in two phases: in the first the butterflies stay at their initial draw, then all is trained.
+    """Compile `model` and train it in two phases: first with fixed butterflies, then with all layers.
 
-    With B fixed every local minimum of the encoder-decoder network is global, under the assumptions of Theorem 1, and with an
-    FJLT of enough outputs it is probably near that of principal components; phase 2 starts from there.
+    While B is fixed, every local minimum of the encoder-decoder network is global, under the assumptions of Theorem 1. If B is
+    an FJLT with enough outputs, the loss there is with high probability near that of principal component analysis. Phase 2
+    starts from there.
 
     Args:
-        model: a model; one that is not built yet is built for `x`, then an array. It is compiled anew, whatever it was before.
+        model: the model. It is compiled anew, even if it was compiled before. If it is not built, `x` must be an array, and the
+            model is built for the shape of `x`.
         x, y: as in `keras.Model.fit`.
-        epochs: of phase 1 and of phase 2, each at least 1.
-        optimizer: a name or an optimiser; either phase gets a fresh one with its settings.
-        loss, metrics, jit_compile, steps_per_execution: as in `compile`.
-        frozen: the layers of phase 1 that are not trained. Default: all `Butterfly` layers, however deep.
-        **fit: of `keras.Model.fit`: batch_size, validation_data, callbacks, verbose, ... To callbacks the phases are two
-            trainings, the second with `initial_epoch`; CSVLogger for example needs `append=True`.
+        epochs: pair of the numbers of epochs of phase 1 and of phase 2, each at least 1.
+        optimizer: a name or an optimizer. Each phase gets a new optimizer with the same settings.
+        loss, metrics, jit_compile, steps_per_execution: as in `keras.Model.compile`.
+        frozen: the layers that are not trained in phase 1. Default: all `Butterfly` layers of the model, at any depth.
+        **fit: other arguments of `keras.Model.fit`: batch_size, validation_data, callbacks, verbose, ... Callbacks see two
+            trainings, the second with `initial_epoch`. So CSVLogger, for example, needs `append=True`.
 
     Returns:
-        Keras's history over both phases; `history["phase"]` holds 1 or 2 for each epoch, so the switch comes before the
-        first 2. After it, and after an interruption too, every layer is as trainable as it was before.
+        Keras's history of both phases. `history["phase"]` holds 1 or 2 for each epoch. Afterwards, and after an interruption
+        too, every layer is as trainable as it was before.
 
     Raises:
-        ValueError: for epochs that are not two positive integers, or a model without a layer to freeze.
+        ValueError: if `epochs` is not a pair of positive integers, or the model has no layer to freeze.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, sections 4 and 5.3.
     """
     if not isinstance(epochs, tuple | list) or len(epochs) != 2:
-        raise ValueError(f"`epochs` must be two positive integers, of either phase. Received: epochs={epochs!r}")
+        raise ValueError(f"`epochs` must be two positive integers, one for each phase. Received: epochs={epochs!r}")
     first, second = (positive_integer(count, "epochs") for count in epochs)
     if not model.built:
         _build(model, x)
     layers = _butterflies(model) if frozen is None else list(frozen)
     if not layers:
-        raise ValueError("Expected a model with a Butterfly layer, or `frozen`. Found none to keep fixed in phase 1.")
+        raise ValueError(
+            f"Expected a model with a Butterfly layer to keep fixed in phase 1. Received: '{model.name}', which has none. "
+            "Name the layers by `frozen`."
+        )
     settings = {"metrics": metrics, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
     optimizer = keras.optimizers.get(optimizer)
 
@@ -64,13 +69,14 @@ def two_phase_fit(
         model.compile(_copy(optimizer), loss, **settings)
 
     try:
-        with _untrained(layers):
+        with _frozen(layers):
             compile_afresh()
             history = model.fit(x, y, epochs=first, **fit)
     except BaseException:
-        compile_afresh()  # or the model would go on as in phase 1
+        compile_afresh()  # Keras goes on training the variables that were trainable when the model was compiled
         raise
-    logs, ran = {name: list(values) for name, values in history.history.items()}, list(history.epoch)
+    # If the caller passes a History callback, both trainings write to it, so its values are copied.
+    logs, epochs_of_first = {name: list(values) for name, values in history.history.items()}, list(history.epoch)
     compile_afresh()
     continued = model.fit(x, y, epochs=first + second, initial_epoch=first, **fit)
     count = len(continued.epoch)
@@ -78,15 +84,16 @@ def two_phase_fit(
     both.set_params(continued.params)
     both.set_model(model)
     both.history = {name: values + continued.history.get(name, [])[-count:] for name, values in logs.items()}
-    both.history["phase"] = [1] * len(ran) + [2] * count
-    both.epoch = ran + continued.epoch
+    both.history["phase"] = [1] * len(epochs_of_first) + [2] * count
+    both.epoch = epochs_of_first + continued.epoch
     model.history = both
     return both
 
 
 @contextmanager
-def _untrained(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
-    # Setting `trainable` reaches all layers below, so theirs is restored after that of the outer ones.
+def _frozen(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Freeze the layers until the `with` block ends, then make them as trainable as before."""
+    # Setting `trainable` of a layer sets that of all layers inside. So the outer layers are restored first.
     before = [(inner, inner.trainable) for layer in layers for inner in all_layers(layer)]
     try:
         for layer in layers:
@@ -98,13 +105,15 @@ def _untrained(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
 
 
 def _copy(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return a new optimizer with the settings of `optimizer`, but without its state."""
     config, rate = optimizer.get_config(), learning_rate_or_schedule(optimizer)
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):  # one of a user's class may not be registered
-        config["learning_rate"] = rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        config["learning_rate"] = rate  # a schedule of a user's class could not be made from a config unless registered
     return type(optimizer).from_config(config)
 
 
 def _build(model: keras.Model, x) -> None:
+    """Build `model` for the shape of the array `x`."""
     shape = getattr(x, "shape", None)
     if shape is None:
         raise ValueError(f"Expected a built model, or `x` as an array. Received: a {type(x).__name__}. Build the model first.")
@@ -112,4 +121,5 @@ def _build(model: keras.Model, x) -> None:
 
 
 def _butterflies(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the distinct `Butterfly` layers of `model`, at any depth."""
     return list({id(layer): layer for _, layer in named_layers(model) if isinstance(layer, Butterfly)}.values())

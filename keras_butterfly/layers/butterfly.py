@@ -1,4 +1,4 @@
-"""The butterfly layer."""
+"""The layer `Butterfly`, and checks of arguments that several layers take."""
 
 import numbers
 from typing import Any
@@ -7,71 +7,74 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..structure import fusion, kernels
+from ..structure import kernels
 from ..structure.wiring import Wiring
-from ..utils.validation import check_nodes, check_seed, positive_integer, positive_number
+from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
 from .override import execute, floating
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
-# What weights files hold beside the weights, which fit no other structure.
+# Files of weights hold these too, because the weights fit only this structure.
 _STRUCTURE = ("input_nodes", "output_nodes", "strides")
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Butterfly(keras.layers.Layer):
-    """A drop-in for `keras.layers.Dense` whose matrix is a product of log2 N sparse stages: `y = activation(B x + bias)`.
+    """A layer like `keras.layers.Dense` whose matrix is a product of log2 N sparse stages: `y = activation(B x + bias)`.
 
-    Stage t joins node i of N = 2^m to the nodes i and i XOR 2^t. Each edge has a weight of its own:
+    Stage t joins node i of N = 2^m nodes to the nodes i and i XOR 2^t. Each edge has its own weight:
     `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), where n is the size
-    of the last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1, so every
-    size from 1 works and the generic rank is min(n, units), that of Dense.
+    of the input's last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1.
+    Every size from 1 works, and the generic rank is min(n, units), that of Dense.
 
-    Weights: only those on a path from an input to an output, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller
-    of n and units; exactly `effective_parameters`, and `units` for the bias. Multiply-adds per example stage by stage: as many.
+    Weights: `effective_parameters` for the butterfly, and `units` for the bias. Only edges on a path from an input to an output
+    have a weight, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller of n and units.
+    Multiply-adds per example, stage by stage: the number of weights.
 
     Args:
-        units: size of the output's last axis. None (default): n.
+        units: size of the output's last axis. None (default) means n.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
-        truncation: which nodes the narrower side uses. "first" (default): the first ones, which export best. "random", the
-            paper's choice: a uniform random subset of the first max(n, units) nodes. The same sizes always get the same
-            subset, unless `seed` or `truncation_seed` asks for another. Or a sequence of distinct node indices below N.
-        transposed: run the stages backwards, from the largest stride down. With units = n, `truncation` then names the inputs.
-        order: "increasing" or "decreasing", the order of the strides. None (default): increasing, so that neighbours (pixels,
-            samples, channels) mix first, as in the paper. Where the layer widens beyond the next power of two of n, or is
-            `transposed`: decreasing, so that the inputs first spread over all nodes.
+        truncation: which nodes the narrower side uses. "first" (default) means the first nodes, which export best. "random",
+            the paper's choice, means a uniform random subset of the first max(n, units) nodes. The same sizes always get the
+            same subset, unless `seed` or `truncation_seed` asks for another. A sequence lists distinct node indices below N.
+        transposed: run the stages backwards, from the largest stride down. If units = n, `truncation` then names the inputs.
+        order: "increasing" or "decreasing", the order of the strides. None (default) means decreasing if the layer is
+            `transposed`, or if `units` is above the next power of two of n: there the inputs first spread over all nodes. In
+            every other case it means increasing as in the paper, so that neighbours (pixels, samples, channels) mix first.
         kernel_initializer: "orthogonal" (default), "fjlt", "identity", "hadamard", an instance from
             `keras_butterfly.initializers`, or any Keras initializer, which then fills the flat weight vector.
-        stacks: the layer computes the sum of that many butterflies. Default 1. (For a product, stack layers.)
-        lr_multiplier: factor on the learning rate of the weights. None (default): the rule of
-            `keras_butterfly.learning_rate`, with which the rates that people use for Dense suit a butterfly, with Adam and with
-            SGD. A number is a fixed factor for every optimizer. The bias always learns at the plain rate.
-        implementation: how the same map is computed. "gather": stage by stage, a gather and elementwise multiplies, the
-            reference. "fused": consecutive stages are multiplied out, inside the graph, to block factors, or the whole to
-            one matrix where that costs less. "auto" (default): leaves the choice to the layer, which takes "fused".
-        seed: int or None; of a random subset and of the initial weights.
-        truncation_seed: int or None; of a random subset alone. Default: `seed`, else a constant.
+        stacks: the number of butterflies whose sum the layer computes. Default 1. (For a product, stack layers.)
+        lr_multiplier: factor on the learning rate of the butterfly's weights. None (default) means the rule of
+            `layers/learning_rate.py`, with which the usual learning rates for Dense suit a butterfly, with Adam and with SGD. A
+            number is a fixed factor for every optimizer. The bias always learns at the optimizer's rate.
+        implementation: how the map is computed. "gather" computes stage by stage and is the reference. "fused" multiplies
+            consecutive stages out to block factors inside the graph, or all stages to one matrix if that costs less. "auto"
+            (default) leaves the choice to the layer, which takes "fused".
+        seed: int or None, the seed of a random subset and of the initial weights.
+        truncation_seed: int or None, the seed of a random subset alone. Default: `seed`, or a constant if there is none.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as
-            in `keras.layers.Dense`. The kernel ones act on the flat weight vector as stored, which is `gadget_weights` divided
-            by the multiplier for Adam. With SGD an L2 regularizer so decays the weights as fast as Dense's.
-        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+            in `keras.layers.Dense`. The kernel regularizer and constraint act on the stored weights, which are
+            `gadget_weights` divided by the learning rate's factor for Adam. So an L2 regularizer with SGD decays the
+            weights as fast as those of Dense.
+        **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable.
 
-    Weights' names: "gadgets", (stacks, effective weights), and "bias", (units,). No weight is called "kernel", so
+    Names of the weights: "gadgets", (stacks, effective weights), and "bias", (units,). No weight is called "kernel", so
     `exclude_from_weight_decay(var_names=["kernel"])` of an optimizer does not match. Write `var_names=["gadgets"]`.
 
-    Saving: `.keras` and `.weights.h5` files hold the weights as used, whatever the multiplier, with the nodes and the strides.
-    Loading them into a layer of other nodes or strides is an error. `set_weights`, TensorFlow checkpoints and Keras's legacy
-    `.h5` hold the values as stored and cannot tell: use them only between layers made with equal arguments.
+    Saving: `.keras` and `.weights.h5` files hold `gadget_weights`, the input and output nodes, and the strides. So they can be
+    loaded into a layer with another `lr_multiplier`. Loading them into a layer of other nodes or strides is an error.
+    `set_weights`, TensorFlow checkpoints and Keras's legacy `.h5` hold the stored weights alone and cannot detect such errors.
+    Use them only between layers made with equal arguments.
 
-    Input shape: (..., n), at least 2-D, n known; integers are cast. Output shape: (..., units). Dtype: the compute dtype.
+    Input shape: (..., n), at least 2-D, n known. Integers are cast. Output shape: (..., units). Dtype: the compute dtype.
 
-    Precision: with weights that keep the norm, as the initial ones do, a full butterfly's error in the 2-norm is at most
-        2 (log2 N + 2) u, relative, u the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11 for
-        float16, 2^-8 for bfloat16. Block factors are multiplied out in the variables' dtype.
+    Precision: if the weights keep the norm, as the initial ones do, the relative error of a full butterfly in the 2-norm is at
+        most 2 (log2 N + 2) u. Here u is the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11
+        for float16, 2^-8 for bfloat16. Block factors are multiplied out in the dtype of the variables.
 
     Raises:
-        ValueError: for an argument or input shape that no butterfly fits; the message names what was expected.
+        ValueError: if an argument or the input shape does not fit a butterfly.
 
     Reference: Ailon, Leibovich, Nair, *Sparse Linear Networks with a Fixed Butterfly Structure: Theory and Practice*, UAI 2021,
         section 3.
@@ -130,13 +133,16 @@ class Butterfly(keras.layers.Layer):
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self._wiring: Wiring | None = None
+        self._multipliers: Any = None
+        self._apply: Any = None
+        self._fold: Any = None
         self.gadgets: Any = None
         self.bias: Any = None
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
         units = self.units or features
-        self._wiring = Wiring.butterfly(
+        wiring = Wiring.butterfly(
             features,
             units,
             truncation=self.truncation,
@@ -145,14 +151,19 @@ class Butterfly(keras.layers.Layer):
             seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        if self.wiring.effective_weights:  # a single node has no stages, and so no weights
+        # Choosing an execution takes longer than a small layer's call, so the choice is made once.
+        self._wiring = wiring
+        self._multipliers = learning_rate.multipliers(wiring, self.stacks, self.lr_multiplier)
+        self._apply = kernels.plan_apply(wiring, self.implementation)
+        self._fold = kernels.plan_kernel(wiring)
+        if wiring.effective_weights:  # a single node has no stages, and so no weights
             self.gadgets = self.add_weight(
                 name="gadgets",
-                shape=(self.stacks, self.wiring.effective_weights),
+                shape=(self.stacks, wiring.effective_weights),
                 initializer=self._initial_gadgets,
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
-                autocast=False,  # block factors are multiplied out in the variable's precision
+                autocast=False,  # block factors are multiplied out in the precision of the variable, then rounded once
             )
         if self.use_bias:
             self.bias = self.add_weight(
@@ -167,18 +178,18 @@ class Butterfly(keras.layers.Layer):
         return self.activation(execute(self, self.affine, inputs))
 
     def affine(self, x):
-        """The linear map and the bias, without activation: (..., n) -> (..., units)."""
+        """Return `B x + bias`, the layer's output before the activation: (..., n) -> (..., units)."""
         outputs = self.linear(x)
         return outputs if self.bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
 
     def linear(self, x):
-        """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
-        x = floating(x, self.compute_dtype)
-        return self._sum_stacks(lambda weights: self._apply(x, weights))
+        """Return `B x`, the layer's output without bias and activation: (..., n) -> (..., units)."""
+        x, gadgets = floating(x, self.compute_dtype), self.gadget_weights
+        return sum(self._apply(x, weights=gadgets[stack]) for stack in range(self.stacks))
 
     @property
     def wiring(self) -> Wiring:
-        """Which node feeds which.
+        """Return the graph of the butterfly: which node feeds which.
 
         Raises:
             ValueError: before the layer is built.
@@ -194,17 +205,21 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def kernel(self):
-        """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+        """Return the equivalent dense matrix, (n, units), with `layer.linear(x) == x @ layer.kernel`.
+
+        Its dtype is that of the variables.
 
         Raises:
             ValueError: before the layer is built.
         """
-        wiring = self.wiring
-        return self._sum_stacks(lambda weights: kernels.kernel(wiring, weights))
+        gadgets = self.gadget_weights
+        return sum(self._fold(gadgets[stack]) for stack in range(self.stacks))
 
     @property
     def gadget_weights(self):
-        """The butterflies' weights as used, in the variables' dtype: (stacks, effective weights).
+        """Return the weights that the butterflies compute with, (stacks, effective weights), in the dtype of the variables.
+
+        They are the stored weights times the learning rate's factor for Adam.
 
         Raises:
             ValueError: before the layer is built.
@@ -214,10 +229,10 @@ class Butterfly(keras.layers.Layer):
         return learning_rate.used(self.gadgets, self._multipliers)
 
     def set_gadget_weights(self, weights) -> None:
-        """Store `weights`, of the shape of `gadget_weights`, so that the layer uses them.
+        """Make the layer compute with `weights`, an array of the shape of `gadget_weights`.
 
         Raises:
-            ValueError: before the layer is built, or for another shape.
+            ValueError: before the layer is built, or if the shape is another one.
         """
         shape, weights = (self.stacks, self.wiring.effective_weights), np.asarray(weights)
         if weights.shape != shape:
@@ -227,7 +242,7 @@ class Butterfly(keras.layers.Layer):
 
     @property
     def effective_parameters(self) -> int:
-        """Exact number of butterfly weights: those on a path from an input to an output, bias not counted.
+        """Return the exact number of the butterflies' weights, without the bias.
 
         Raises:
             ValueError: before the layer is built.
@@ -238,22 +253,23 @@ class Butterfly(keras.layers.Layer):
         return (*input_shape[:-1], self.units or input_shape[-1])
 
     def quantize(self, mode=None, **kwargs):
-        """Not for butterflies; `Model.quantize` warns and goes on to the next layer.
+        """Refuse quantization in Keras. `Model.quantize` then warns and goes on to the next layer.
 
         Raises:
-            NotImplementedError: always, naming the alternative.
+            NotImplementedError: always. The message names the alternative.
         """
         raise NotImplementedError(
-            f"Layer '{self.name}' is not quantized to {mode} in Keras: its few weights stay in float, and nothing would get "
-            "faster. Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite, with ai-edge-quantizer "
-            "for example."
+            f"Layer '{self.name}' cannot be quantized to {mode} in Keras: it has few weights, and nothing would get faster. "
+            "Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite file, for example with "
+            "ai-edge-quantizer."
         )
 
     def save_own_variables(self, store):
-        """Store the weights as used, the bias, and the nodes and strides that they fit."""
+        """Write `gadget_weights`, the bias, the input and output nodes, and the strides to `store`."""
         if not self.built:
             return
-        # In float64 the way to the used weights and back is exact, so that a loaded layer gives the same outputs to the bit.
+        # In float64 multiplying by the factor, and dividing on loading, is exact. A loaded layer gives the same outputs to the
+        # last bit.
         stored = np.zeros((self.stacks, 0)) if self.gadgets is None else ops.convert_to_numpy(self.gadgets)
         store["gadgets"] = stored.astype("float64") * self._multipliers.adaptive
         if self.bias is not None:
@@ -262,19 +278,18 @@ class Butterfly(keras.layers.Layer):
             store[name] = np.array(value)
 
     def load_own_variables(self, store):
-        """Load weights that were saved from a layer of the same nodes and strides, whatever its `lr_multiplier`.
+        """Load weights that were saved from a layer of the same nodes and strides. Its `lr_multiplier` may be another one.
 
         Raises:
-            ValueError: if the stored weights are those of another structure, or of another number of stacks, or the bias is
-                missing on one side.
+            ValueError: if the saved layer had other nodes, strides or stacks, or if only one of the two layers has a bias.
         """
         stored = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
         structure = self._structure()
-        other = [name for name in structure if tuple(stored.get(name, np.zeros(0)).tolist()) != structure[name]]
-        if other:
+        differing = [name for name in structure if tuple(stored.get(name, np.zeros(0)).tolist()) != structure[name]]
+        if differing:
             raise ValueError(
-                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(other)}. Build the "
-                "model from the saved config, or give the layer the `truncation`, `seed` and `order` that it was saved with."
+                f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(differing)}. Build "
+                "the model from the saved config, or give the layer the `truncation`, `seed` and `order` it was saved with."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
         expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
@@ -289,7 +304,7 @@ class Butterfly(keras.layers.Layer):
             self.bias.assign(stored["bias"])
 
     def _structure(self) -> dict[str, tuple[int, ...]]:
-        """Return what the weights fit, by the names under which files hold it."""
+        """Return the input nodes, output nodes and strides, by their names in files of weights."""
         return dict(zip(_STRUCTURE, (self.wiring.inputs, self.wiring.outputs, self.wiring.strides), strict=True))
 
     def get_config(self):
@@ -316,6 +331,7 @@ class Butterfly(keras.layers.Layer):
         }
 
     def _initial_gadgets(self, shape, dtype):
+        """Draw the initial weights, and divide them by the learning rate's factor for Adam, as they are stored."""
         initializer = self.kernel_initializer
         if isinstance(initializer, initializers.ButterflyInitializer):
             initial = initializer(self.wiring, stacks=self.stacks, seed=self.seed)
@@ -323,32 +339,9 @@ class Butterfly(keras.layers.Layer):
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
 
-    @property
-    def _multipliers(self) -> learning_rate.Multipliers:
-        return learning_rate.multipliers(self.wiring, self.stacks, self.lr_multiplier)
-
-    def _apply(self, x, weights):
-        if self.implementation == "gather":
-            return kernels.apply_stages(x, self.wiring, weights)
-        if fusion.folds(self.wiring):
-            return kernels.apply_folded(x, self.wiring, weights)
-        return kernels.apply_factors(x, self.wiring, weights, fusion.best_counts(self.wiring))
-
-    def _sum_stacks(self, apply):
-        """The sum over the stacks of `apply(weights of the stack)`."""
-        gadgets = self.gadget_weights
-        return sum(apply(gadgets[stack]) for stack in range(self.stacks))
-
-
-def not_built(layer) -> ValueError:
-    return ValueError(
-        f"Layer '{layer.name}' is not built: its weights depend on the input's size, which is not known yet. "
-        "Call the layer on an input, or build(input_shape), first."
-    )
-
 
 def last_axis(layer, input_shape) -> int:
-    """The size of the last axis of an input `layer` can take, or a ValueError."""
+    """Return the size of the input's last axis. Raise ValueError if it is unknown or the input has no batch axis."""
     if not isinstance(input_shape, list | tuple) or len(input_shape) < 2:
         raise ValueError(
             f"Layer '{layer.name}' expects an input of at least 2 dimensions, (batch, ..., features). "
@@ -357,13 +350,13 @@ def last_axis(layer, input_shape) -> int:
     if input_shape[-1] is None:
         raise ValueError(
             f"Layer '{layer.name}' expects the size of the last axis to be known. "
-            f"Received: input_shape={tuple(input_shape)}. Fix it, for example with keras.Input(shape=(..., features))."
+            f"Received: input_shape={tuple(input_shape)}. Give the size, for example by keras.Input(shape=(..., features))."
         )
     return positive_integer(input_shape[-1], "input_shape[-1]")
 
 
 def check_truncation(truncation):
-    """`truncation` in the form that configs save: a name or a list of distinct indices; or a ValueError."""
+    """Return `truncation` as configs save it: a name or a list of distinct indices. Raise ValueError for anything else."""
     if isinstance(truncation, str):
         if truncation not in ("first", "random"):
             raise ValueError(
@@ -374,12 +367,12 @@ def check_truncation(truncation):
 
 
 def check_lr_multiplier(lr_multiplier) -> float | None:
-    """Return `lr_multiplier` as a float, or None for the rule. Raise ValueError for anything but a positive number."""
+    """Return `lr_multiplier` as a float, or None. Raise ValueError unless it is None or a positive number."""
     return None if lr_multiplier is None else positive_number(lr_multiplier, "lr_multiplier", "None or ")
 
 
 def get_activation(activation, remedy: str):
-    """Return what `keras.activations.get` does. Raise ValueError, ending in `remedy`, for a number in its place."""
+    """Return the activation function of that name. Raise ValueError with the advice `remedy` if a number is received."""
     if isinstance(activation, numbers.Number):
         raise ValueError(
             "`activation` must be a name, a function or None, as in keras.layers.Dense. "
@@ -389,6 +382,7 @@ def get_activation(activation, remedy: str):
 
 
 def check_implementation(implementation: str) -> str:
+    """Return `implementation`. Raise ValueError unless it is one of IMPLEMENTATIONS."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}")
     return implementation

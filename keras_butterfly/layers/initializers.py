@@ -1,7 +1,8 @@
-"""Initial weights of a butterfly: FJLT, random orthogonal, identity, Hadamard.
+"""Initializers of a butterfly's weights: FJLT, random orthogonal, identity, Hadamard.
 
-Each draws one flat weight vector for a `Wiring`. All but `Identity` preserve the norm in the sense their docstrings state,
-with the gain sqrt(N / outputs) where outputs are dropped, spread evenly over the stages so that no stage learns slower.
+Each returns the flat weight vector of a `Wiring`. All but `Identity` keep the norm of the inputs, as their docstrings state. If
+only some of the N nodes are outputs, the map is multiplied by the gain sqrt(N / outputs). Every stage gets the same part of the
+gain, because a stage with larger weights would learn more slowly.
 """
 
 import random
@@ -14,48 +15,51 @@ from ..structure.wiring import Wiring
 
 
 class ButterflyInitializer(keras.initializers.Initializer):
-    """Base: subclasses return the gadgets of one stage; this class gathers the effective weights of all stages.
+    """Base class of initializers that set a butterfly's weights stage by stage.
+
+    A subclass implements `gadgets`, which returns all gadgets of one stage. This class picks the effective weights from them.
 
     Args:
-        seed: int or None. None draws a seed from Python's `random`, which `keras.utils.set_random_seed` fixes, at every
-            call; an int gives the same weights at every call.
+        seed: int or None. An int gives the same weights at every call. None draws another seed at every call, from Python's
+            `random`, which `keras.utils.set_random_seed` fixes.
     """
 
-    #: Whether two calls give different weights, without which several stacks would stay equal for ever.
+    # Whether the weights are random. Stacks with equal initial weights would get equal gradients and stay equal.
     draws = True
 
     def __init__(self, seed: int | None = None):
         self.seed = seed
 
     def __call__(self, wiring: Wiring, stacks: int = 1, dtype: Any = None, seed: int | None = None) -> np.ndarray:
-        """Weights of a sum of `stacks` butterflies.
+        """Return the initial weights of `stacks` butterflies, an array (stacks, effective weights).
 
         Args:
-            wiring: the butterfly's wiring.
-            stacks: number of butterflies whose sum the layer computes; each is scaled by 1 / sqrt(stacks).
-            dtype: of the result; float32 by default.
-            seed: used where the initialiser has none of its own.
+            wiring: the structure of each butterfly.
+            stacks: number of butterflies whose sum the layer computes. Each is scaled by 1 / sqrt(stacks).
+            dtype: dtype of the result. Default: float32.
+            seed: seed that is used if the initializer was made without one.
 
-        Returns:
-            (stacks, effective weights) array.
+        Raises:
+            ValueError: for more than one stack if the weights are not random.
         """
         if stacks > 1 and not self.draws:
             raise ValueError(
-                f"{type(self).__name__} gives every stack the same weights, which then learn the same. "
-                f'Expected stacks=1 or a random initialiser ("fjlt", "orthogonal"). Received: stacks={stacks}'
+                f"{type(self).__name__} gives every stack the same weights, so the stacks would stay equal in training. "
+                f'Expected stacks=1 or a random initializer ("fjlt", "orthogonal"). Received: stacks={stacks}'
             )
-        seed = next((s for s in (self.seed, seed) if s is not None), None)
+        seed = seed if self.seed is None else self.seed
         rng = np.random.default_rng(random.randrange(2**31) if seed is None else seed)
         gain = self.gain(wiring) / np.sqrt(stacks)
-        # Every path crosses each stage once, so the stages' gains multiply.
+        # The gains of the stages multiply, because every path crosses each stage once.
         gain **= 1 / max(len(wiring.strides), 1)
         return np.stack([gain * self._weights(wiring, rng) for _ in range(stacks)]).astype(dtype or "float32")
 
     def gain(self, wiring: Wiring) -> float:
-        """sqrt(N / outputs): what keeps the expected norm when N - outputs nodes are dropped."""
+        """Return sqrt(N / outputs), the factor that keeps the expected norm if only some of the N nodes are outputs."""
         return float(np.sqrt(wiring.size / len(wiring.outputs)))
 
     def _weights(self, wiring: Wiring, rng: np.random.Generator) -> np.ndarray:
+        """Return the effective weights of one butterfly, (effective weights,), without the gain."""
         weights = [np.zeros(0)]
         for t, (stage, stride) in enumerate(zip(wiring.stages, wiring.strides, strict=True)):
             gadgets = self.gadgets(wiring.size // (2 * stride), stride, rng)
@@ -65,11 +69,11 @@ class ButterflyInitializer(keras.initializers.Initializer):
         return np.concatenate(weights)
 
     def gadgets(self, blocks: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-        """All gadgets of one stage, (blocks, 2, 2, stride) in the order (h, i, o, l)."""
+        """Return all gadgets of one stage, (blocks, 2, 2, stride) in the order (h, i, o, l)."""
         raise NotImplementedError
 
     def input_signs(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        """(N,) signs multiplied into the weights that leave the input nodes."""
+        """Return a factor for each input node, (N,), by which the first stage's weights from that node are multiplied."""
         return np.ones(size)
 
     def get_config(self) -> dict:
@@ -77,16 +81,16 @@ class ButterflyInitializer(keras.initializers.Initializer):
 
 
 def _broadcast(gadget: list, blocks: int, stride: int) -> np.ndarray:
+    """Return the gadgets of one stage, (blocks, 2, 2, stride), that all equal the 2 x 2 matrix `gadget`."""
     return np.broadcast_to(np.array(gadget)[None, :, :, None], (blocks, 2, 2, stride))
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Hadamard(ButterflyInitializer):
-    """Every gadget [[1, 1], [1, -1]] / sqrt(2): together the normalised Walsh-Hadamard matrix, symmetric and orthogonal.
+    """An initializer that makes the butterfly the normalized Walsh-Hadamard matrix, which is symmetric and orthogonal.
 
-    Where outputs are dropped, its rows times sqrt(N / outputs).
-
-    Deterministic; `seed` has no effect.
+    Every gadget is [[1, 1], [1, -1]] / sqrt(2). If only some nodes are outputs, the map is their rows of the matrix, times
+    sqrt(N / outputs). The weights are not random, so `seed` has no effect.
     """
 
     draws = False
@@ -97,9 +101,9 @@ class Hadamard(ButterflyInitializer):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class FJLT(Hadamard):
-    """The fast Johnson-Lindenstrauss transform: sqrt(N / outputs) S H D.
+    """An initializer that makes the butterfly a fast Johnson-Lindenstrauss transform J = sqrt(N / outputs) S H D.
 
-    D is a random +-1 diagonal, absorbed into the first stage, H the normalised Hadamard matrix, S the choice of the kept
+    D is a random +-1 diagonal, multiplied into the first stage, H the normalized Hadamard matrix, S the selection of the
     outputs. E||Jx||^2 = ||x||^2 over the draw of D, for every x and every choice of inputs and outputs.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.1; Ailon, Chazelle, SIAM J. Comput. 2009.
@@ -113,9 +117,10 @@ class FJLT(Hadamard):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class RandomOrthogonal(ButterflyInitializer):
-    """Every gadget a rotation or a reflection, with equal chance, by an angle uniform in [0, 2 pi).
+    """An initializer that makes every gadget a random rotation or reflection, so that a full butterfly J is orthogonal.
 
-    The untruncated butterfly is orthogonal; truncated, E||Jx||^2 = ||x||^2.
+    Rotations and reflections are equally likely. Their angles are uniform in [0, 2 pi). For a truncated butterfly
+    E||Jx||^2 = ||x||^2.
     """
 
     def gadgets(self, blocks, stride, rng):
@@ -127,9 +132,9 @@ class RandomOrthogonal(ButterflyInitializer):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Identity(ButterflyInitializer):
-    """Every gadget the identity: the layer copies each input node to the output of the same node, with no gain.
+    """An initializer that makes every gadget the identity, so that the layer copies each input to the output at its node.
 
-    Deterministic; `seed` has no effect.
+    The gain is 1. The weights are not random, so `seed` has no effect.
     """
 
     draws = False
@@ -150,13 +155,14 @@ _NAMES: dict[str, type[ButterflyInitializer]] = {
 
 
 def get(identifier):
-    """An initialiser of butterfly weights from a name, a config, or an initialiser.
+    """Return the initializer of butterfly weights that `identifier` names, describes or is.
 
-    Beside the four names ("fjlt", "orthogonal", "identity", "hadamard"), anything that `keras.initializers.get` takes is
-    accepted and fills the flat weight vector without regard to its structure.
+    Args:
+        identifier: "fjlt", "orthogonal", "identity", "hadamard", the config of a `ButterflyInitializer`, or anything that
+            `keras.initializers.get` takes. Initializers of Keras fill the flat weight vector as any other vector.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for anything else.
     """
     if isinstance(identifier, str) and identifier.lower() in _NAMES:
         return _NAMES[identifier.lower()]()
@@ -165,7 +171,7 @@ def get(identifier):
     try:
         found = keras.initializers.get(identifier)
         if found is None:
-            raise ValueError("None is no initialiser")
+            raise ValueError("None is not an initializer.")
         return found
     except ValueError as error:
         raise ValueError(

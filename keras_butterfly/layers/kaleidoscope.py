@@ -1,42 +1,45 @@
-"""A product of butterflies: the kaleidoscope layer."""
+"""The layer `Kaleidoscope`, whose matrix is a product of butterflies."""
 
+from functools import reduce
 from typing import Any
 
 import keras
 from keras import ops
 
 from ..structure.wiring import padded_size
-from ..utils.validation import check_seed, positive_integer
-from .butterfly import Butterfly, get_activation, last_axis, not_built
+from ..utils.validation import check_seed, not_built, positive_integer
+from .butterfly import Butterfly, get_activation, last_axis
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Kaleidoscope(keras.layers.Layer):
-    """A linear layer whose matrix is a product of butterflies: `y = activation((B1 B1')...(Bw Bw') x + bias)`.
+    """A layer like `keras.layers.Dense` whose matrix is a product of butterflies: `y = activation(B1 B1' ... Bw Bw' x + bias)`.
 
-    Each pair is a butterfly B' with decreasing strides N/2, ..., 1, applied first, and a butterfly B with increasing ones, all
-    weights free. Where one butterfly reaches every output from every input by a single path, a pair has many: products of
-    w pairs on e n nodes hold every structured map (convolutions, permutations, Fourier and cosine transforms, sparse
-    matrices) for some small w and e.
+    Each pair consists of a butterfly B' with decreasing strides N/2, ..., 1, applied first, and a butterfly B with increasing
+    strides. All weights are free. In one butterfly a single path joins an input to an output. In a pair there are many paths.
+    So products of w pairs on e n nodes represent every structured map (convolutions, permutations, Fourier and cosine
+    transforms, sparse matrices) for some small w and e.
 
-    Weights: about 4 w N log2 N, exactly `effective_parameters`, and `units` for the bias; N is the next power of two of
-    `expansion` * max(n, units). Multiply-adds per example stage by stage: as many.
+    Weights: `effective_parameters`, about 4 w N log2 N, and `units` for the bias. N is the next power of two of
+    `expansion` * max(n, units). Multiply-adds per example, stage by stage: the number of weights.
 
     Args:
-        units: size of the output's last axis. None (default): n.
+        units: size of the output's last axis. None (default) means n.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
         width: number w of pairs. Default 1.
         expansion: factor e on the number of inner nodes. Default 1.
-        bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the plain rate.
-        seed: int or None; of the initial weights.
-        kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: of each butterfly, see
-            `Butterfly`.
-        **kwargs: of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
+        bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the optimizer's
+            rate.
+        seed: int or None, the seed of the initial weights.
+        kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: arguments of each butterfly,
+            see `Butterfly`.
+        **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
 
-    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). The first n and the first `units` nodes are used.
+    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). The inputs enter at the first n nodes and the
+    outputs are read from the first `units` nodes.
 
     Raises:
-        ValueError: for an argument or input shape that does not fit; the message names what was expected.
+        ValueError: if an argument or the input shape does not fit.
 
     Reference: Dao et al., *Kaleidoscope: An Efficient, Learnable Representation For All Structured Linear Maps*, ICLR 2020,
         definition 2.3 and theorem 1.
@@ -120,27 +123,26 @@ class Kaleidoscope(keras.layers.Layer):
         return self.activation(outputs)
 
     def linear(self, x):
-        """The linear map alone, without bias and activation: (..., n) -> (..., units)."""
+        """Return the product of the butterflies times `x`, without bias and activation: (..., n) -> (..., units)."""
         for butterfly in self.butterflies:
             x = butterfly(x)
         return x
 
     @property
     def kernel(self):
-        """The equivalent dense matrix, (n, units), in the variables' dtype: `layer.linear(x) == x @ layer.kernel`.
+        """Return the equivalent dense matrix, (n, units), with `layer.linear(x) == x @ layer.kernel`.
+
+        Its dtype is that of the variables.
 
         Raises:
             ValueError: before the layer is built.
         """
         self._check_built()
-        product, *others = (butterfly.kernel for butterfly in self.butterflies)
-        for kernel in others:
-            product = ops.matmul(product, kernel)
-        return product
+        return reduce(ops.matmul, [butterfly.kernel for butterfly in self.butterflies])
 
     @property
     def effective_parameters(self) -> int:
-        """Exact number of butterfly weights, bias not counted.
+        """Return the exact number of the butterflies' weights, without the bias.
 
         Raises:
             ValueError: before the layer is built.
@@ -151,6 +153,7 @@ class Kaleidoscope(keras.layers.Layer):
     quantize = Butterfly.quantize
 
     def _check_built(self):
+        """Raise ValueError unless the layer is built."""
         if not self.built:
             raise not_built(self)
 

@@ -1,9 +1,10 @@
 """The learning rate of butterfly weights, relative to the rate at which the optimizer trains everything else.
 
-A butterfly has few weights and each lies on many paths, so a step of the usual size moves its matrix too little. Keras has no
-learning rate per variable. A layer therefore stores `used / adaptive` and computes with `used`. A step of Adam, which is as
-long as the learning rate whatever the gradient, so moves `used` `adaptive` times as far. The gradient of the stored values is
-scaled on its own, so that a step of SGD, which is proportional to the gradient, moves `used` `sgd` times as far.
+A butterfly has few weights and each lies on many paths, so a step of the usual size changes its matrix too little. Keras has no
+learning rate per variable. A layer therefore stores `used / adaptive`, and computes with `used`. The length of a step of Adam
+is the learning rate, whatever the gradient, so such a step changes `used` `adaptive` times as much. The step of SGD is
+proportional to the gradient. The gradient of the stored values is scaled too, so that such a step changes `used` `sgd` times as
+much.
 """
 
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ SGD = 0.5
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Two factors on the learning rate of a butterfly's weights.
+    """Multipliers are the two factors on the learning rate of a butterfly's weights.
 
     Attributes:
-        adaptive: the factor for optimizers that normalise gradients, such as Adam, AdamW and RMSprop.
+        adaptive: the factor for optimizers that normalize gradients, such as Adam, AdamW and RMSprop.
         sgd: the factor for optimizers whose step is proportional to the gradient: SGD, with or without momentum.
     """
 
@@ -51,5 +52,5 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
 def used(stored, factors: Multipliers):
     """Return `adaptive * stored`, whose gradient in `stored` is `sgd / adaptive` times the gradient of the result."""
     stored, slope = ops.convert_to_tensor(stored), factors.sgd / factors.adaptive
-    # The second term is exactly zero, and has the gradient alone.
+    # The first term has the value and no gradient. The second term is exactly zero and has the gradient.
     return ops.stop_gradient(factors.adaptive * stored) + slope * (stored - ops.stop_gradient(stored))

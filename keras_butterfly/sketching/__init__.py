@@ -1,6 +1,6 @@
 """Learned sketches for low-rank decomposition, after section 6 of the paper."""
 
-from .low_rank import LowRank, low_rank_approximation
+from .low_rank import LowRankApproximation, low_rank_approximation
 from .objectives import eigenvalue_loss, singular_vector_loss
 from .sketches import ButterflySketch, DenseSketch, GaussianSketch, Sketch, SparseSketch
 
@@ -8,7 +8,7 @@ __all__ = [
     "ButterflySketch",
     "DenseSketch",
     "GaussianSketch",
-    "LowRank",
+    "LowRankApproximation",
     "Sketch",
     "SparseSketch",
     "eigenvalue_loss",

@@ -1,4 +1,4 @@
-"""Approximations of low rank, in factored form."""
+"""Low-rank approximations of matrices, computed from their sketches and kept in factored form."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from .sketches import Sketch, check_rank
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank:
-    """An approximation of rank k, `left @ right`.
+class LowRankApproximation:
+    """An approximation of rank k of a matrix X, or of many matrices, as the product `left @ right`.
 
     Attributes:
-        left: (..., n, k), orthogonal columns times the singular values, largest first.
-        right: (..., k, d), orthonormal rows; zero rows where the sketch had fewer directions than k.
-        squared_norm: ||X||_F^2 of what is approximated, (...).
+        left: (..., n, k), orthogonal columns whose norms are the singular values, largest first.
+        right: (..., k, d), orthonormal rows. If the rank of the sketch is below k, the last rows are zero.
+        squared_norm: ||X||_F^2, (...).
     """
 
     left: np.ndarray
@@ -26,45 +26,47 @@ class LowRank:
 
     @property
     def singular_values(self) -> np.ndarray:
-        """(..., k), largest first."""
+        """Return the singular values of the approximation, (..., k), largest first."""
         return np.linalg.norm(self.left, axis=-2)
 
     @property
     def squared_error(self) -> np.ndarray:
-        """||X - left right||_F^2, (...): the rest of the norm, because the approximation is a projection of X.
+        """Return ||X - left @ right||_F^2, (...).
 
-        By subtraction: errors below some 1e-14 of ||X||_F^2, where X is in float32 1e-6, are not seen.
+        The approximation is a projection of X, so this is ||X||_F^2 minus its own squared norm. Because of the subtraction,
+        errors below about 1e-14 of ||X||_F^2 are lost (1e-6 if X is in float32).
         """
         return np.maximum(self.squared_norm - np.sum(np.square(self.left, dtype=float), axis=(-2, -1)), 0)
 
     def dense(self) -> np.ndarray:
-        """(..., n, d), formed only here."""
+        """Return the approximation as a dense array, (..., n, d). No other function forms that array."""
         return self.left @ self.right
 
 
-def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
-    """B_k(X) = [X V]_k V^T, U S V^T = svd(B X): the best approximation of X of rank k in the row space of B X.
+def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRankApproximation:
+    """Return the best approximation of X of rank k in the row space of B X, where B is the matrix of `sketch`.
 
-    The cost is that of B X, of X V (ell multiply-adds for every entry of X, of a sparse X for every non-zero) and of the
-    decompositions of (ell, d) and (n, ell) matrices; the approximation, (n, d), is not formed.
+    The approximation is B_k(X) = [X V]_k V^T with U S V^T = svd(B X). It takes the products B X and X V and the decompositions
+    of an (ell, d) and an (n, ell) matrix. X V takes ell multiply-adds for every entry of X, or for every nonzero of a sparse X.
+    The (n, d) matrix of the approximation is not formed.
 
     Args:
-        sketch: built for n rows, or not built yet.
-        X: (..., n, d), an array or tensor; or a scipy sparse matrix or array (n, d).
+        sketch: a sketch that is built for n rows, or not built yet.
+        X: an array or tensor (..., n, d), or a SciPy sparse matrix or array (n, d).
         k: rank, at most ell and d.
 
     Returns:
-        A `LowRank` in float32 where X is of float32 or less, else in float64.
+        The approximation, in float32 if the dtype of X is float32 or a shorter float, else in float64.
 
     Raises:
-        ValueError: for X of another number of rows, of complex numbers, with NaN or infinities, or k out of range.
+        ValueError: if X has another number of rows, complex numbers or an entry that is not finite, or k is out of range.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 6; Sarlos, FOCS 2006; Clarkson, Woodruff, STOC 2013.
     """
     sparse = hasattr(X, "tocsr")
     X = _floating(X.tocsr() if sparse else ops.convert_to_numpy(X))
     if len(X.shape) < 2:
-        raise ValueError(f"Expected X as (..., n, d). Received: shape {tuple(X.shape)}")
+        raise ValueError(f"Expected X as a matrix or matrices, (..., n, d). Received: shape {tuple(X.shape)}")
     if not sketch.built:
         sketch.build(X.shape)
     check_rank(k, sketch.ell, X)
@@ -81,11 +83,11 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRank:
     rows = rows * present[..., None]
     left, inner, outer = np.linalg.svd(X @ np.swapaxes(rows, -1, -2), full_matrices=False)
     right = outer[..., :k, :] @ rows
-    return LowRank(left[..., :k] * inner[..., None, :k], right, norm)
+    return LowRankApproximation(left[..., :k] * inner[..., None, :k], right, norm)
 
 
 def _floating(X):
-    """X, an array or sparse matrix, in float32 or float64; copied only where it is in neither."""
+    """Return the array or sparse matrix `X` in float32 or float64. It is copied only if it has another dtype."""
     check_finite(X.data if hasattr(X, "tocsr") else X, "X")
     wide = X.dtype.kind != "f" or X.dtype.itemsize >= 8
     return X.astype("float64" if wide else "float32", copy=False)

@@ -1,4 +1,4 @@
-"""Sketches: maps of (n, d) matrices to (ell, d), X -> B X with few rows, that keep the row space as far as they can."""
+"""Sketches: layers that map an (n, d) matrix X to an (ell, d) matrix B X with fewer rows and nearly the same row space."""
 
 import random
 from collections.abc import Callable
@@ -10,23 +10,24 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..layers.override import floating
 from ..utils.progress import Progress
-from ..utils.validation import check_finite, check_seed, positive_integer, positive_number
+from ..utils.validation import check_finite, check_seed, not_built, positive_integer, positive_number
 from .objectives import eigenvalue_loss
 
 
 class Sketch(keras.layers.Layer):
-    """Base of the sketches: `sketch(X)` is B X along the last but one axis, for one matrix or many.
+    """Base class of the sketches. A sketch is a layer that multiplies matrices by a matrix B of few rows: `sketch(X) == B @ X`.
 
     Args:
-        ell: rows of B, at most n.
-        seed: int or None; of whatever is drawn. None: the values are drawn anew at every build, unless
-            `keras.utils.set_random_seed` fixes them. Positions, such as the rows that a butterfly keeps, are then a fixed
-            function of the sizes, so that weights fit every sketch made by the same code.
-        **kwargs: of `keras.layers.Layer`.
+        ell: number of rows of B, at most n.
+        seed: int or None, the seed of everything random. With None, values differ at every build, unless
+            `keras.utils.set_random_seed` fixes them. Positions, such as the nodes that a butterfly keeps, are then a fixed
+            function of the sizes, so that saved weights fit every sketch made by the same code.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Input shape: (..., n, d), n known. Output shape: (..., ell, d).
 
-    Subclasses give `matrix` and `effective_parameters`, and `_apply` where they do not multiply by the matrix.
+    Subclasses implement `matrix` and `effective_parameters`. They override `_apply` if there is a faster way than to multiply
+    by `matrix`.
     """
 
     def __init__(self, ell, *, seed=None, **kwargs):
@@ -37,10 +38,15 @@ class Sketch(keras.layers.Layer):
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-2] is None:
-            raise ValueError(f"Sketch '{self.name}' takes matrices, (..., n, d), n known. Received: shape {tuple(input_shape)}")
+            raise ValueError(
+                f"Sketch '{self.name}' expects matrices, (..., n, d), with a known n. Received: shape {tuple(input_shape)}"
+            )
         self._rows = int(input_shape[-2])
         if self.ell > self.rows:
-            raise ValueError(f"Sketch '{self.name}' has ell={self.ell} rows, more than its matrices' n={self.rows}")
+            raise ValueError(
+                f"Sketch '{self.name}' expects matrices of at least ell={self.ell} rows. Received: {self.rows} rows. Take a "
+                "smaller ell."
+            )
 
     def call(self, X):
         X = floating(X, self.compute_dtype)
@@ -48,33 +54,39 @@ class Sketch(keras.layers.Layer):
         return self._apply(X)
 
     def check_rows(self, X) -> None:
-        """Raises ValueError unless X is (..., n, d) with the n that the sketch is built for."""
+        """Check that the matrices `X`, (..., n, d), have the number of rows for which the sketch is built.
+
+        Raises:
+            ValueError: otherwise, and before the sketch is built.
+        """
         if X.shape[-2] != self.rows:
-            raise ValueError(f"Sketch '{self.name}' takes matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
+            raise ValueError(f"Sketch '{self.name}' expects matrices of {self.rows} rows. Received: shape {tuple(X.shape)}")
 
     def _value_seed(self) -> int:
-        """Return the seed of the drawn values: `seed`, or without one another number at each call."""
+        """Return the seed of the random values. If `self.seed` is None, the result is another number at each call."""
         return random.randrange(2**31) if self.seed is None else self.seed
 
     def _apply(self, X):
+        """Return B X, (..., n, d) -> (..., ell, d)."""
         return ops.matmul(ops.cast(self.matrix, X.dtype), X)
 
-    def _add_drawn(self, name: str, drawn: np.ndarray, trainable: bool = True):
-        """A weight that starts as `drawn`."""
+    def _add_weight_of(self, initial: np.ndarray, name: str, trainable: bool = True):
+        """Add a weight to the layer whose initial value is the array `initial`, and return it."""
         return self.add_weight(
             name=name,
-            shape=drawn.shape,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(drawn, dtype),
+            shape=initial.shape,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(initial, dtype),
             trainable=trainable,
         )
 
     def _check_built(self) -> None:
+        """Raise ValueError unless the sketch is built."""
         if not self._rows:
-            raise ValueError(f"Sketch '{self.name}' is not built. Call it on a matrix, or build((n, d)), first.")
+            raise not_built(self)
 
     @property
     def rows(self) -> int:
-        """n, the rows of the matrices it takes.
+        """Return n, the number of rows of the matrices that the sketch takes.
 
         Raises:
             ValueError: before the sketch is built.
@@ -84,7 +96,7 @@ class Sketch(keras.layers.Layer):
 
     @property
     def matrix(self):
-        """B as a dense matrix, (ell, n), in the variables' dtype.
+        """Return B as a dense matrix, (ell, n), in the dtype of the variables.
 
         Raises:
             ValueError: before the sketch is built.
@@ -93,7 +105,7 @@ class Sketch(keras.layers.Layer):
 
     @property
     def effective_parameters(self) -> int:
-        """Number of entries that B is made of: learned ones, or drawn ones where nothing is learned.
+        """Return the number of values that define B: the learned ones, or the random ones if nothing is learned.
 
         Raises:
             ValueError: before the sketch is built.
@@ -112,26 +124,27 @@ class Sketch(keras.layers.Layer):
         jit_compile: bool | None = None,
         progress: bool | None = None,
     ) -> keras.callbacks.History:
-        """Trains the sketch so that X is near B_k(X), the best approximation of rank k in the row space of B X.
+        """Train B so that every matrix X is near B_k(X), the best approximation of rank k in the row space of B X.
 
-        Loss: the mean over matrices of ||X - B_k(X)||_F^2; Adam with cosine decay.
+        The loss is the mean of ||X - B_k(X)||_F^2 over the matrices. The optimizer is Adam with cosine decay.
 
         Args:
-            matrices: (matrices, n, d).
+            matrices: array (matrices, n, d).
             k: rank of the approximations, at most ell and d.
-            steps: of the optimiser, at least 1; rounded up to whole passes over the matrices.
-            batch_size: matrices a step. Default: all.
-            learning_rate: before the decay. A butterfly's `lr_multiplier` multiplies it.
+            steps: number of steps of the optimizer, at least 1. It is rounded up to whole passes over the matrices.
+            batch_size: number of matrices in a step. Default: all.
+            learning_rate: learning rate before the decay. The `lr_multiplier` of a butterfly multiplies it.
             objective: `eigenvalue_loss`, or another function (sketched, X, k) -> losses.
-            jit_compile: as in `compile`. Default: on JAX only; TensorFlow's XLA on a CPU has an SVD of its own, which is slow.
-            progress: show a bar on stderr. Default: where it is a terminal.
+            jit_compile: as in `keras.Model.compile`. Default: True on JAX, else False, because TensorFlow's XLA has a slow SVD
+                on a CPU.
+            progress: whether to show a progress bar on stderr. Default: only if stderr is a terminal.
 
         Returns:
-            Keras's history, `history["loss"]` the mean over the steps of each epoch.
+            Keras's history. `history["loss"]` holds the mean over the steps of each epoch.
 
         Raises:
-            ValueError: for matrices that do not fit, hold NaN or infinities, or are all zero; for k above ell or d; for a
-                sketch that has nothing to learn.
+            ValueError: if the matrices do not fit, have an entry that is not finite, or are all zero, if k is above ell or d,
+                or if the sketch has no weights to train.
         """
         matrices = check_matrices(matrices)
         if not self.built:
@@ -139,7 +152,10 @@ class Sketch(keras.layers.Layer):
         self.check_rows(matrices)
         check_rank(k, self.ell, matrices)
         if not self.trainable_variables:
-            raise ValueError(f"{type(self).__name__} '{self.name}' has nothing to learn.")
+            raise ValueError(
+                f"Expected a sketch with weights to train. Received: {type(self).__name__} '{self.name}', which has none. Take "
+                "another sketch, or one with trainable=True."
+            )
         steps, count = positive_integer(steps, "steps"), len(matrices)
         size = count if batch_size is None else min(positive_integer(batch_size, "batch_size"), count)
         per_epoch = -(-count // size)
@@ -160,7 +176,10 @@ class Sketch(keras.layers.Layer):
 
 
 class _Trainer(keras.Model):
-    """Adds the objective of a batch of matrices as the loss, in float32 or more, as decompositions need."""
+    """A model that applies a sketch to a batch of matrices and adds the objective as its loss.
+
+    It computes in float32 or float64, because Keras has no decompositions in shorter floats.
+    """
 
     def __init__(self, sketch: Sketch, objective: Callable, k: int):
         super().__init__(name="sketch_trainer", dtype="float64" if sketch.variable_dtype == "float64" else "float32")
@@ -174,15 +193,18 @@ class _Trainer(keras.Model):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class ButterflySketch(Sketch):
-    """B a truncated butterfly: every row of X reaches every row of B X, at most 2 N log2 ell + 6 N weights.
+    """A sketch whose B is a truncated butterfly, with at most 2 N log2 ell + 6 N weights.
+
+    Every row of X contributes to every row of B X.
 
     Args:
-        ell, seed, **kwargs: see `Sketch`; the seed is of the outputs kept and of the initial weights.
+        ell, **kwargs: see `Sketch`.
+        seed: int or None, the seed of the nodes that are kept and of the initial weights.
         truncation, kernel_initializer, stacks, lr_multiplier, implementation: see `Butterfly`. The defaults of the first two
             are the paper's, "random" and "fjlt".
 
     Raises:
-        ValueError: for arguments or matrices that do not fit.
+        ValueError: if arguments or matrices do not fit.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 6.
     """
@@ -220,7 +242,7 @@ class ButterflySketch(Sketch):
     def _apply(self, X):
         if self.butterfly.implementation == "gather":
             return ops.swapaxes(self.butterfly.linear(ops.swapaxes(X, -1, -2)), -1, -2)
-        # One multiplication by the folded matrix costs less than stages and transposes: B is short.
+        # B has few rows, so multiplying by the folded matrix costs less than stages and transposes.
         return super()._apply(X)
 
     @property
@@ -232,23 +254,24 @@ class ButterflySketch(Sketch):
         return self.butterfly.effective_parameters
 
     def get_config(self):
-        own = self.butterfly.get_config()
+        butterfly = self.butterfly.get_config()
         names = ("truncation", "kernel_initializer", "stacks", "lr_multiplier", "implementation")
-        return {**super().get_config(), **{name: own[name] for name in names}}
+        return {**super().get_config(), **{name: butterfly[name] for name in names}}
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class SparseSketch(Sketch):
-    """B with a few non-zeros in every column, at random places fixed for ever, their values learned.
+    """A sketch whose B has a few nonzeros in every column. Their rows are random and fixed, and their values are learned.
 
-    With one, +-1, it is Clarkson and Woodruff's sketch, and learned that of Indyk et al.; with ell it is dense.
+    With one nonzero, initially +-1, this is the sketch of Clarkson and Woodruff, and after training that of Indyk et al. With
+    ell nonzeros B is dense.
 
     Args:
-        nonzeros: of every column, 1 to ell. Default 1. Initially +-1 / sqrt(nonzeros).
-        ell, seed, **kwargs: see `Sketch`; `trainable=False` keeps the values as drawn.
+        ell, seed, **kwargs: see `Sketch`. `trainable=False` keeps the initial values.
+        nonzeros: number of nonzeros of every column, 1 to ell. Default 1. Their initial values are +-1 / sqrt(nonzeros).
 
     Raises:
-        ValueError: for arguments or matrices that do not fit.
+        ValueError: if arguments or matrices do not fit.
 
     Reference: Clarkson, Woodruff, STOC 2013; Indyk, Vakilian, Yuan, *Learning-Based Low-Rank Approximations*, NeurIPS 2019.
     """
@@ -261,18 +284,18 @@ class SparseSketch(Sketch):
 
     def build(self, input_shape):
         super().build(input_shape)
-        # The legacy generator's stream is frozen: a seed gives the same places for ever.
+        # The stream of the legacy generator is frozen, so a seed gives the same rows in every version of NumPy.
         rng = np.random.RandomState(0 if self.seed is None else self.seed)
-        self.places = np.argsort(rng.random_sample((self.rows, self.ell)), axis=1)[:, : self.nonzeros].astype("int32")
+        self.nonzero_rows = np.argsort(rng.random_sample((self.rows, self.ell)), axis=1)[:, : self.nonzeros].astype("int32")
         if self.seed is None:
             rng = np.random.RandomState(self._value_seed())
-        signs = rng.choice([-1.0, 1.0], self.places.shape) / self.nonzeros**0.5
-        self.values = self._add_drawn("values", signs)
+        signs = rng.choice([-1.0, 1.0], self.nonzero_rows.shape) / self.nonzeros**0.5
+        self.values = self._add_weight_of(signs, "values")
 
     @property
     def matrix(self):
         columns = np.repeat(np.arange(self.rows, dtype="int32"), self.nonzeros)
-        indices = np.stack([self.places.ravel(), columns], axis=1)
+        indices = np.stack([self.nonzero_rows.ravel(), columns], axis=1)
         return ops.scatter(indices, ops.reshape(self.values, (-1,)), (self.ell, self.rows))
 
     @property
@@ -281,19 +304,19 @@ class SparseSketch(Sketch):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        store["places"] = self.places
+        store["nonzero_rows"] = self.nonzero_rows
 
     def load_own_variables(self, store):
-        """Loads the values, which fit only the places they were trained at.
+        """Load the values of the nonzeros.
 
         Raises:
-            ValueError: if they belong to a sketch of other places.
+            ValueError: if the stored values belong to a sketch with nonzeros in other rows.
         """
         stored = {name: store[name] for name in store.keys()}  # noqa: SIM118 (Keras's store does not iterate)
-        if not np.array_equal(stored.pop("places", self.places), self.places):
+        if not np.array_equal(stored.pop("nonzero_rows", self.nonzero_rows), self.nonzero_rows):
             raise ValueError(
-                f"The stored values of sketch '{self.name}' belong to other places than those of its seed, {self.seed}. "
-                "Build it from the saved config, or with the same seed."
+                f"The stored values of sketch '{self.name}' belong to nonzeros in other rows than those of its seed, "
+                f"{self.seed}. Build it from the saved config, or with the same seed."
             )
         super().load_own_variables(stored)
 
@@ -303,21 +326,21 @@ class SparseSketch(Sketch):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class DenseSketch(Sketch):
-    """B with all entries learned, initially Gaussian, N(0, 1 / ell).
+    """A sketch whose B is a dense matrix. All entries are learned, and their initial values are Gaussian, N(0, 1 / ell).
 
     Args:
         ell, seed, **kwargs: see `Sketch`.
 
     Raises:
-        ValueError: for arguments or matrices that do not fit.
+        ValueError: if arguments or matrices do not fit.
     """
 
     _learned = True
 
     def build(self, input_shape):
         super().build(input_shape)
-        drawn = np.random.default_rng(self._value_seed()).standard_normal((self.ell, self.rows)) / self.ell**0.5
-        self._entries = self._add_drawn("entries", drawn, self._learned)
+        initial = np.random.default_rng(self._value_seed()).standard_normal((self.ell, self.rows)) / self.ell**0.5
+        self._entries = self._add_weight_of(initial, "entries", self._learned)
 
     @property
     def matrix(self):
@@ -331,36 +354,36 @@ class DenseSketch(Sketch):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class GaussianSketch(DenseSketch):
-    """B a drawn Gaussian matrix, N(0, 1 / ell): nothing is learned.
+    """A sketch whose B is a random Gaussian matrix with entries N(0, 1 / ell). Nothing is learned.
 
     Args:
         ell, seed, **kwargs: see `Sketch`.
 
     Raises:
-        ValueError: for arguments or matrices that do not fit.
+        ValueError: if arguments or matrices do not fit.
     """
 
     _learned = False
 
 
 def check_matrices(matrices) -> np.ndarray:
-    """`matrices` as an array (matrices, n, d).
+    """Return `matrices` as an array (matrices, n, d).
 
     Raises:
-        ValueError: for another shape, NaN or infinities, or nothing but zeros.
+        ValueError: if the shape is another one, an entry is not finite, or all entries are zero.
     """
     array = np.asarray(matrices)
     if array.ndim != 3 or not array.size:
         raise ValueError(
-            f"Expected matrices of numbers, (matrices, n, d), not empty. Received: {array.dtype}, shape {array.shape}"
+            f"Expected an array (matrices, n, d) of numbers that is not empty. Received: {array.dtype}, shape {array.shape}"
         )
     check_finite(array, "the matrices")
     if not array.any():
-        raise ValueError("Expected matrices that are not all zero, of which there is nothing to learn.")
+        raise ValueError("Expected matrices to train on. Received: only zeros, from which nothing can be learned.")
     return array
 
 
 def check_rank(k: int, ell: int, matrices) -> None:
-    """Raises ValueError for k below 1, above ell or above d."""
+    """Raise ValueError unless `k` is an integer from 1 to the smaller of `ell` and the number of columns of `matrices`."""
     if positive_integer(k, "k") > min(ell, matrices.shape[-1]):
         raise ValueError(f"`k` must be at most ell={ell} and d={matrices.shape[-1]}. Received: k={k}")

@@ -98,6 +98,11 @@ def best_counts(wiring: Wiring) -> tuple[int, ...]:
     return min(choices, key=lambda counts: factors_cost(wiring, counts)) if choices else ()
 
 
+def best_factors(wiring: Wiring) -> tuple[Factor, ...]:
+    """Return the factors of the balanced grouping with the lowest `factors_cost`."""
+    return factors(wiring, best_counts(wiring))
+
+
 def factors_cost(wiring: Wiring, counts: tuple[int, ...]) -> int:
     """Estimate the cost per example of multiplying by the block factors of `counts` stages each, in multiply-adds."""
     return sum(

@@ -1,14 +1,15 @@
-"""Stateless executions of a wiring on `keras.ops`: stage by stage, by block factors, folded into one matrix.
+"""Functions on `keras.ops` that compute a butterfly's map: stage by stage, by block factors, or folded into one matrix.
 
 All compute the same linear map and are differentiable in the input and in the weights. Arguments:
     x        (..., inputs) float tensor
-    weights  (effective weights,) float tensor, in the order that `wiring` defines; of x's dtype or a wider one, in which
-             factors and matrices are multiplied out before they are rounded to x's dtype
+    weights  (effective weights,) float tensor, in the order that `wiring` defines. Its dtype is that of x or a wider one.
+             Factors and matrices are multiplied out in the dtype of the weights, then rounded to that of x.
 Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its
 input and its output, N nodes, m stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,36 @@ from .wiring import Wiring
 Tensor = Any
 
 
-def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
-    """Stage by stage, each a gather and elementwise multiplies on the effective nodes: the reference.
+def plan_apply(wiring: Wiring, implementation: str) -> Callable[..., Tensor]:
+    """Return the function `apply(x, weights=weights)` that computes the map of `wiring`.
 
-    (..., inputs) -> (..., outputs), 2 multiply-adds per effective node and stage.
+    Args:
+        wiring: the structure.
+        implementation: "gather" chooses `apply_stages`. Any other value chooses `apply_folded` or `apply_factors`, whichever
+            is estimated to cost less.
+    """
+    if implementation == "gather":
+        return partial(apply_stages, wiring=wiring)
+    if fusion.folds(wiring):
+        return partial(apply_folded, wiring=wiring)
+    return partial(apply_factors, wiring=wiring, factors=fusion.best_factors(wiring))
+
+
+def plan_kernel(wiring: Wiring) -> Callable[[Tensor], Tensor]:
+    """Return the function weights -> matrix that computes the dense matrix, (inputs, outputs), with y = x @ matrix.
+
+    The function folds the stages or multiplies out block factors, whichever is estimated to cost less.
+    """
+    if fusion.folds(wiring):
+        return partial(fold, wiring)
+    return partial(_multiply_factors, wiring, fusion.best_factors(wiring))
+
+
+def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
+    """Compute the map stage by stage, (..., inputs) -> (..., outputs). This is the reference.
+
+    Each stage gathers two values for each effective node and multiplies them by the weights: 2 multiply-adds per effective
+    node and stage.
     """
     weights = _rounded(_with_zero(wiring, weights), x)
     for stage in wiring.stages:
@@ -33,51 +60,54 @@ def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
     return x
 
 
-def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> Tensor:
-    """By block factors of `counts` stages each: one batched matmul per factor. (..., inputs) -> (..., outputs)."""
-    grouped = fusion.factors(wiring, tuple(counts))
-    if not grouped:  # one node, joined to itself
+def apply_factors(x: Tensor, wiring: Wiring, weights: Tensor, factors: Sequence[fusion.Factor]) -> Tensor:
+    """Compute the map by one batched matmul for each of `factors`, (..., inputs) -> (..., outputs)."""
+    if not factors:  # a single node is joined to itself, without a weight
         return x
     leading = ops.shape(x)[:-1]
-    x = place_inputs(ops.reshape(x, (-1, len(wiring.inputs))), wiring, grouped[0].nodes_in)
-    # Between factors one transpose turns the layout one matmul leaves, (H, L, B, O), into what the next one reads.
-    for factor, blocks in zip(grouped, block_factors(wiring, weights, counts), strict=True):
+    x = place_inputs(ops.reshape(x, (-1, len(wiring.inputs))), wiring, factors[0].nodes_in)
+    # Between two factors a single transpose turns the output of one matmul into the input of the next.
+    for factor, blocks in zip(factors, block_factors(wiring, weights, factors), strict=True):
         if factor.first == 0:
             x = ops.reshape(x, (-1, factor.high, factor.inputs, factor.low))
             x = ops.transpose(x, (1, 3, 0, 2))  # (H, L, B, I)
         else:
             x = _regroup(x, factor)
         x = ops.matmul(x, _rounded(blocks, x))  # (H, L, B, O)
-    x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, grouped[-1].nodes_out))  # (B, H O L)
-    return ops.reshape(read_outputs(x, wiring, grouped[-1].nodes_out), (*leading, len(wiring.outputs)))
+    x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, factors[-1].nodes_out))  # (B, H O L)
+    return ops.reshape(read_outputs(x, wiring, factors[-1].nodes_out), (*leading, len(wiring.outputs)))
 
 
 def apply_folded(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
-    """As one dense matrix, multiplied out inside the graph. (..., inputs) -> (..., outputs)."""
+    """Fold the stages into one dense matrix and multiply by it, (..., inputs) -> (..., outputs)."""
     return ops.matmul(x, _rounded(fold(wiring, weights), x))
 
 
-def block_factors(wiring: Wiring, weights: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """The factors' blocks, each (H, L, I, O): block (h, l) maps the inputs (h, :, l) to the outputs (h, :, l).
+def block_factors(wiring: Wiring, weights: Tensor, factors: Sequence[fusion.Factor]) -> list[Tensor]:
+    """Multiply out the blocks of each of `factors`, as tensors (H, L, I, O).
 
-    Built by broadcast multiplies that double the mixed bits a stage at a time, about 2 N R multiplies a factor.
+    Block (h, l) maps the inputs (h, :, l) to the outputs (h, :, l). The blocks grow by broadcast multiplies, a stage at a
+    time, with about 2 N R multiplies for each factor.
     """
-    gadgets, grouped = stage_gadgets(wiring, weights), fusion.factors(wiring, tuple(counts))
-    if wiring.increasing:
-        blocks = [_block_factor(gadgets, factor) for factor in grouped]
-    else:
-        # The stages of a transpose, read backwards with i and o swapped, are an increasing butterfly's.
-        gadgets = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(gadgets)]
-        mirrored = fusion.factors(wiring.transpose(), tuple(counts)[::-1])
-        blocks = [ops.transpose(_block_factor(gadgets, factor), (0, 1, 3, 2)) for factor in reversed(mirrored)]
-    return [block[: factor.high, :, : factor.inputs, : factor.outputs] for block, factor in zip(blocks, grouped, strict=True)]
+    gadgets = stage_gadgets(wiring, weights)
+    blocks = []
+    for factor in factors:
+        stages = gadgets[factor.first : factor.first + factor.count]
+        if wiring.increasing:
+            block = _multiply_stages(stages, factor.low)
+        else:
+            # Stages of decreasing strides, read backwards with i and o swapped, are stages of increasing strides.
+            stages = [ops.transpose(gadget, (0, 2, 1, 3)) for gadget in reversed(stages)]
+            block = ops.transpose(_multiply_stages(stages, factor.low), (0, 1, 3, 2))
+        blocks.append(block[: factor.high, :, : factor.inputs, : factor.outputs])
+    return blocks
 
 
 def fold(wiring: Wiring, weights: Tensor) -> Tensor:
-    """The equivalent dense matrix, (inputs, outputs), with y = x @ matrix.
+    """Fold the stages into the dense matrix, (inputs, outputs), with y = x @ matrix.
 
-    Starts at the narrower end, where few nodes are known, and doubles their reach stage by stage: one gather of about 2 ell N
-    weights, ell the width of the narrower end, and as many multiplies.
+    The matrix grows from the narrower end of width ell, a stage at a time. That takes one gather of about 2 ell N weights,
+    and as many multiplies.
     """
     walk = wiring.fold_walk
     matrix = ops.ones((walk.width, 1), dtype=weights.dtype)
@@ -93,14 +123,15 @@ def fold(wiring: Wiring, weights: Tensor) -> Tensor:
 
 
 def kernel(wiring: Wiring, weights: Tensor) -> Tensor:
-    """The equivalent dense matrix, (inputs, outputs), by whichever of folding and block factors costs less."""
-    if fusion.folds(wiring):
-        return fold(wiring, weights)
-    return apply_factors(ops.eye(len(wiring.inputs), dtype=weights.dtype), wiring, weights, fusion.best_counts(wiring))
+    """Return the dense matrix, (inputs, outputs), with y = x @ matrix, computed in the way that `plan_kernel` chooses."""
+    return plan_kernel(wiring)(weights)
 
 
 def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
-    """Per stage the untruncated butterfly's gadgets, (N / 2s, 2, 2, s) in (h, i, o, l) order; pruned edges are zero."""
+    """Return the gadgets of each stage of the untruncated butterfly, as tensors (N / 2s, 2, 2, s) in (h, i, o, l) order.
+
+    Edges that are not effective have the weight zero.
+    """
     if not wiring.strides:
         return []
     if not wiring.full:
@@ -110,18 +141,19 @@ def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
 
 
 def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
-    """The weights with the zero appended that missing edges point to."""
+    """Append the zero to the weights that the edges without a weight point to."""
     if wiring.full or not wiring.strides:
         return weights
     return ops.concatenate([weights, ops.zeros((1,), dtype=weights.dtype)])
 
 
 def _rounded(weights: Tensor, x: Tensor) -> Tensor:
+    """Return the weights in the dtype of `x`."""
     return weights if weights.dtype == x.dtype else ops.cast(weights, x.dtype)
 
 
 def place_inputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
-    """(B, inputs) -> (B, size): every input at its node, zeros elsewhere."""
+    """Put every input at its node and zeros at the other nodes, (B, inputs) -> (B, size)."""
     count = len(wiring.inputs)
     if wiring.inputs == tuple(range(count)):
         return x if count == size else ops.pad(x, ((0, 0), (0, size - count)))
@@ -131,12 +163,12 @@ def place_inputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
 
 
 def read_outputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
-    """(B, size) -> (B, outputs)."""
+    """Take every output from its node, (B, size) -> (B, outputs)."""
     return _columns(x, wiring.outputs, size)
 
 
 def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
-    """(H, L, B, O) as the previous factor left it -> (H, L, B, I) of `factor`."""
+    """Rearrange the outputs of the previous factor, (H, L, B, O), to the inputs of `factor`, (H, L, B, I)."""
     high, low, _, out = x.shape
     if factor.low > low:  # increasing strides: the new mixed bits are the low bits of H
         x = ops.reshape(x, (factor.high, factor.inputs, low, -1, out))
@@ -147,20 +179,30 @@ def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
     return ops.reshape(x, (factor.high, factor.low, -1, factor.inputs))
 
 
-def _block_factor(gadgets: list[Tensor], factor: fusion.Factor) -> Tensor:
-    """Multiplies out `factor` of an increasing butterfly. -> (H, L, I, O)"""
-    # product[(h a), i, o, l]: from the bits i mixed so far to the same bits o, at the bits a still to be mixed.
-    product = gadgets[factor.first]
-    for done in range(1, factor.count):
-        gadget, mixed = gadgets[factor.first + done], 1 << done
-        rows = gadget.shape[0]
-        product = ops.reshape(product, (rows, 2, mixed, 1, mixed, factor.low))
-        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, factor.low))
-        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, factor.low))
+def _multiply_factors(wiring: Wiring, factors: Sequence[fusion.Factor], weights: Tensor) -> Tensor:
+    """Multiply the block factors out to the dense matrix, (inputs, outputs)."""
+    return apply_factors(ops.eye(len(wiring.inputs), dtype=weights.dtype), wiring, weights, factors)
+
+
+def _multiply_stages(gadgets: list[Tensor], low: int) -> Tensor:
+    """Multiply consecutive stages of increasing strides out to blocks (H, L, I, O), `low` the smallest stride.
+
+    Args:
+        gadgets: of each stage a tensor (h, i, o, l).
+        low: the smallest stride, L.
+    """
+    # product[(h, a), i, o, l] maps the value i of the bits that are mixed so far to their value o. The bits a are mixed later.
+    product = gadgets[0]
+    for done, gadget in enumerate(gadgets[1:], start=1):
+        rows, mixed = gadget.shape[0], 1 << done
+        product = ops.reshape(product, (rows, 2, mixed, 1, mixed, low))
+        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, low))
+        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, low))
     return ops.transpose(product, (0, 3, 1, 2))
 
 
 def _columns(rows: Tensor, nodes: tuple[int, ...], size: int) -> Tensor:
+    """Take the columns `nodes` of `rows`, (B, size) -> (B, nodes)."""
     if nodes == tuple(range(len(nodes))):
         return rows if len(nodes) == size else rows[:, : len(nodes)]
     return ops.take(rows, np.array(nodes, np.int32), axis=1)

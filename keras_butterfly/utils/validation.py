@@ -64,5 +64,13 @@ def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int,
     return indices
 
 
+def not_built(layer) -> ValueError:
+    """Return the error to raise if `layer`, a Keras layer or model, must be built but is not."""
+    return ValueError(
+        f"{type(layer).__name__} '{layer.name}' is not built: the shapes of its weights depend on the size of the input, which "
+        "is not known yet. Call it on an input, or build(input_shape), first."
+    )
+
+
 def _repeated(indices: tuple[int, ...]) -> list[int]:
     return sorted({node for node in indices if indices.count(node) > 1})
