@@ -1,4 +1,4 @@
-"""ButterflyAutoencoder and two-phase learning: counts, values, training against PCA and Theorem 1, saving, bad input."""
+"""Tests of ButterflyAutoencoder and two-phase learning: counts, values, PCA, Theorem 1, saving, bad input."""
 
 import keras
 import numpy as np
@@ -18,13 +18,13 @@ N, RANK, EXAMPLES = 64, 12, 96
 
 @pytest.fixture
 def x(rng):
-    """Examples of rank 12 whose singular values fall slowly."""
+    """Return examples of rank 12 whose singular values decrease slowly."""
     directions = np.linalg.qr(rng.standard_normal((N, RANK)))[0]
     return (rng.standard_normal((EXAMPLES, RANK)) * np.arange(1, RANK + 1) ** -0.5 @ directions.T).astype("float32")
 
 
 def repeated(x):
-    """Ten full batches an epoch: fewer epochs, which cost more than their steps."""
+    """Repeat the examples so that an epoch has ten batches. Starting an epoch takes longer than a step."""
     return np.tile(x, (10, 1))
 
 
@@ -70,7 +70,7 @@ def test_the_count_is_that_of_all_paths():
 
 
 def test_fit_reaches_principal_components(x):
-    """Within 2 % by Adam alone, though the drawn butterfly's best is not there."""
+    """Adam gets within 2 % of PCA, which the initial butterfly cannot reach."""
     model = ButterflyAutoencoder(4, 6, seed=0)
     model.build(x.shape)
     best = principal(x, 4)
@@ -95,7 +95,7 @@ def test_regression_of_rank_k_on_other_targets(x, rng):
     model = ButterflyAutoencoder(3, 12, 7, seed=0)
     loss = model.solve(x, y)
     assert tuple(model(x).shape) == (EXAMPLES, 7)
-    # 12 outputs hold all of the rank, so this is reduced rank regression on x itself.
+    # 12 outputs suffice for the rank of x, so this is reduced rank regression on x itself.
     assert loss == pytest.approx(principal(y, 3), rel=1e-3)
     model.compile("adam", "mse")
     model.fit(x, y, epochs=1, verbose=0)
@@ -125,7 +125,7 @@ def test_two_phases(x):
     assert all((each == start).all() for each in seen.butterflies[:60])
     assert (seen.butterflies[60] != start).any()
     assert (seen.decoders[0] != seen.decoders[1]).any()
-    # Phase 1 ends where Theorem 1 says that every local minimum is; phase 2 goes below.
+    # Phase 1 ends at the loss that Theorem 1 gives for every local minimum. Phase 2 gets below that loss.
     assert history.history["loss"][59] == pytest.approx(fixed, rel=0.02)
     assert history.history["loss"][59] > fixed * (1 - 1e-4)
     assert squared_error(model, x) < 1.02 * principal(x, 4) < 0.98 * fixed * x.size

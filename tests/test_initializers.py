@@ -1,4 +1,4 @@
-"""Initial weights: the norm they keep, the matrices they give, seeds, and configs."""
+"""Tests of the initializers: norms, matrices, seeds, and configs."""
 
 from functools import partial
 from itertools import product
@@ -36,18 +36,18 @@ def wiring(request):
 
 
 def draw(name, wiring, **kwargs):
-    """Float64 weights, (effective weights,)."""
+    """Return the initial weights in float64, (effective weights,)."""
     return initializers.get(name)(wiring, dtype="float64", **kwargs)[0]
 
 
 def kernel(name, wiring, **kwargs):
-    """(inputs, outputs) matrix of the sum of the stacks."""
+    """Return the matrix, (inputs, outputs), of the sum of the stacks."""
     stacks = initializers.get(name)(wiring, dtype="float64", **kwargs)
     return sum(oracles.dense_matrix(wiring, weights) for weights in stacks)
 
 
 def assert_mean_is_one(ratios):
-    """Within five standard errors, and not because the errors are large."""
+    """Assert that the mean is within five standard errors of the expected value, and that the standard error is small."""
     error = np.std(ratios) / np.sqrt(len(ratios))
     assert error < 0.04
     assert abs(np.mean(ratios) - 1) < 5 * error + 1e-9
@@ -109,7 +109,7 @@ def test_fjlt_is_a_hadamard_matrix_with_signs_on_the_inputs(transposed):
     ("inputs", "outputs"), [(7, 3), (9, 5), (7, 6), (3, 3), (7, 7), (9, 9), (3, 7), (5, 9), (6, 7), (9, 13)]
 )
 def test_expected_squared_norm_of_fjlt_is_exact_with_a_random_subset(inputs, outputs, order, rng):
-    """Take the mean over all choices of the signs, of which a draw is one: E||J x||^2 = ||x||^2 to rounding."""
+    """The mean of ||J x||^2 over all choices of the signs is ||x||^2 up to rounding."""
     x = rng.standard_normal(inputs)
     signs = np.array(list(product([-1.0, 1.0], repeat=inputs)))
     for seed in range(4):
@@ -166,7 +166,7 @@ def test_seeded_draws_repeat(name):
     seeded = type(initializers.get(name))(seed=4)
     np.testing.assert_array_equal(seeded(wiring), seeded(wiring))
     np.testing.assert_array_equal(seeded(wiring), initializers.get(name)(wiring, seed=4))
-    np.testing.assert_array_equal(seeded(wiring), seeded(wiring, seed=5))  # its own seed counts
+    np.testing.assert_array_equal(seeded(wiring), seeded(wiring, seed=5))  # the seed of the initializer takes precedence
     assert not np.array_equal(draw(name, wiring, seed=4), draw(name, wiring, seed=5))
 
 
@@ -201,7 +201,7 @@ def test_keras_initializers_and_their_configs_are_accepted():
     assert isinstance(restored, keras.initializers.RandomNormal)
     assert (restored.stddev, restored.seed) == (0.5, 1)
     assert isinstance(initializers.get("zeros"), keras.initializers.Zeros)
-    assert isinstance(initializers.get("orthogonal"), initializers.RandomOrthogonal)  # not Keras's of that name
+    assert isinstance(initializers.get("orthogonal"), initializers.RandomOrthogonal)  # not the one of Keras
 
 
 def test_names_are_taken_in_any_case():

@@ -1,4 +1,4 @@
-"""What only a product of butterflies does."""
+"""Tests of what the layer Kaleidoscope can do and other layers cannot."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def test_a_pair_of_hadamards_is_the_identity():
 
 
 def test_holds_permutations_that_one_butterfly_cannot():
-    """A butterfly's complementary blocks have rank one; a pair routes any permutation (Benes). Bit reversal is one."""
+    """A pair of butterflies can be any permutation (Benes). A single one cannot: some blocks of its matrix have rank one."""
     reversal = [int(f"{node:03b}"[::-1], 2) for node in range(8)]
     target = np.eye(8)[reversal]
 
@@ -53,7 +53,7 @@ def test_holds_permutations_that_one_butterfly_cannot():
         model.fit(np.tile(x, (1500, 1)), np.tile(target, (1500, 1)), batch_size=8, verbose=0)
         return np.linalg.norm(numpy(layer.kernel) - target)
 
-    def best(cls):  # of three starts, as some end in a saddle
+    def best(cls):  # of three starts, because some end at a saddle
         return min(error(cls(kernel_initializer="orthogonal", use_bias=False, seed=seed)) for seed in (0, 1, 3))
 
     assert best(Kaleidoscope) < 1e-3

@@ -1,4 +1,4 @@
-"""Keras's own test of a layer, and what it does not look at. `keras.src.testing` is private: imported here only."""
+"""Keras's test of a layer (from `keras.src.testing`, which is private and imported here only), and comparisons with Dense."""
 
 import inspect
 import re
@@ -56,7 +56,7 @@ def test_name_dtype_policy_and_trainable_survive_the_config(cls):
 
 
 def test_every_argument_of_keras_dense_is_taken():
-    """Compare with ButterflyDense, which takes all that Dense takes but for the quantisation that it refuses."""
+    """Compare with ButterflyDense. It takes all arguments of Dense except the quantization ones, which it refuses."""
     dense, ours = (set(inspect.signature(cls).parameters) for cls in (keras.layers.Dense, ButterflyDense))
     assert dense - ours <= {"quantization_config"}
 
@@ -80,7 +80,7 @@ def test_positional_arguments_mean_what_they_mean_to_dense(cls, arguments):
         layer.build((None, 16))
     assert ours.get_config()["units"] == dense.units == 64
     assert ours.activation is dense.activation
-    assert ours.use_bias is dense.use_bias is (ours.bias is not None)
+    assert ours.use_bias is dense.use_bias is isinstance(ours.bias, keras.Variable) is (ours.bias is not None)
 
 
 @CLASSES
@@ -93,7 +93,7 @@ def test_a_fourth_positional_argument_is_refused(cls):
     ("cls", "remedy"),
     [
         (Butterfly, "All arguments after `use_bias` are given by name."),
-        (ButterflyDense, "The widths of the middle are given by name, as in k1=16, k2=16."),
+        (ButterflyDense, "`k1` and `k2` are given by name, as in k1=16, k2=16."),
         (Kaleidoscope, "The number of pairs is given by name, as in width=2."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every execution of a wiring against dense NumPy matrices: values, gradients, shapes."""
+"""Tests of every way to compute a butterfly: values, gradients and shapes, compared with dense NumPy matrices."""
 
 import re
 from functools import partial
@@ -44,14 +44,14 @@ WIRINGS = {
 
 
 def compositions(total):
-    """All ways to write `total` as a sum of positive integers, in order."""
+    """Return all tuples of positive integers that add up to `total`."""
     if total == 0:
         return [()]
     return [(first, *rest) for first in range(1, total + 1) for rest in compositions(total - first)]
 
 
 def executions(wiring):
-    """Every way to compute `wiring`, by name, on arrays or tensors."""
+    """Yield the name and the function (x, weights) -> y of every way to compute `wiring`, for arrays or tensors."""
     for name, apply in _executions(wiring):
         apply = traced(apply)
         yield name, lambda x, weights, apply=apply: apply(ops.convert_to_tensor(x), ops.convert_to_tensor(weights))
@@ -66,7 +66,7 @@ def _executions(wiring):
 
 
 def draw(rng, wiring, leading=(6,)):
-    """Generic weights and inputs, float64."""
+    """Return random weights and inputs, float64."""
     weights = rng.standard_normal(wiring.effective_weights)
     return weights, rng.standard_normal((*leading, len(wiring.inputs)))
 
@@ -142,7 +142,7 @@ def test_equivalent_matrix_is_the_dense_product(materialise, wiring, rng):
 
 def test_equivalent_matrix_is_the_same_by_folding_and_by_block_factors(rng):
     wiring = random(61, 59, seed=1)
-    assert not fusion.folds(wiring)  # so that `kernel` takes block factors
+    assert not fusion.folds(wiring)  # so `kernel` multiplies out block factors
     weights, _ = draw(rng, wiring)
     np.testing.assert_allclose(
         *(f(wiring, ops.convert_to_tensor(weights)) for f in (kernels.kernel, kernels.fold)), rtol=ROUNDOFF, atol=ROUNDOFF
@@ -181,7 +181,7 @@ def test_hadamard_weights_give_the_hadamard_matrix(transposed):
 
 
 def test_twiddle_weights_give_the_fourier_transform(rng):
-    """Radix-2 decimation in time: inputs in bit-reversed order, gadgets [[1, 1], [w, -w]] with w = exp(-2 pi i l / 2s)."""
+    """Use decimation in time: inputs in bit-reversed order and gadgets [[1, 1], [w, -w]], w = exp(-2 pi i l / 2s)."""
     size, bits = 16, 4
     reversed_bits = tuple(int(f"{k:0{bits}b}"[::-1], 2) for k in range(size))
     wiring = Wiring(size, tuple(1 << t for t in range(bits)), inputs=reversed_bits, outputs=tuple(range(size)))

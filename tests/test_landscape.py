@@ -1,4 +1,4 @@
-"""Theorem 1: levels, critical points and assumptions, against explicit matrices, finite differences and scipy's minimiser."""
+"""Tests of Theorem 1: losses, critical points and assumptions, compared with matrices, finite differences and L-BFGS."""
 
 import itertools
 
@@ -16,7 +16,7 @@ N, M, ELL, K, D = 16, 12, 5, 3, 30
 
 @pytest.fixture
 def problem(rng):
-    """B, X, Y of sizes that all differ."""
+    """Return B, X and Y, whose sizes are all different."""
     layer = Butterfly(ELL, truncation="random", kernel_initializer="fjlt", seed=1)
     layer.build((None, N))
     return layer, rng.standard_normal((N, D)), rng.standard_normal((M, D))
@@ -33,7 +33,7 @@ def loss(D_, E, BX, Y):
 
 
 def gradients(D_, E, BX, Y):
-    """Of the loss in D and E, by central differences."""
+    """Return the gradients of the loss in D and E, by central differences."""
     step, found = 1e-5, []
     for which, source in enumerate((D_, E)):
         gradient = np.zeros_like(source)
@@ -66,13 +66,13 @@ def test_critical_points_have_their_level_and_no_gradient(problem, chosen):
     assert loss(D_, E, BX, Y) == pytest.approx(level, rel=1e-10)
     for gradient in gradients(D_, E, BX, Y):
         assert np.abs(gradient).max() < 1e-6 * np.sum(Y**2)
-    # The finite differences do see a gradient beside the point.
+    # Next to the critical point the gradient is not zero.
     assert max(np.abs(gradient).max() for gradient in gradients(D_ + 0.1, E + 0.1, BX, Y)) > 1e-4 * np.sum(Y**2)
 
 
 @pytest.mark.parametrize("chosen", [(0, 1, 3), (2, 3, 4), (1, 2, 4)])
 def test_a_saddle_has_a_descent_direction(problem, chosen):
-    """The eigenvector of the least eigenvalue chosen, turned towards one of a larger eigenvalue."""
+    """Rotating the eigenvector of the smallest chosen eigenvalue towards that of a larger one lowers the loss."""
     layer, X, Y = problem
     BX, values = matrix(layer) @ X, landscape.eigenvalues(layer, X, Y)
     D_, _ = landscape.critical_point(layer, X, Y, K, chosen)
@@ -85,7 +85,7 @@ def test_a_saddle_has_a_descent_direction(problem, chosen):
         moved[:, chosen.index(least)] = np.cos(angle) * vectors[:, least] + np.sin(angle) * vectors[:, larger]
         return moved, np.linalg.pinv(moved) @ Y @ np.linalg.pinv(BX)
 
-    for angle in (1e-3, 0.05, 0.5):  # from the saddle on, at once
+    for angle in (1e-3, 0.05, 0.5):  # the loss falls from the saddle on
         expected = level - np.sin(angle) ** 2 * (values[larger] - values[least])
         assert loss(*turned(angle), BX, Y) == pytest.approx(expected, rel=1e-9)
     start = np.concatenate([part.ravel() for part in turned(1e-3)])
@@ -93,7 +93,7 @@ def test_a_saddle_has_a_descent_direction(problem, chosen):
 
 
 def test_a_saddle_of_fewer_indices_has_one_too(problem):
-    """A column of D that is zero, with its row of E, moved along an eigenvector that is missing."""
+    """Moving a zero column of D, and its row of E, along a missing eigenvector lowers the loss."""
     layer, X, Y = problem
     BX = matrix(layer) @ X
     D_, E = landscape.critical_point(layer, X, Y, K, (0, 4))
@@ -103,7 +103,7 @@ def test_a_saddle_of_fewer_indices_has_one_too(problem):
 
 
 def descend(BX, Y, start):
-    """Where L-BFGS ends."""
+    """Return the loss at which L-BFGS ends."""
     m, ell = len(Y), len(BX)
 
     def value_and_gradient(flat):
@@ -168,7 +168,7 @@ def test_no_draw_beats_principal_components_and_a_wider_code_is_no_worse(n, d, d
 
 
 def test_sarlos_bound_of_the_drawn_butterfly(rng):
-    """With ell = k (floor(ln k) + 2), half the draws or more are within 1 + eps of the best, eps = 1/2."""
+    """With ell = k (floor(ln k) + 2), at least half of the draws are within 1 + eps of the optimum, eps = 1/2."""
     n, k = 256, 8
     X = np.linalg.qr(rng.standard_normal((n, n)))[0] * np.arange(1, n + 1) ** -0.5 @ rng.standard_normal((n, 300))
     best = np.sum(np.linalg.svd(X, compute_uv=False)[k:] ** 2)

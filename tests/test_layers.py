@@ -1,4 +1,4 @@
-"""The layers in Keras: a catalogue of them crossed with properties, then what only one of them does, then bad input."""
+"""Tests of the layers: first properties of each layer of a catalogue, then features of single layers, then bad input."""
 
 import math
 import re
@@ -28,7 +28,7 @@ CATALOGUE = {
     "expanded from the first": (5, Butterfly, {"units": 12, "seed": 5, "use_bias": False}),
     "expanded within a power of two": (9, Butterfly, {"units": 14, "seed": 5, "truncation": "random"}),
     "stacked": (12, Butterfly, {"units": 7, "seed": 6, "stacks": 3, "truncation": "random", "use_bias": False}),
-    "of its own learning rate": (16, Butterfly, {"units": 6, "seed": 6, "lr_multiplier": 0.25}),
+    "with an lr_multiplier": (16, Butterfly, {"units": 6, "seed": 6, "lr_multiplier": 0.25}),
     "keras initializer": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
     "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),
     "dense, widening": (3, ButterflyDense, {"units": 20, "k1": 2, "seed": 7, "bias_initializer": "ones"}),
@@ -42,12 +42,12 @@ CATALOGUE = {
     "long product, expanded": (6, Kaleidoscope, {"units": 5, "width": 2, "expansion": 2, "seed": 3, "use_bias": False}),
     "dense, orthogonal": (6, ButterflyDense, {"units": 5, "seed": 9, "butterfly_initializer": "orthogonal"}),
 }
-# Where tracing or compiling makes a test slow.
+# The layers of those tests in which tracing or compiling takes long.
 FEW = ["one node", "padded in block factors", "truncated", "expanded", "stacked", "dense, narrowing", "product"]
 
 
 def make(name, **changes):
-    """An unbuilt layer of the catalogue."""
+    """Return a new layer of the catalogue, not built."""
     _, cls, arguments = CATALOGUE[name]
     if cls is ButterflyDense:
         arguments = {"kernel_initializer": keras.initializers.GlorotUniform(seed=1), **arguments}
@@ -77,7 +77,7 @@ def linear_and_gradients(layer, x, upstream):
 
 
 def close(found, expected):
-    """Equal to float32 round-off."""
+    """Assert that two arrays are equal up to float32 round-off."""
     expected = keras.ops.convert_to_numpy(expected)
     scale = max(1.0, np.abs(expected).max()) if expected.size else 1.0
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5, atol=1e-5 * scale)
@@ -188,7 +188,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(name, im
     assert {weight.dtype for weight in layer.weights} <= {"float32"}
     reference = build(name, implementation=implementation)
     expected = keras.ops.convert_to_numpy(reference(x))
-    # bfloat16 keeps 8 bits; errors of some ten roundings add up.
+    # bfloat16 has 8 bits, and the errors of about ten roundings add up.
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")), expected, atol=0.06 * max(1.0, np.abs(expected).max())
     )
@@ -215,7 +215,7 @@ def test_config_round_trip_restores_the_layer(name, rng):
     layer, x = build(name), draw(rng, name)
     restored = type(layer).from_config(layer.get_config())
     assert restored.get_config() == layer.get_config()
-    # Seeded, so that the restored layer starts from the same weights and not only from the same wiring.
+    # The layers have seeds, so the restored layer starts from the same weights too.
     np.testing.assert_array_equal(numpy(restored(x)), numpy(layer(x)))
 
 
@@ -241,7 +241,7 @@ def test_a_random_subset_is_the_same_in_every_layer_of_the_same_sizes_unless_a_s
 
 
 def test_the_butterflies_of_dense_draw_their_subsets_apart():
-    """Take sizes that mirror each other, at which equal draws would make the second butterfly the first one's transpose."""
+    """The sizes of J1 and J2^T mirror each other. With equal draws J2^T would have the transposed wiring of J1."""
     for arguments in ({}, {"seed": 4}, {"truncation_seeds": (5, 6)}):
         first, second = wirings(ButterflyDense, 64, 64, **arguments)
         assert first.outputs != second.inputs
@@ -258,7 +258,7 @@ def test_subsets_that_no_seed_asks_for_leave_the_config_without_one():
 
 
 def test_truncation_seed_alone_fixes_the_subset():
-    """See that it counts before `seed`, which then fixes only the weights."""
+    """`truncation_seed` takes precedence over `seed`, which then fixes only the weights."""
     kept = wirings(Butterfly, truncation_seed=1)
     assert kept == wirings(Butterfly, truncation_seed=1, seed=2) == wirings(Butterfly, seed=1) != wirings(Butterfly, seed=2)
     assert wirings(Butterfly, truncation_seed=0, seed=2) == wirings(Butterfly)
@@ -499,7 +499,7 @@ def test_fresh_outputs_have_the_variance_of_dense(initializer, features, units):
     for seed in range(40):
         layer = ButterflyDense(units, seed=seed, kernel_initializer=initializer(seed=seed))
         layer.build((None, features))
-        # Of an output, averaged over all outputs, for inputs of variance 1 in every direction.
+        # The variance of an output, averaged over all outputs, if every input has variance 1.
         variances.append(squares(layer.kernel) / units)
     error = np.std(variances) / np.sqrt(len(variances))
     assert error < 0.04 * expected
@@ -575,7 +575,7 @@ def test_butterfly_regularisers_add_losses(rng):
     )
     y = layer(rng.standard_normal((3, 16)))
     reference = keras.layers.Activation("linear", activity_regularizer=keras.regularizers.L2(0.125))
-    reference(y)  # how Keras scales an activity loss by the batch differs between its versions
+    reference(y)  # versions of Keras scale an activity loss by the batch size in different ways
     expected = 0.5 * squares(layer.gadgets) + 0.25 * 5 + float(sum(reference.losses))
     np.testing.assert_allclose(float(sum(layer.losses)), expected, rtol=1e-5)
 

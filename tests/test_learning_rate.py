@@ -1,4 +1,4 @@
-"""The learning rate of butterfly weights: what is stored, and how far a step of an optimizer moves what is used."""
+"""Tests of the learning rate of butterfly weights: the stored weights, and how far a step changes the used weights."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ SHAPES = {
     "expanded": (6, {"units": 20}),
     "stacked": (16, {"units": 5, "stacks": 3}),
 }
-# name -> (maker, which of the two factors counts). Epsilon is near zero, so that the gradient's scale does not count with Adam.
+# name -> (maker, which of the two factors applies). Epsilon is near zero, so that Adam's step does not depend on the scale.
 OPTIMIZERS = {
     "sgd": (keras.optimizers.SGD, "sgd"),
     "momentum": (lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True), "sgd"),
@@ -26,7 +26,7 @@ OPTIMIZERS = {
 }
 shapes = pytest.mark.parametrize("shape", SHAPES)
 optimizers = pytest.mark.parametrize("optimizer", OPTIMIZERS)
-# The layers and models that take `lr_multiplier`, and where they hold their butterflies.
+# name -> (maker of a layer or model that takes `lr_multiplier`, function that returns its butterflies)
 MAKERS = {
     "butterfly": (lambda **arguments: Butterfly(5, seed=0, **arguments), lambda layer: [layer]),
     "dense": (lambda **arguments: ButterflyDense(5, seed=0, **arguments), lambda layer: [layer.j1, layer.j2_t]),
@@ -45,7 +45,7 @@ def built(shape, **arguments):
 
 
 def train(layer, optimizer, steps=1):
-    """Train a built layer alone, on data that are the same at every call."""
+    """Train a built layer alone, on the same data at every call."""
     rng, (features, units) = np.random.default_rng(0), layer.kernel.shape
     model = keras.Sequential([keras.Input((features,), dtype=layer.compute_dtype), layer])
     model.compile(optimizer, keras.losses.MeanSquaredError(dtype=layer.compute_dtype), run_eagerly=NAME == "tensorflow")
@@ -87,7 +87,7 @@ def test_weights_are_stored_divided_by_the_factor_for_adam(shape, lr_multiplier)
     ("lr_multiplier", "shape"), [*((None, shape) for shape in SHAPES), (4, "stacked"), (0.25, "truncated")], ids=str
 )
 def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_multiplier):
-    """Compare with a layer whose weights are stored as used, at the learning rate times the optimizer's factor."""
+    """Compare with a layer whose two factors are 1, trained with the learning rate times the factor of the optimizer."""
     make, kind = OPTIMIZERS[optimizer]
     found, expected = (
         built(shape, use_bias=False, lr_multiplier=multiplier, dtype="float64") for multiplier in (lr_multiplier, 1)
@@ -96,7 +96,7 @@ def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_mu
     assert (expected._multipliers.adaptive, expected._multipliers.sgd) == (1, 1)
     assert lr_multiplier in (None, factor)
     assert factor != 1
-    expected.set_gadget_weights(before)  # initial weights are drawn in float32
+    expected.set_gadget_weights(before)  # initial weights are in float32
     train(found, make(0.001), steps=3)
     train(expected, make(0.001 * factor), steps=3)
     moved, wanted = numpy(found.gadget_weights) - before, numpy(expected.gadget_weights) - before
@@ -163,7 +163,7 @@ def test_a_regularizer_decays_the_used_weights_with_sgd_as_fast_as_those_of_dens
     for each, weights in ((layer, lambda: layer.gadget_weights), (dense, lambda: dense.kernel)):
         model, before = keras.Sequential([keras.Input((16,)), each]), numpy(weights())
         model.compile(keras.optimizers.SGD(0.1), "mse")
-        model.train_on_batch(np.zeros((1, 16)), np.zeros((1, 5)))  # so that only the regularizer has a gradient
+        model.train_on_batch(np.zeros((1, 16)), np.zeros((1, 5)))  # only the regularizer has a gradient
         close(weights(), (1 - 0.1 * 2 * 0.01) * before, 1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Kernels carried over to butterflies, against explicit products and known transforms."""
+"""Tests of factorizing kernels, compared with explicit products and known transforms."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def test_fourier_with_bit_reversal_is_recovered():
 
 
 def test_cosine_transform_with_bit_reversal_is_recovered():
-    """DCT-II is the real part of a turned Fourier transform of the even inputs ascending, then the odd ones descending."""
+    """DCT-II is the real part of a rotated Fourier transform of the even inputs ascending, then the odd ones descending."""
     n = 64
     turned = 2 * np.exp(-1j * np.pi * np.arange(n) / (2 * n))[:, None] * np.fft.fft(np.eye(n))
     wiring, reversal = Wiring.butterfly(n, n), bit_reversed(n)
@@ -72,7 +72,7 @@ def test_other_kernels_are_approximated_better_than_by_zero(rng):
 
 
 def test_wide_truncated_kernels_do_not_become_square(rng):
-    """N x N in float64 would be 2 GiB here."""
+    """The N x N matrix in float64 would take 2 GiB."""
     wiring = Wiring.butterfly(16384, 3, truncation="random")
     weights = factorize(rng.standard_normal((16384, 3)), wiring)
     assert weights.shape == (wiring.effective_weights,)
@@ -131,7 +131,7 @@ def test_gradient_steps_improve_on_the_start_and_the_error_is_true(layer, rng):
 
 
 def test_fit_to_data_sees_only_the_directions_in_the_data(rng):
-    """On inputs of two directions a sandwich of rank 2 can be exact, whatever the kernel."""
+    """On inputs of rank 2 a ButterflyDense of rank 2 can be exact for any kernel."""
     kernel = rng.standard_normal((16, 16)).astype("float32")
     x = (rng.standard_normal((100, 2)) @ rng.standard_normal((2, 16))).astype("float32")
     layer = built(ButterflyDense(16, k1=4, k2=4, seed=0), 16)
@@ -161,7 +161,7 @@ def test_fit_refuses_data_that_do_not_fit(data, message):
         fitting.fit(built(Butterfly(8, seed=0), 4), np.ones((4, 8)), data)
 
 
-def test_a_sandwich_near_a_kernel_of_full_rank_stays_tame(rng):
-    """Where J1 shrinks a direction to nothing, W' must not make up for it."""
+def test_the_middle_kernel_stays_small_for_a_kernel_of_full_rank(rng):
+    """If a singular value of J1 is nearly zero, W' must not divide by it."""
     layer = built(ButterflyDense(64, k1=16, k2=16, seed=0), 64)
     assert fitting.fit(layer, scipy.linalg.hadamard(64) / 8, steps=0) < 1.5

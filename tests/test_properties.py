@@ -1,4 +1,4 @@
-"""Rules that hold for every size, truncation, order, seed, rank and precision, on sizes that hypothesis picks."""
+"""Tests of rules that hold for every size, truncation, order, seed, rank and precision, with examples from hypothesis."""
 
 from functools import partial
 
@@ -90,7 +90,7 @@ def test_kernel_is_the_layer_on_the_identity(sized):
 
 
 def rank_at_random_weights(wiring):
-    """Return the rank, in float64, of the matrix with random rotations and reflections, which keeps it well conditioned."""
+    """Return the rank of the butterfly's matrix, in float64, with random orthogonal gadgets, which keep it well conditioned."""
     (weights,) = initializers.get("orthogonal")(wiring, dtype="float64", seed=0)
     weights, rows = np.append(weights, 0.0), np.eye(len(wiring.inputs))
     for stage in wiring.stages:  # in NumPy, as JAX compiles every operation for every size
@@ -126,7 +126,7 @@ def test_generic_rank_is_lower_with_outputs_spread_over_nodes_that_no_input_uses
 
 @given(wirings, seeds)
 def test_the_transpose_is_the_adjoint(wiring, seed):
-    """<J x, y> = <x, J' y>, where J' has the wiring's transpose and the gadgets with inputs and outputs swapped."""
+    """<J x, y> = <x, J' y>, where J' has the transposed wiring and the transposed gadgets."""
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal(wiring.effective_weights)
     gadgets = [numpy(gadget) for gadget in kernels.stage_gadgets(wiring, ops.convert_to_tensor(weights))]
@@ -145,7 +145,7 @@ def test_orthogonal_weights_of_a_full_butterfly_keep_every_norm(stages, order, s
     layer = Butterfly(kernel_initializer="orthogonal", order=order, seed=seed, implementation=implementation, dtype="float64")
     x = np.random.default_rng(seed).standard_normal((3, 1 << stages))
     layer.build(x.shape)
-    # Initial weights are drawn in double precision and kept in float32.
+    # Initial weights are computed in float64 but returned in float32.
     np.testing.assert_allclose(np.linalg.norm(numpy(layer.linear(x)), axis=1), np.linalg.norm(x, axis=1), rtol=1e-6)
 
 
@@ -153,7 +153,7 @@ def test_orthogonal_weights_of_a_full_butterfly_keep_every_norm(stages, order, s
 def test_effective_weights_are_those_with_a_gradient(wiring, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((4, len(wiring.inputs)))
-    # Of the untruncated butterfly's weights, all drawn, only the effective ones change the outputs that are read.
+    # All weights of the untruncated butterfly are random, but only the effective ones change the outputs.
     full = Wiring(wiring.size, wiring.strides, tuple(range(wiring.size)), tuple(range(wiring.size)))
 
     def read(weights):
@@ -178,7 +178,7 @@ def test_error_of_every_precision_is_within_the_bound_of_the_docstring(stages, p
     if layer.weights:
         exact.set_weights(layer.get_weights())
     x = np.random.default_rng(seed).standard_normal((3, 1 << stages))
-    x = numpy(ops.cast(ops.cast(x, layer.compute_dtype), "float64"))  # what the layer is given, exactly
+    x = numpy(ops.cast(ops.cast(x, layer.compute_dtype), "float64"))  # the exact input of the layer
     y = layer(ops.cast(x, layer.compute_dtype))
     assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
     error = np.linalg.norm(numpy(ops.cast(y, "float64")) - numpy(exact(x)), axis=1)
@@ -198,7 +198,7 @@ def test_low_precision_stays_finite_in_values_and_gradients(sized, policy):
 
 
 def approximation_errors(k, trials, x, y):
-    """y' (J' J - I) x for `trials` draws of a scaled FJLT from 256 to k."""
+    """Return y' (J' J - I) x for `trials` draws of an FJLT J from 256 to k outputs."""
     errors = []
     for seed in range(trials):
         layer = Butterfly(k, truncation="random", seed=seed, kernel_initializer="fjlt")
@@ -209,8 +209,10 @@ def approximation_errors(k, trials, x, y):
 
 
 def test_fjlt_keeps_norms_and_inner_products_with_the_stated_confidence(rng):
-    """Over the draw of signs and subset the error of <J x, J y> has mean 0 and a standard deviation of about
-    sqrt((1 + <x, y>^2) (1 - k / n) / k) for unit vectors: 95 of 100 draws within twice that, allowing 1.25 for the "about"."""
+    """For unit vectors the error of <J x, J y> has mean 0 and standard deviation about sqrt((1 + <x, y>^2) (1 - k / n) / k).
+
+    So 95 of 100 draws are within twice the deviation. The bound is 1.25 times that, because the formula is approximate.
+    """
     n, trials = 256, 120
     x, y = rng.standard_normal((2, n))
     x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
@@ -220,4 +222,4 @@ def test_fjlt_keeps_norms_and_inner_products_with_the_stated_confidence(rng):
             errors = approximation_errors(k, trials, x, other)
             assert np.mean(np.abs(errors) <= 2.5 * deviation) >= 0.95
             assert abs(errors.mean()) < 5 * deviation / np.sqrt(trials)
-            assert errors.std() > 0.4 * deviation  # the errors are real, not zero by mistake
+            assert errors.std() > 0.4 * deviation  # the errors are not zero by mistake

@@ -1,4 +1,4 @@
-"""Models saved here and loaded in another process, which knows no more than `import keras_butterfly`."""
+"""Tests that load saved models in another process, in which only `import keras_butterfly` was run."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ np.savez(
 
 
 def make_model():
-    """Return a model of random subsets without seeds, the first nodes, stacks, given nodes, and all three layers."""
+    """Return a model of all three layers, with random subsets without seeds, the first nodes, listed nodes, and stacks."""
     inputs = keras.Input((6,))
     x = Butterfly(21, "relu", truncation="random")(inputs)
     x = Butterfly(10, truncation="random", use_bias=False)(x)
@@ -53,11 +53,11 @@ def make_model():
 
 @pytest.fixture(scope="module")
 def here_and_there(tmp_path_factory):
-    """The model's outputs in this process, and what a new process gets from each saved form of it."""
+    """Return the outputs of the model in this process, and those in a new process for each saved form of the model."""
     folder = tmp_path_factory.mktemp("saved")
     rng = np.random.default_rng(0)
     model = make_model()
-    # Weights that no initialiser gives, so that they can only come from the files.
+    # No initializer returns these weights, so they can only come from the files.
     model.set_weights([weights + 0.1 * rng.standard_normal(weights.shape) for weights in model.get_weights()])
     x = rng.standard_normal((5, 6)).astype("float32")
     np.save(folder / "inputs.npy", x)

@@ -1,4 +1,4 @@
-"""Sketches, their objectives and the approximations they give, against explicit NumPy, scipy and scikit-learn."""
+"""Tests of sketches, objectives and low-rank approximations, compared with plain NumPy, SciPy and scikit-learn."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ KINDS = {
     "dense": lambda ell, **settings: DenseSketch(ell, seed=0, **settings),
     "Gaussian": lambda ell, **settings: GaussianSketch(ell, seed=0, **settings),
 }
-# Of seed 5.
+# The rows of the nonzeros of each column, for seed 5.
 NONZERO_ROWS = [[2, 0], [3, 6], [1, 3], [4, 5], [6, 2], [1, 5], [2, 5], [3, 4]]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -40,7 +40,7 @@ def matrix(sketch):
 
 
 def best(B, X, k, sketched=None):
-    """[X V]_k V^T in plain NumPy, of B X or of what is given in its place."""
+    """Return [X V]_k V^T in plain NumPy, where U S V^T is the SVD of `sketched`."""
     values, rows = np.linalg.svd(B @ X if sketched is None else sketched, full_matrices=False)[1:]
     rows = rows[values > 1e-10 * max(values[0], 1e-300)]
     left, inner, outer = np.linalg.svd(X @ rows.T, full_matrices=False)
@@ -130,7 +130,7 @@ def test_a_butterfly_sketch_is_the_papers():
 @pytest.mark.parametrize("seeded", [True, False])
 @kinds
 def test_expected_norms_are_kept(kind, seeded):
-    """Take the mean over the draws, with a seed of the sketch's own or without: E ||B x||^2 = ||x||^2."""
+    """The mean of ||B x||^2 over the draws is ||x||^2, with a seed of the sketch and without one."""
     x, norms = np.linspace(1, 2, 16)[:, None], []
     for seed in range(300):
         sketch = KINDS[kind](4)
@@ -155,7 +155,7 @@ def test_saved_and_loaded(kind, rng, tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.data())
 def test_the_value_of_the_objective_is_the_error_of_the_best_approximation(ell, n, d, data):
-    """For all sizes and ranks, those of zero too."""
+    """Compare for all sizes and ranks, rank 0 too."""
     k, rank = data.draw(st.integers(1, min(ell, d))), data.draw(st.integers(0, min(n, d)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d))
@@ -188,7 +188,7 @@ def test_values_and_gradients_are_those_of_the_differentiable_decompositions(rng
         differences[index] = (errors[0] - errors[1]) / (2 * step)
     tolerance = 1e-3 if NAME == "torch" else 1e-6
     np.testing.assert_allclose(found, differences, atol=max(tolerance, 1e-5) * max(np.abs(differences).max(), 1))
-    if ell <= d:  # more rows than columns: the reference's own gradient divides by zero
+    if ell <= d:  # with more rows than columns the gradient of the reference divides by zero
         reference, expected = gradient(singular_vector_loss, A, X, k)
         np.testing.assert_allclose(value, reference, rtol=1e-5)
         np.testing.assert_allclose(found, expected, atol=max(tolerance, 1e-6) * max(np.abs(expected).max(), 1))
@@ -231,7 +231,7 @@ def test_the_objective_and_its_gradient_are_finite(kind, dtype):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Gaussian"])
 def test_training_lowers_the_error(kind, rng):
-    common = rng.standard_normal((4, 12))  # all matrices are near one row space's worth of structure in their rows
+    common = rng.standard_normal((4, 12))  # the rows of all matrices are near one space of dimension 4
     mixing = rng.standard_normal((32, 4))
     matrices = np.stack([mixing @ (common + 0.3 * rng.standard_normal((4, 12))) for _ in range(8)])
     matrices = (matrices + 0.1 * rng.standard_normal(matrices.shape)).astype("float32")
@@ -262,7 +262,7 @@ def test_the_approximation_is_the_best_in_the_row_space(rng, dtype):
 
 
 def test_it_is_as_good_as_randomized_svd_at_equal_width(rng):
-    """One Gaussian sketch of the rows, without power iterations, is what randomized_svd does for the transpose."""
+    """Without power iterations, randomized_svd of the transpose uses one Gaussian sketch of the rows."""
     extmath = pytest.importorskip("sklearn.utils.extmath")
     X = (np.linalg.qr(rng.standard_normal((80, 50)))[0] * 0.8 ** np.arange(50)) @ np.linalg.qr(rng.standard_normal((50, 50)))[0]
     ours, theirs = [], []
@@ -313,7 +313,10 @@ GOOD = np.ones((3, 10, 6)) * np.arange(1, 7)
         (lambda: SparseSketch(4).fit(GOOD, 2, steps=0), "`steps` must be a positive integer"),
         (lambda: low_rank_approximation(GaussianSketch(4), GOOD, 5), "`k` must be at most ell=4"),
         (lambda: low_rank_approximation(GaussianSketch(4), GOOD * np.inf, 2), "Expected finite numbers in X"),
-        (lambda: low_rank_approximation(GaussianSketch(4), np.ones(3), 1), r"Expected X as a matrix or matrices, \(..., n, d\)"),
+        (
+            lambda: low_rank_approximation(GaussianSketch(4), np.ones(3), 1),
+            r"Expected X as a matrix or matrices, \(..., n, d\)",
+        ),
         (lambda: low_rank_approximation(built(), np.ones((9, 6)), 1), r"expects matrices of 10 rows. Received: shape \(9, 6\)"),
         (lambda: built()(np.ones((9, 6))), r"expects matrices of 10 rows"),
     ],
@@ -331,7 +334,7 @@ def built():
 
 @pytest.mark.parametrize("dtype", ["int64", "bool", "float16"])
 def test_other_numbers(dtype, rng):
-    """Counts are what sparse matrices of text hold."""
+    """Sparse matrices of text hold counts, for example."""
     dense = (rng.random((30, 12)) < 0.3).astype(dtype)
     sketch = GaussianSketch(5, seed=0)
     expected = low_rank_approximation(sketch, dense.astype("float64"), 3)

@@ -1,4 +1,4 @@
-"""Transforms as products of butterflies, against scipy."""
+"""Tests of the transforms, compared with SciPy."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_a_dct_is_log2_n_butterflies_with_few_weights():
     assert len(model.layers) == 10
     assert all(isinstance(layer, Butterfly) and not layer.wiring.increasing for layer in model.layers)
     assert all(layer.bias is None for layer in model.layers)
-    # 10 butterflies of 11 stages on 2,048 nodes at most; fewer where inputs or outputs are dropped.
+    # 10 butterflies of 11 stages on 2,048 nodes. The first and the last one have fewer weights, because some nodes are unused.
     assert model.count_params() <= 10 * 11 * 2 * 2048
 
 

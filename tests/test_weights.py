@@ -1,4 +1,4 @@
-"""Weights that are carried from one model to another: what fits, by which way, and what is refused."""
+"""Tests of carrying weights from one model to another: which weights fit, in which ways, and which are refused."""
 
 import re
 
@@ -31,14 +31,14 @@ UNTRACKED = pytest.mark.xfail(strict=True, reason="Keras gives TensorFlow's chec
 
 
 def build(kind, **rate):
-    """Return a new functional model, whose names are those of every other one of its kind."""
+    """Return a new functional model. All models of one kind have the same names."""
     shape, make = KINDS[kind]
     inputs = keras.Input(shape)
     return keras.Model(inputs, make(**rate)(inputs))
 
 
 def trained(kind, **rate):
-    """Return a new model with weights that no initializer draws."""
+    """Return a new model with weights that no initializer returns."""
     model, rng = build(kind, **rate), np.random.default_rng(1)
     model.set_weights([weights + 0.1 * rng.standard_normal(weights.shape) for weights in model.get_weights()])
     return model
@@ -50,7 +50,7 @@ def outputs(model):
 
 
 def close(found, expected):
-    """Compare to float32 rounding, as another multiplier divides what is used by another number."""
+    """Compare up to float32 rounding, because the stored weights are rounded after dividing by the multiplier."""
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
@@ -61,7 +61,7 @@ def layer_of(units=None, inputs=16, **settings):
 
 
 def stored_by(layer):
-    """Return what the layer writes to a file."""
+    """Return the arrays that the layer writes to a file."""
     store = {}
     layer.save_own_variables(store)
     return store
@@ -77,7 +77,7 @@ def refused(message):
 
 @kinds
 def test_the_same_code_builds_models_whose_weights_fit_each_other(kind):
-    """Set the weights by position, which checks nothing but shapes: the nodes and places are equal without any seed."""
+    """Set the weights by position, where only shapes are checked. Without a seed the nodes are the same in every model."""
     source = trained(kind)
     expected = outputs(source)
     for seed in (3, 4):
@@ -100,7 +100,7 @@ def test_parameter_counts_do_not_vary(kind):
 
 @kinds
 def test_a_rebuilt_model_loads_a_weights_file_to_the_bit(kind, tmp_path):
-    """Compare exactly: the file holds the used weights in float64, from which division gives the stored ones."""
+    """Compare exactly: the file holds the used weights in float64, and division gives the stored ones without an error."""
     source = trained(kind)
     expected = outputs(source)
     source.save_weights(tmp_path / "m.weights.h5")
@@ -152,7 +152,7 @@ def test_a_file_holds_the_weights_as_used_the_bias_as_it_is_and_what_they_fit(lr
     assert store["strides"].tolist() == [8, 4, 2, 1]
 
 
-# What the weights were saved from, what they are loaded into, and what does not fit.
+# (layer that the weights were saved from, layer that they are loaded into, part of the error message)
 STRUCTURES = {
     "order": ({"order": "increasing"}, {"order": "decreasing"}, "strides"),
     "order of stacks": ({"stacks": 2}, {"stacks": 2, "transposed": True}, "strides"),
@@ -258,7 +258,7 @@ def test_weights_of_another_random_subset_are_refused(cls, seeds, tmp_path):
 @pytest.mark.parametrize("lr_multiplier", [None, 0.3])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_bfloat16", "float64"])
 def test_files_keep_every_precision(dtype, lr_multiplier, tmp_path):
-    """Compare exactly but for float64, in which a file's float64 leaves room for two roundings."""
+    """Compare exactly, but for float64 weights, which are rounded twice on their way through a float64 file."""
     settings = {"dtype": dtype, "lr_multiplier": lr_multiplier, "inputs": 50}
     source, model = one_layer(20, **settings), one_layer(20, **settings)
     source.set_weights([weights + 0.1 for weights in source.get_weights()])

@@ -1,4 +1,4 @@
-"""Which node feeds which: exact counts against brute force and the paper, the random subset, and bad input."""
+"""Tests of wirings: exact counts compared with brute force and the paper, the random subset, and bad input."""
 
 from dataclasses import FrozenInstanceError
 from math import comb
@@ -22,7 +22,7 @@ SIZES = [
 def assert_matches_brute_force(wiring):
     edges = oracles.effective_edges(wiring)
     assert wiring.effective_weights == sum(map(len, edges))
-    # The flat vector's order, and that each effective edge and no other has a place in it.
+    # Each effective edge, and no other edge, has a position in the flat vector, in the right order.
     position = 0
     for row, stride, expected in zip(wiring.edge_index, wiring.strides, edges, strict=True):
         places = row.reshape(-1, 2, 2, stride)  # (h, i, o, l)
@@ -68,8 +68,8 @@ def test_counts_of_the_papers_example():
     counts = np.array([wiring.effective_weights for wiring in draws])
     assert {wiring.weight_bound for wiring in draws} == {12_947}
     assert counts.max() <= 12_947
-    assert 6_716 <= np.median(counts) <= 8_204  # over ten draws of the paper's walk the counts span this range
-    # The mean that a uniform draw of 10 out of 1024 gives: after j steps back, S holds whole groups of 2^j nodes.
+    assert 6_716 <= np.median(counts) <= 8_204  # the range of the counts in ten draws of the paper's walk
+    # The expected count for a uniform draw of 10 out of 1024 nodes. After j steps back, S consists of groups of 2^j nodes.
     expected = sum(2 * 1024 * (1 - comb(1024 - 2**j, 10) / comb(1024, 10)) for j in range(10))
     assert abs(counts.mean() - expected) < 5 * counts.std() / np.sqrt(len(counts))
 
