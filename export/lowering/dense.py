@@ -50,7 +50,7 @@ class Folded(Lowering):
                 yield cls(width=-(-middle // LANES) * LANES)
 
     def affine(self, layer: Layer, bias: np.ndarray | None) -> Affine:
-        parts = layer.parts
+        parts = layer.parts()
         kernels = [ops.convert_to_numpy(part.kernel) for part in parts]
         if len(parts) == 1:
             return product(kernels[0], bias)

@@ -112,7 +112,7 @@ class PartByPart(Lowering):
     """A lowering that applies a layer's parts one after the other; a subclass says how it writes a butterfly."""
 
     def affine(self, layer: Layer, bias: np.ndarray | None) -> Affine:
-        parts, written = layer.parts, {}
+        parts, written = layer.parts(), {}
         for number, part in enumerate(parts):
             added = bias if number == len(parts) - 1 else None
             if has_stages(part):

@@ -17,7 +17,7 @@ MAX_IN_FLOAT32, MAX_WITH_FLOAT32_WEIGHTS = 6, 2
 
 def lowerings(layer: Layer) -> list[Lowering]:
     """Return all sensible lowerings of `layer`: at least `Dense`, never `Gather`, which `Slice` replaces."""
-    return [lowering for kind in KINDS.values() for lowering in kind.candidates(layer.parts)]
+    return [lowering for kind in KINDS.values() for lowering in kind.candidates(layer.parts())]
 
 
 def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False) -> list[Lowering]:

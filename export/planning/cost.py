@@ -38,7 +38,7 @@ def estimated_bytes(layer: Layer, lowering: Lowering, precision: str | None = No
 
 def work(layer: Layer, lowering: Lowering, rows: int) -> Work:
     """Return how much of each unit of work, the keys of `costs.json`, the lowering does. Weights are in bytes of float32."""
-    total = Counter(invocations=1) + lowering.work(layer.parts, rows)
+    total = Counter(invocations=1) + lowering.work(layer.parts(), rows)
     total["weights beyond near"] = max(0, total["weights"] - NEAR)
     total["weights beyond far"] = max(0, total["weights"] - FAR)
     return total

@@ -12,7 +12,7 @@ from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.quiet import quiet_tensorflow
 
 from ..lowering import Layer
-from ..preparation.representative_data import MOST_BATCHES
+from ..preparation.representative_data import MAX_BATCHES
 
 Shape = tuple[int | None, ...]
 
@@ -45,7 +45,7 @@ def observe(
         The inputs of each outermost butterfly layer, in the order of execution, and the outputs for each batch.
     """
     layers = [layer for layer in all_layers(model) if hasattr(layer, "parts")]
-    inner = {id(part) for layer in layers for part in layer.parts if part is not layer}
+    inner = {id(part) for layer in layers for part in layer.parts() if part is not layer}
     seen: dict[Layer, LayerInputs] = {}
     values: dict[Layer, list] = {}
 
@@ -72,7 +72,7 @@ def observe(
             result, inputs = run(*(tf.constant(value) for value in batch.values()))
         outputs.append({name: value.numpy() for name, value in result.items()})
         for layer, calls in zip(values, inputs, strict=True):
-            room = MOST_BATCHES - len(seen[layer].inputs)
+            room = MAX_BATCHES - len(seen[layer].inputs)
             seen[layer].inputs += [value.numpy() for value in calls[:room]]
     rng = np.random.default_rng(0)
     for layer, known in seen.items():

@@ -198,9 +198,11 @@ class Butterfly(keras.layers.Layer):
             raise not_built(self)
         return self._wiring
 
-    @property
     def parts(self) -> tuple:
-        """Return the maps whose product the layer is: this butterfly alone."""
+        """Return the maps whose product is the layer's linear map. A butterfly has one part, which is the layer itself.
+
+        This is a method because Keras reads all properties when it saves and loads, and would follow the tuple without end.
+        """
         return (self,)
 
     @property

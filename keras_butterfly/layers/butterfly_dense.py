@@ -174,9 +174,8 @@ class ButterflyDense(keras.layers.Layer):
         middle = self.j1(x)
         return self.j2_t(ops.matmul(middle, ops.cast(self.middle_kernel, middle.dtype)))
 
-    @property
     def parts(self) -> tuple:
-        """Return the maps whose product the layer is, in the order of application: J1, W' and J2^T.
+        """Return the maps whose product is the layer's linear map, in the order of application: J1, W' and J2^T.
 
         Raises:
             ValueError: before the layer is built.
