@@ -236,7 +236,7 @@ def test_a_random_subset_is_the_same_in_every_layer_of_the_same_sizes_unless_a_s
     keras.utils.set_random_seed(7)
     assert wirings(cls, inputs, units) == default
     for seed in (1, 2**32 - 1):
-        assert all(ours != theirs for ours, theirs in zip(wirings(cls, inputs, units, seed=seed), default, strict=True))
+        assert all(seeded != unseeded for seeded, unseeded in zip(wirings(cls, inputs, units, seed=seed), default, strict=True))
         assert wirings(cls, inputs, units, seed=seed) == wirings(cls, inputs, units, seed=seed)
 
 
@@ -565,7 +565,7 @@ def test_from_dense_refuses_an_unbuilt_layer():
         ButterflyDense.from_dense(keras.layers.Dense(4, name="head"))
 
 
-def test_butterfly_regularisers_add_losses(rng):
+def test_butterfly_regularizers_add_losses(rng):
     layer = Butterfly(
         5,
         bias_initializer="ones",
@@ -580,7 +580,7 @@ def test_butterfly_regularisers_add_losses(rng):
     np.testing.assert_allclose(float(sum(layer.losses)), expected, rtol=1e-5)
 
 
-def test_dense_regularisers_add_losses():
+def test_dense_regularizers_add_losses():
     layer = ButterflyDense(
         5,
         bias_initializer="ones",

@@ -23,8 +23,8 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..utils.validation import check_finite, positive_integer
 
-# Singular values of B X below this part of the largest one count as zero. If B or X was given in float32, the tolerance is ten
-# times the unit roundoff of float32, because rounding gives a matrix of rank 3 full rank.
+# Singular values of B X below this part of the largest one count as zero. If B or X has a shorter dtype, such as float32, the
+# tolerance is ten times the unit roundoff of that dtype, because rounding gives a matrix of rank 3 full rank.
 RANK_TOLERANCE = 1e-10
 # Singular values of Y Q that differ by less than this part of the largest one count as equal, and those below it as zero.
 GAP_TOLERANCE = 1e-12
