@@ -32,10 +32,10 @@ from .preparation.exportable import (
     unrolled,
     with_inputs,
 )
-from .preparation.representative_data import Batch, Representative, representative
+from .preparation.representative_data import Batch, RepresentativeBatches, representative_batches
 from .tflite import runtime
 from .tflite.converter import convert
-from .tflite.naming import renamed
+from .tflite.naming import rename_tensors
 from .tflite.operators import check_builtin
 from .tflite.parity import Parity, ParityError, compare_outputs
 from .tflite.quantize import Precision, Quantize
@@ -191,7 +191,7 @@ class _Export:
         self.float32 = in_float32(model)
         self.model = with_inputs(self.float32)
         self.specs, self.output_names = input_specs(self.model, batch_size), output_names(self.model)
-        self.data = representative(self.model, data, self.specs, planner.precision)
+        self.data = representative_batches(self.model, data, self.specs, planner.precision)
         for note in self.data.notes:
             warnings.warn(note, stacklevel=4)
         self.layers, self.expected = self._observed()
@@ -209,7 +209,7 @@ class _Export:
         variables = [variable.value for variable in self.model.variables]
         replaced = executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
         with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
-            content = renamed(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
+            content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
         operators = check_builtin(content)
         if precision.name == "int8":
@@ -220,10 +220,19 @@ class _Export:
         except ParityError as error:
             raise ParityError(f"{error}{self._advice(content)}") from None
         partitions = runtime.partitions(interpreter)
-        names = tuple(spec.name for spec in self.specs), self.output_names
         notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
-        original = self._original_parity(interpreter)
-        return TFLiteModel(content, operators, partitions, *names, precision, parity, tuple(plans.values()), notes, original)
+        return TFLiteModel(
+            content=content,
+            operators=operators,
+            partitions=partitions,
+            input_names=tuple(spec.name for spec in self.specs),
+            output_names=self.output_names,
+            precision=precision,
+            parity=parity,
+            plan=tuple(plans.values()),
+            notes=notes,
+            original_parity=self._original_parity(interpreter),
+        )
 
     def _advice(self, content: bytes) -> str:
         """Return advice on an int8 export that was refused: the first layer that goes wrong, and whether "dynamic" fits."""
@@ -272,7 +281,7 @@ class _Export:
         if len(content) > len(plain):
             notes.append(f"larger ({len(content) / 1024:,.0f} KiB, float32 {len(plain) / 1024:,.0f} KiB)")
         contents = {"quantized": content, "float32": plain}
-        latencies = self.planner.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, progress=lambda _: None)
+        latencies = self.planner.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: None)
         seconds, plain_seconds = (latencies[name].median for name in contents)
         if seconds > SLOWER * plain_seconds:
             notes.append(f"slower ({seconds * 1e6:,.1f} us, float32 {plain_seconds * 1e6:,.1f} us)")
@@ -296,7 +305,7 @@ def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
 
 
 def _parity(
-    interpreter: runtime.Interpreter, data: Representative, results: Sequence[Batch], tolerance: float, classes: bool
+    interpreter: runtime.Interpreter, data: RepresentativeBatches, results: Sequence[Batch], tolerance: float, classes: bool
 ) -> Parity:
     """Return how far the export is from Keras's `results` on the data that verify it.
 

@@ -1,31 +1,30 @@
-"""Why an int8 export disagrees with Keras: the first layer whose values go wrong."""
+"""Finding the layer at which an int8 export begins to disagree with Keras."""
 
 import re
-import warnings
 from collections.abc import Sequence
 
 import keras
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_butterfly.utils.keras_internals import calls_in_graph
 
 from .preparation.representative_data import Batch
 from .tflite.parity import compare_outputs
-from .tflite.runtime import run
+from .tflite.runtime import dequantized, run
+from .tflite.tensorflow_internals import interpreter_that_keeps_tensors
 
 
 def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, tolerance: float) -> tuple[str, float] | None:
-    """Return the first layer of `model` whose values in the file are off by more than `tolerance`, and by how much.
+    """Return the name and the error of the first layer whose outputs in the file differ from Keras's by more than `tolerance`.
 
-    The values of a layer are found in the file by the layer's name and the shape of its output. Layers whose values were merged
-    into others, and models that are not functional, cannot be told.
+    The file's tensors are matched with the layers by name and shape. A layer that the converter merged with another one cannot
+    be matched, nor can any layer of a model that is not functional.
 
     Args:
-        content: bytes of the .tflite file.
-        model: the model that it was made of.
-        batch: inputs by the names of the file's signature, in the order of the model's inputs.
-        tolerance: largest permitted difference, relative to the largest value of the layer.
+        content: the bytes of the .tflite file.
+        model: the Keras model that was exported.
+        batch: the inputs by the names of the file's signature, in the order of the model's inputs.
+        tolerance: the largest permitted difference, relative to the largest output of the layer.
 
     Returns:
         The layer's name and its relative error, or None if no such layer is found.
@@ -33,41 +32,38 @@ def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, toleranc
     layers = [layer for layer in getattr(model, "layers", ()) if _has_one_output(layer)]
     if not layers:
         return None
-    inside = keras.Model(model.inputs, {layer.name: layer.output for layer in layers})
-    expected = inside(list(batch.values()), training=False)
-    values = _tensors(content, batch)
+    every_output = keras.Model(model.inputs, {layer.name: layer.output for layer in layers})
+    outputs = every_output(list(batch.values()), training=False)
+    tensors = _tensor_values(content, batch)
     for layer in layers:
-        wanted = np.asarray(keras.ops.convert_to_numpy(expected[layer.name]))
-        # A second trace of the same layer gets a number behind its name.
-        named = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
-        found = [value for name, value in values if named.search(name) and value.shape == wanted.shape]
-        if found:
-            error = compare_outputs([wanted], [found[-1]]).relative_error
+        expected = np.asarray(keras.ops.convert_to_numpy(outputs[layer.name]))
+        # TensorFlow appends a number to the name of a layer that is traced a second time.
+        name_pattern = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
+        matches = [value for name, value in tensors if name_pattern.search(name) and value.shape == expected.shape]
+        if matches:
+            error = compare_outputs([expected], [matches[-1]]).relative_error
             if error > tolerance:
                 return layer.name, error
     return None
 
 
 def _has_one_output(layer) -> bool:
-    """Return whether a layer of a functional model was called once and gives one floating tensor."""
+    """Return whether a layer of a functional model was called once and returned one tensor of floats."""
     nodes = calls_in_graph(layer)
-    one = len(nodes) == 1 and len(nodes[0].output_tensors) == 1
-    return one and not isinstance(layer, keras.layers.InputLayer) and keras.backend.is_float_dtype(layer.output.dtype)
+    single = len(nodes) == 1 and len(nodes[0].output_tensors) == 1
+    return single and not isinstance(layer, keras.layers.InputLayer) and keras.backend.is_float_dtype(layer.output.dtype)
 
 
-def _tensors(content: bytes, batch: Batch) -> Sequence[tuple[str, np.ndarray]]:
-    """Return the names and the values, in float, of all tensors of the file after one invocation."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors", category=UserWarning)
-        interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+def _tensor_values(content: bytes, batch: Batch) -> Sequence[tuple[str, np.ndarray]]:
+    """Run the file on one batch, and return the name and the values of each of its tensors. Int8 values are made floats."""
+    interpreter = interpreter_that_keeps_tensors(content)
     interpreter.allocate_tensors()
     run(interpreter, batch)
     found = []
     for detail in interpreter.get_tensor_details():
         try:
             value = interpreter.get_tensor(detail["index"])
-        except ValueError:  # a tensor that the delegate keeps to itself
+        except ValueError:  # The tensor is inside a part of the graph that XNNPACK runs.
             continue
-        scale, zero = detail["quantization"]
-        found.append((detail["name"], (value.astype(np.float32) - zero) * scale if scale else value))
+        found.append((detail["name"], dequantized(value, detail)))
     return found

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and never over another file unasked."""
+"""Writing files so that a reader sees the whole file or none, and an existing file is replaced only on request."""
 
 import errno
 import os
@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# What os.link answers on file systems that know no hard links.
+# The errors that os.link raises on file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def check_writable(path, overwrite: bool = False) -> Path:
-    """Return `path` as a Path that a file may be written to.
+    """Check that a file can be written to `path`, and return `path` as a `Path`.
 
     Raises:
-        ValueError: if its folder does not exist or cannot be written to, its name is too long, it is a folder or a device, or
-            something is there and `overwrite` is False.
+        ValueError: if the folder does not exist or cannot be written to, the file name is too long, a folder or a device is at
+            `path`, or a file is there and `overwrite` is False.
     """
     if not isinstance(path, str | Path) or not str(path):
-        raise ValueError(f"Expected a path. Received: {path!r}")
+        raise ValueError(f"Expected a path, as a str or a pathlib.Path. Received: {path!r}")
     path = Path(path)
     folder = _target(path).parent
     if not folder.is_dir():
@@ -29,24 +29,24 @@ def check_writable(path, overwrite: bool = False) -> Path:
     if len(os.fsencode(path.name)) > longest:
         raise ValueError(f"Expected a file name of at most {longest} bytes. Received: '{path.name[:40]}...'. Shorten it.")
     if path.is_dir():
-        raise ValueError(f"Expected a path for a file. Received a folder: '{path}'")
+        raise ValueError(f"Expected the path of a file. Received a folder: '{path}'. Add a file name.")
     if path.exists() and not path.is_file():
-        raise ValueError(f"Expected a path for a file. Received '{path}', which is no regular file.")
+        raise ValueError(f"Expected the path of a file. Received: '{path}', which is no regular file. Choose another path.")
     if os.path.lexists(path) and not overwrite:
-        raise ValueError(f"'{path}' exists. Choose another path, or pass overwrite=True.")
+        raise ValueError(_exists_message(path))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"Expected a folder that can be written to. Received: '{folder}'. Choose another one.")
     return path
 
 
 def check_distinct(outputs: dict[str, object], inputs: dict[str, object]) -> None:
-    """Check that no two outputs, and no output and input, are one file, whatever the paths that lead to it.
+    """Check that no output is the same file as another output or an input. Links and relative paths are followed.
 
     Args:
-        outputs, inputs: paths by the names that the user knows them by. Paths that are None are left out.
+        outputs, inputs: name of the argument, as the user knows it -> path. Paths that are None are ignored.
 
     Raises:
-        ValueError: naming the two that are one file.
+        ValueError: if two of them are the same file. The message names both.
     """
     taken: dict[Path, str] = {}
     for name, path in [*inputs.items(), *outputs.items()]:
@@ -59,19 +59,19 @@ def check_distinct(outputs: dict[str, object], inputs: dict[str, object]) -> Non
 
 
 def write(path, content: bytes | Callable[[Path], object], overwrite: bool = False) -> Path:
-    """Write a file under a temporary name in the same folder, then give it its name: a reader sees the whole file or none.
+    """Write a file so that a reader sees the whole file or none, and return its path.
 
-    A file that is replaced passes its mode on; a new one has the mode that the umask allows. If `path` is a symbolic link, the
-    file that it leads to is written.
+    The content is written to a temporary file in the same folder, which is then renamed. A replaced file passes its mode on to
+    the new one. If there was no file, the umask sets the mode. If `path` is a symbolic link, its target is written.
 
     Args:
-        path: of the file.
-        content: bytes, or a function that writes to the path it is given, whose suffix is that of `path`.
-        overwrite: replace an existing file.
+        path: the path of the file.
+        content: the bytes, or a function that takes a path and writes the file there. The path ends in the suffix of `path`.
+        overwrite: whether an existing file is replaced.
 
     Raises:
-        ValueError: as `check_writable`, also if a file appears at `path` meanwhile and `overwrite` is False.
-        OSError: naming `path`, for example if the disk is full.
+        ValueError: as `check_writable`, and if a file appears at `path` while the content is written and `overwrite` is False.
+        OSError: if writing fails, for example because the disk is full. Its `filename` is `path`.
     """
     path = check_writable(path, overwrite)
     target = _target(path)
@@ -88,7 +88,7 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
         else:
             _link(temporary, target)
     except FileExistsError:
-        raise ValueError(f"'{path}' exists. Choose another path, or pass overwrite=True.") from None
+        raise ValueError(_exists_message(path)) from None
     except OSError as error:
         raise OSError(error.errno, f"could not write the file: {error.strerror or error}", str(path)) from error
     finally:
@@ -98,9 +98,9 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
 
 @contextmanager
 def locked(path) -> Iterator[None]:
-    """Hold the lock of the folder of `path`, so that two processes do not read, change and write one file at the same time.
+    """While active, hold a lock on the folder of `path`, so that no other process changes the file at the same time.
 
-    On systems without `fcntl` there is no lock.
+    Only processes that use this function wait for the lock. On systems without `fcntl` there is no lock.
     """
     try:
         import fcntl
@@ -115,20 +115,28 @@ def locked(path) -> Iterator[None]:
         os.close(handle)
 
 
+def _exists_message(path: Path) -> str:
+    return f"Expected a path where no file exists. '{path}' exists. Choose another path, or pass overwrite=True."
+
+
 def _target(path: Path) -> Path:
-    """Return the absolute path of the file that `path` leads to, through symbolic links, also where nothing is there."""
+    """Return the absolute path of the file that `path` leads to through symbolic links. The file need not exist."""
     return Path(os.path.realpath(path))
 
 
 def _new_file(target: Path) -> Path:
-    """Create an empty file of another name beside `target`, with the mode that the umask allows."""
+    """Create an empty file with a random name in the folder of `target`, and return its path. The umask sets its mode."""
     temporary = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Give the file a second name, which unlike a rename fails if `target` exists."""
+    """Make `target` a second name of the file `temporary`. Unlike renaming, this fails if `target` exists.
+
+    Raises:
+        FileExistsError: if it does.
+    """
     try:
         os.link(temporary, target)
     except OSError as error:

@@ -1,16 +1,19 @@
-"""An exported model with its evidence, and how it is run."""
+"""The result of an export, and running a .tflite file on arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from keras_butterfly.utils.text_table import TextGroup
+
 from . import files
+from .explanation import explanation, summary_lines
 from .planning.plan import LayerPlan
 from .tflite import runtime
 from .tflite.parity import Parity
-from .tflite.quantize import Precision, by_name
+from .tflite.quantize import Precision
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,12 @@ class Gain:
     """What the butterfly layers of an export save over dense kernels.
 
     Attributes:
-        seconds, dense_seconds: per invocation, of all butterfly layers together, each measured alone, as exported and as dense
-            kernels.
-        size_bytes, dense_size_bytes: of the file as it is, and about what it would be with dense kernels.
-        estimated: whether a dense kernel was too slow to be worth a measurement, so that the dense figures are estimates.
+        seconds: seconds per invocation of all butterfly layers together, as exported. Each layer was measured by itself.
+        dense_seconds: the same for the layers as dense kernels.
+        size_bytes: bytes of the file.
+        dense_size_bytes: estimated bytes of the file if the layers were dense kernels.
+        estimated: whether `dense_seconds` is partly estimated. A dense kernel that is estimated to be much slower is not
+            measured.
     """
 
     seconds: float
@@ -31,21 +36,23 @@ class Gain:
     estimated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TFLiteModel:
-    """An exported model with its evidence.
+    """A .tflite file with the evidence that its outputs agree with those of the Keras model.
 
     Attributes:
         content: the bytes of the .tflite file.
-        operators: names of its operators, in the order of execution; all built in.
-        partitions: pieces into which the stock runtime cuts it for XNNPACK; 1 is best.
-        input_names, output_names: of its one signature, in the order in which the Keras model takes and gives them.
-        precision: of its weights and activations.
-        parity: maximum and relative error against Keras, as measured on export, on the representative data where given.
-        plan: per butterfly layer, what it was lowered to, its own error, and what else was considered.
-        notes: warnings, in sentences.
-        original_parity: for a model that does not compute in float32 the errors against the model itself, while `parity` is
-            against its copy in float32. None for other models.
+        operators: the names of the file's operators in the order of execution. All of them are built in.
+        partitions: number of pieces into which the stock runtime cuts the graph for XNNPACK. 1 is best.
+        input_names: the names of the signature's inputs, in the order of the Keras model's inputs.
+        output_names: the names of the signature's outputs, in the order of the Keras model's outputs.
+        precision: the precision of the weights and the activations.
+        parity: the errors against Keras, measured during the export. They are measured on the representative data if these were
+            given, else on random inputs.
+        plan: for each butterfly layer its lowering, the error of this lowering, and the lowerings that were considered.
+        notes: warnings, each a sentence or a few.
+        original_parity: the errors against the Keras model in its own precision, if that is not float32. `parity` is then
+            against the model's copy in float32. None for a model in float32.
     """
 
     content: bytes = field(repr=False)
@@ -61,11 +68,12 @@ class TFLiteModel:
 
     @property
     def size_bytes(self) -> int:
+        """The size of the file, in bytes."""
         return len(self.content)
 
     @property
     def gain(self) -> "Gain | None":
-        """What the butterfly layers save over dense kernels, or None where their lowerings were not measured."""
+        """What the butterfly layers save over dense kernels. None if the lowering of any of them was not measured."""
         pairs = [(plan.chosen, plan.dense) for plan in self.plan]
         known = [(chosen, dense) for chosen, dense in pairs if chosen and dense and chosen.measured]
         if not known or len(known) != len(self.plan):
@@ -80,13 +88,11 @@ class TFLiteModel:
         )
 
     def __str__(self) -> str:
-        """A few lines: precision, size, error, and what the butterfly layers save."""
-        from .measurement.comparison import summary_lines
-
+        """Return a few lines of text: precision, size, errors, and what the butterfly layers save."""
         return "\n".join(summary_lines(self))
 
     def to_dict(self) -> dict:
-        """The evidence, ready for JSON; without the bytes."""
+        """Return all fields but `content` and `original_parity`, ready for JSON."""
         return {
             "size_bytes": self.size_bytes,
             "operators": list(self.operators),
@@ -102,60 +108,97 @@ class TFLiteModel:
             ],
         }
 
-    def explain(self) -> None:
-        """Prints the evidence: size, operators, partitions, parity, and for each butterfly layer the lowerings considered."""
-        from .measurement.comparison import print_explanation
+    def explain(self) -> TextGroup:
+        """Return the summary, the operators, and a table of the lowerings considered for each butterfly layer.
 
-        print_explanation(self)
+        `print(exported.explain())` shows them, and so does `rich.print`.
+        """
+        return explanation(self)
 
     def predict(self, x):
-        """Runs the model in the stock runtime.
+        """Run the model on examples in the stock runtime.
 
         Args:
-            x: array, or for several inputs a list of arrays or a dict by input name, of any number of examples; they are run
-                in batches of the exported batch size, the last one padded, or at once where that is not fixed.
+            x: an array of examples. For several inputs, a list of arrays in the order of `input_names`, or a dict by name.
+                The number of examples may be any: they are run in batches of the exported batch size, and the last batch is
+                padded. If the batch size is not fixed, all examples are one batch.
 
         Returns:
-            The output array, or a list of them in the order of `output_names`; in float also where the model's are int8.
+            The output array, or for several outputs a list of arrays in the order of `output_names`. Int8 outputs are
+            converted to float.
 
         Raises:
-            ValueError: for inputs whose number, names or shapes do not fit.
+            ValueError: if the number, the names or the shapes of the inputs do not fit the model.
         """
         return predict(self.content, x, self.input_names, self.output_names)
 
     def save(self, path, overwrite: bool = False) -> Path:
-        """Writes the .tflite file, whole or not at all.
+        """Write the .tflite file, and return its path. A reader sees the whole file or none.
 
         Raises:
-            ValueError: if the file exists and `overwrite` is False, or its folder does not.
+            ValueError: if the file exists and `overwrite` is False, or its folder does not exist.
         """
         return files.write(path, self.content, overwrite)
 
 
 def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_names: Sequence[str] | None = None):
-    """Runs the bytes of a .tflite file in the stock runtime, as `TFLiteModel.predict`.
+    """Run the bytes of a .tflite file on examples in the stock runtime, and return the outputs as `TFLiteModel.predict` does.
 
     Args:
-        content: of a file with one signature.
-        x: as in `TFLiteModel.predict`.
-        input_names, output_names: of the signature, in the order wanted. Default: that of the file.
+        content: the bytes of a file with one signature.
+        x: the inputs, as for `TFLiteModel.predict`.
+        input_names: the order in which `x` lists the inputs. Default: the order of the file's signature.
+        output_names: the order in which the outputs are returned. Default: the order of the file's signature.
+
+    Raises:
+        ValueError: as `TFLiteModel.predict`.
     """
     interpreter = runtime.load(content)
-    given, returned = runtime.signature(interpreter)
-    inputs, output_names = by_name(x, input_names or given), output_names or returned
-    examples = {len(value) if value.ndim else 0 for value in inputs.values()}
-    if len(examples) != 1 or 0 in examples:
+    signature_inputs, signature_outputs = runtime.signature(interpreter)
+    inputs = _arrays_by_name(x, input_names or signature_inputs)
+    count = _example_count(inputs)
+    fixed_batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
+    batch = count if fixed_batch < 0 else fixed_batch
+    starts = range(0, count, batch)
+    results = [
+        runtime.run(interpreter, {name: _padded_batch(value, start, batch) for name, value in inputs.items()})
+        for start in starts
+    ]
+    outputs = runtime.joined(results)
+    arrays = [outputs[name][:count] for name in output_names or signature_outputs]
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def _arrays_by_name(x, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the inputs `x`, an array, a list in the order of `names` or a dict, as arrays by name.
+
+    Raises:
+        ValueError: if the number or the names of the inputs are not those of `names`.
+    """
+    if not isinstance(x, Mapping):
+        listed = list(x) if isinstance(x, list | tuple) else [x]
+        if len(listed) != len(names):
+            raise ValueError(f"Expected {len(names)} inputs, {tuple(names)}. Received: {len(listed)}")
+        x = dict(zip(names, listed, strict=True))
+    if set(x) != set(names):
+        raise ValueError(f"Expected the inputs {tuple(names)}. Received: {tuple(x)}")
+    return {name: np.asarray(x[name]) for name in names}
+
+
+def _example_count(inputs: Mapping[str, np.ndarray]) -> int:
+    """Return the number of examples in every input.
+
+    Raises:
+        ValueError: if there are no examples, or the inputs differ in their number.
+    """
+    counts = {len(value) if value.ndim else 0 for value in inputs.values()}
+    if len(counts) != 1 or 0 in counts:
         shapes = {name: value.shape for name, value in inputs.items()}
-        raise ValueError(f"Expected at least one example, as many in every input. Received shapes: {shapes}")
-    count = examples.pop()
-    batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
-    batch = count if batch < 0 else batch
-    results = []
-    for start in range(0, count, batch):
-        part = {name: value[start : start + batch] for name, value in inputs.items()}
-        given_now = len(next(iter(part.values())))
-        padded = {name: np.concatenate([v, np.repeat(v[:1], batch - given_now, axis=0)]) for name, v in part.items()}
-        outputs = runtime.run(interpreter, padded)
-        results.append([outputs[name][:given_now] for name in output_names])
-    joined = [np.concatenate(column) for column in zip(*results, strict=True)]
-    return joined[0] if len(joined) == 1 else joined
+        raise ValueError(f"Expected at least one example, and the same number in every input. Received the shapes: {shapes}")
+    return counts.pop()
+
+
+def _padded_batch(array: np.ndarray, start: int, batch: int) -> np.ndarray:
+    """Return the `batch` examples from `start` on. If fewer are left, copies of the first of them fill the batch."""
+    part = array[start : start + batch]
+    return np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])

@@ -78,7 +78,7 @@ def test_predict_refuses_what_does_not_fit():
     exported = export.to_tflite(sequential(Butterfly()))
     with pytest.raises(ValueError, match="at least one example"):
         exported.predict(np.zeros((0, 16)))
-    with pytest.raises(ValueError, match=r"takes the shape \(1, 16\). Received: \(1, 15\)"):
+    with pytest.raises(ValueError, match=r"to have the shape \(1, 16\). Received: \(1, 15\)"):
         exported.predict(np.zeros((1, 15)))
     with pytest.raises(ValueError, match="Expected 1 inputs"):
         exported.predict([np.zeros((1, 16))] * 2)

@@ -42,7 +42,7 @@ def test_measure_records_the_conditions(models, tmp_path):
 
 def test_models_are_measured_in_turn(models, monkeypatch):
     order = []
-    monkeypatch.setattr(host, "_block", lambda interpreter, invocations: order.append(id(interpreter)) or 1e-3)
+    monkeypatch.setattr(host, "_time_block", lambda interpreter, invocations: order.append(id(interpreter)) or 1e-3)
     export.compare(models, runs=3)
     warmups, rounds = order[: 2 * host.WARMUP_BLOCKS], order[2 * host.WARMUP_BLOCKS :]
     assert rounds == [warmups[0], warmups[-1]] * 3
@@ -58,7 +58,7 @@ def test_a_block_is_long_enough_for_the_clock(models):
     [
         ("nowhere.tflite", {}, "which is no file"),
         (b"not a model", {}, "that the stock runtime loads"),
-        (3, {}, "Expected a TFLiteModel, the bytes of a .tflite file, or a path to one. Received: int"),
+        (3, {}, "Expected a TFLiteModel, the bytes of a .tflite file, or a path to such a file. Received: int"),
         (None, {"threads": 0}, "`threads` must be a positive integer"),
         (None, {"runs": 0}, "`runs` must be a positive integer"),
         (None, {"warmup": 1.5}, "`warmup` must be a positive integer"),
@@ -99,7 +99,7 @@ def test_comparison_has_a_table_a_plot_and_a_file(models, tmp_path):
             write()
     with pytest.raises(ValueError, match="picture format"):
         comparison.plot(tmp_path / "latency")
-    with pytest.raises(ValueError, match="Expected one of"):
+    with pytest.raises(ValueError, match="`name` must be one of"):
         comparison.speedup("fast")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.json", "c.png"]
 

@@ -81,7 +81,7 @@ def test_the_names_and_the_signature_survive():
     class Clock:
         name, machine, runtime = "clock", "table 1", "paper"
 
-        def measure(self, models, *, threads, warmup, runs, progress):
+        def measure(self, models, *, threads, warmup, runs, on_round):
             seconds = {name: 1.0 if name.endswith("from int8") else 2.0 for name in models}
             return {name: export.Latency((value,), 1, warmup, threads, "table 1", "paper") for name, value in seconds.items()}
 

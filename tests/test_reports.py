@@ -81,7 +81,7 @@ class Clock:
     def __init__(self, seconds):
         self.seconds = seconds
 
-    def measure(self, models, *, threads, warmup, runs, progress):
+    def measure(self, models, *, threads, warmup, runs, on_round):
         return {
             name: export.Latency((self.seconds(name, content),), 1, warmup, threads, self.runtime, self.machine)
             for name, content in models.items()

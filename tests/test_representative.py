@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_butterfly import Butterfly, export
-from keras_butterfly.export.preparation.representative_data import MOST_BATCHES, representative
+from keras_butterfly.export.preparation.representative_data import MAX_BATCHES, representative_batches
 from keras_butterfly.export.tflite.quantize import Precision
 
 INT8, FLOAT32 = Precision("int8"), Precision()
@@ -18,7 +18,7 @@ def model():
 
 
 def batches_of(data, precision=INT8, batch=1):
-    return representative(model(), data, [tf.TensorSpec((batch, 4), tf.float32, name="x")], precision)
+    return representative_batches(model(), data, [tf.TensorSpec((batch, 4), tf.float32, name="x")], precision)
 
 
 def rows(batches):
@@ -69,15 +69,15 @@ def test_float_precisions_use_all_data_for_both():
 
 
 def test_at_most_so_many_batches_spread_over_all_examples():
-    found = batches_of(examples(10 * MOST_BATCHES), FLOAT32)
+    found = batches_of(examples(10 * MAX_BATCHES), FLOAT32)
     values = rows(found.verification)
-    assert len(values) == MOST_BATCHES
-    assert (values[0, 0], values[-1, 0]) == (0, 4 * (10 * MOST_BATCHES - 1))
+    assert len(values) == MAX_BATCHES
+    assert (values[0, 0], values[-1, 0]) == (0, 4 * (10 * MAX_BATCHES - 1))
 
 
 def test_of_an_endless_dataset_only_what_is_needed_is_read():
     dataset = tf.data.Dataset.from_tensors((tf.zeros((8, 4)), tf.zeros(8))).repeat()
-    assert len(batches_of(dataset, FLOAT32).verification) == MOST_BATCHES
+    assert len(batches_of(dataset, FLOAT32).verification) == MAX_BATCHES
 
 
 def test_tflites_own_way_of_giving_data_is_taken():
@@ -118,7 +118,7 @@ def test_the_rate_of_equal_decisions_is_reported(trained):
     exported = export.to_tflite(net, quantize="int8", representative_data=x[:200])
     (output,) = exported.parity.outputs
     assert exported.parity.examples == 50 and output.name == "output_0"
-    held = [batch["x"] for batch in representative(net, x[:200], [tf.TensorSpec((1, 64), name="x")], INT8).verification]
+    held = [batch["x"] for batch in representative_batches(net, x[:200], [tf.TensorSpec((1, 64), name="x")], INT8).verification]
     keras_says, file_says = (
         run(np.concatenate(held)).argmax(-1) for run in (lambda v: net.predict(v, verbose=0), exported.predict)
     )

@@ -159,7 +159,7 @@ def export(model, output, data, wisdom, overwrite, as_json, explain, **settings)
     if as_json:
         _print_json({"written": str(output), **exported.to_dict()})
         return
-    exported.explain() if explain else print(exported)
+    print(exported.explain() if explain else exported)
     print(f"wrote {output}")
 
 
@@ -185,8 +185,7 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
         judged = {}
         if arrays is not None:
             judged = _judged({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
-        with bars.task("measure", runs) as advance:
-            comparison = exporting.compare(contents, threads=threads, runs=runs, progress=lambda done: advance(1))
+    comparison = exporting.compare(contents, threads=threads, runs=runs)
     if plot is not None:
         comparison.plot(plot, overwrite)
     report = comparison.to_dict()

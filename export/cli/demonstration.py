@@ -14,7 +14,8 @@ from rich.console import Console
 from keras_butterfly import Butterfly
 from keras_butterfly.export import files
 from keras_butterfly.export.convert import to_tflite
-from keras_butterfly.export.measurement.comparison import Comparison, colours, compare
+from keras_butterfly.export.measurement.comparison import Comparison, compare
+from keras_butterfly.export.measurement.plots import colors
 from keras_butterfly.export.model import TFLiteModel
 from keras_butterfly.export.tflite.parity import compare_outputs
 from keras_butterfly.utils.progress import Progress
@@ -133,8 +134,7 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
         exported[kind], outcomes[kind] = _demonstrate(kind, data, epochs, seed)
         width, rate, error = outcomes[kind].width, LEARNING_RATES[kind], outcomes[kind].max_error
         console.print(f"{kind}: width {width}, learning rate {rate:g}, equal to Keras within {error:.1e}")
-    with Progress() as bars, bars.task("measure latency", RUNS) as advance:
-        comparison = compare(exported, runs=RUNS, progress=lambda done: advance(1))
+    comparison = compare(exported, runs=RUNS)
     console.print(table(outcomes, comparison))
     for path in _write(output, dataset, exported, outcomes, comparison, overwrite):
         console.print(f"wrote {path}")
@@ -180,7 +180,7 @@ def figure(outcomes: dict[str, Outcome], comparison: Comparison):
 def _draw_losses(axes, outcomes: dict[str, Outcome]) -> None:
     for (kind, outcome), marker in zip(outcomes.items(), "osD", strict=True):
         epochs = range(1, len(outcome.losses) + 1)
-        axes.plot(epochs, outcome.losses, color=colours(outcomes)[kind], marker=marker, markersize=4, label=kind)
+        axes.plot(epochs, outcome.losses, color=colors(outcomes)[kind], marker=marker, markersize=4, label=kind)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="training loss, nats", ylim=(0, None))
 
@@ -188,7 +188,7 @@ def _draw_losses(axes, outcomes: dict[str, Outcome]) -> None:
 def _draw_accuracies(axes, outcomes: dict[str, Outcome]) -> None:
     for kind in reversed(outcomes):  # the axis runs upwards
         percent, error = 100 * outcomes[kind].accuracy, 100 * outcomes[kind].standard_error
-        axes.errorbar(percent, kind, xerr=error, color=colours(outcomes)[kind], marker="o", capsize=3)
+        axes.errorbar(percent, kind, xerr=error, color=colors(outcomes)[kind], marker="o", capsize=3)
         axes.annotate(f"{percent:.2f}", (percent, kind), (0, 6), textcoords="offset points", ha="center")
     axes.set(xlabel="test accuracy, percent, and one standard error")
     axes.margins(y=0.3)

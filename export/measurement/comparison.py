@@ -1,38 +1,30 @@
-"""Models side by side: measured in one run, as a table, a plot, a JSON file."""
+"""Comparing the latency and the size of several TFLite models, as a table, a plot or a JSON file."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
-from rich.console import Console
-
+from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
+from keras_butterfly.utils.validation import positive_integer
 
 from .. import files
-from ..tflite.operators import counted, operator_names
+from ..tflite.operators import count_operators, operator_names
+from . import devices
 from .latency import Latency
-from .plots import check_picture, literal
+from .plots import check_picture, colors, literal
 from .timing import content_of, measure_all
-
-# The palette of Okabe and Ito, which colour-blind readers can tell apart, without its yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return the colour in which plots show each of `names`."""
-    return dict(zip(names, cycle(COLOURS), strict=False))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latencies of several models, measured in turn. The first model is the baseline of the speed-ups.
+    """The latencies and sizes of several models that were measured in turn. The first model is the baseline of the speed-ups.
 
     Attributes:
-        latencies: per name, in seconds.
-        sizes: per name, in bytes.
-        operators: per name, the operators in the order of execution.
+        latencies: name of the model -> its `Latency`, in seconds per invocation.
+        sizes: name of the model -> bytes of its file.
+        operators: name of the model -> the names of its operators in the order of execution.
     """
 
     latencies: Mapping[str, Latency]
@@ -41,18 +33,24 @@ class Comparison:
 
     @property
     def baseline(self) -> str:
+        """The name of the first model."""
         return next(iter(self.latencies))
 
     def speedup(self, name: str) -> float:
-        """Median of the baseline over median of `name`."""
+        """Return how many times as fast as the baseline the model `name` is, by the medians.
+
+        Raises:
+            ValueError: if no model has this name.
+        """
         if name not in self.latencies:
-            raise ValueError(f"Expected one of {list(self.latencies)}. Received: {name!r}")
+            raise ValueError(f"`name` must be one of {list(self.latencies)}. Received: name={name!r}")
         return self.latencies[self.baseline].median / self.latencies[name].median
 
     def table(self) -> TextTable:
-        """Return a table, which `print` and `rich.print` show."""
-        facts = self.latencies[self.baseline]
-        table = TextTable(title=f"{facts.runtime}, threads {facts.threads}, {facts.machine}", title_justify="left")
+        """Return a table with one row for each model. `print` and `rich.print` show it."""
+        conditions = self.latencies[self.baseline]
+        title = f"{conditions.runtime}, threads {conditions.threads}, {conditions.machine}"
+        table = TextTable(title=title, title_justify="left")
         table.add_column("model")
         for column in ("median us", "p95 us", "IQR us", "speed-up", "size KiB"):
             table.add_column(column, justify="right")
@@ -60,11 +58,11 @@ class Comparison:
         for name, latency in self.latencies.items():
             times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
             size = f"{self.sizes[name] / 1024:,.1f}"
-            table.add_row(name, *times, f"{self.speedup(name):.1f}x", size, counted(self.operators[name]))
+            table.add_row(name, *times, f"{self.speedup(name):.1f}x", size, count_operators(self.operators[name]))
         return table
 
     def to_dict(self) -> dict:
-        """Times in seconds, sizes in bytes."""
+        """Return all figures, ready for JSON. Times are in seconds, sizes in bytes."""
         return {
             "baseline": self.baseline,
             "models": {
@@ -79,18 +77,19 @@ class Comparison:
         }
 
     def to_json(self, path, overwrite: bool = False) -> Path:
-        """Writes `to_dict` as JSON.
+        """Write what `to_dict` returns to a JSON file, and return its path.
 
         Raises:
-            ValueError: if the file exists and `overwrite` is False.
+            ValueError: if the file exists and `overwrite` is False, or its folder does not exist.
         """
         return files.write(path, json.dumps(self.to_dict(), indent=2).encode(), overwrite)
 
     def plot(self, path, overwrite: bool = False) -> Path:
-        """Writes a picture: median latency with the quartiles, and file size, of each model. Needs matplotlib.
+        """Write the picture that `figure` returns to a file, and return its path. This needs matplotlib.
 
         Raises:
-            ValueError: if the file exists and `overwrite` is False.
+            ValueError: if the file exists and `overwrite` is False, its folder does not exist, or `path` does not end in a
+                picture format.
         """
         files.check_writable(path, overwrite)
         check_picture(path)
@@ -98,7 +97,7 @@ class Comparison:
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 
     def figure(self):
-        """The picture that `plot` writes, as a matplotlib Figure."""
+        """Return a matplotlib Figure with bars of each model's median latency, its interquartile range, and its file size."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 1.6 + 0.5 * len(self.latencies)), layout="constrained")
@@ -106,9 +105,9 @@ class Comparison:
         return figure
 
     def draw(self, time_axes, size_axes) -> None:
-        """Draw the bars of `figure` on two matplotlib axes, in one colour per model."""
-        names = list(self.latencies)[::-1]  # a bar chart's axis runs upwards
-        color = [colours(self.latencies)[name] for name in names]
+        """Draw the bars of `figure` on two matplotlib axes. Each model has one color."""
+        names = list(self.latencies)[::-1]  # A bar chart starts at the bottom.
+        color = [colors(self.latencies)[name] for name in names]
         medians = [self.latencies[name].median * 1e6 for name in names]
         spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
         shown = [literal(name) for name in names]
@@ -122,79 +121,37 @@ class Comparison:
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
 
 
-def summary_lines(model) -> list[str]:
-    """Return what an export is, in a few lines: `print(exported)` shows them."""
-    precision, parity = model.precision.name or "float32", model.parity
-    decisions = "" if parity.agreement is None else f", {parity.agreement:.1%} equal decisions"
-    lines = [
-        f"{precision}, {model.size_bytes / 1024:,.1f} KiB, {len(model.operators)} operators in {model.partitions} XNNPACK "
-        "partition(s)",
-        f"against Keras, on {parity.examples} examples ({parity.inputs}): off by {parity.relative_error:.2g} of the largest "
-        f"output{decisions}",
-    ]
-    gain = model.gain
-    if gain is not None:
-        estimated = " (estimated)" if gain.estimated else ""
-        lines.append(
-            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us{estimated}, "
-            f"{gain.dense_seconds / gain.seconds:.1f}x; with dense kernels the file would have about "
-            f"{gain.dense_size_bytes / 1024:,.1f} KiB"
-        )
-    if model.original_parity is not None:
-        lines.append(f"against the model in its own precision: off by {model.original_parity.relative_error:.2g}")
-    return [*lines, *model.notes]
-
-
-def print_explanation(model) -> None:
-    """Print the evidence that a `TFLiteModel` carries; `TFLiteModel.explain` calls it."""
-    console = Console()
-    console.print(*summary_lines(model), f"operators: {counted(model.operators)}", sep="\n", highlight=False)
-    for plan in model.plan:
-        error = f"relative error {plan.error:.2g}"
-        console.print(f"{plan.layer} {plan.input_shape}: {plan.lowering}, {plan.source}, {error}", highlight=False)
-        if plan.candidates:
-            console.print(_considered(plan))
-
-
-def _considered(plan) -> TextTable:
-    """What was considered for one layer, the fastest first; the chosen one is marked."""
-    table = TextTable("lowering")
-    for column in ("estimate us", "measured us", "size KiB", "error"):
-        table.add_column(column, justify="right")
-    table.add_column("passed over because")
-    for each in sorted(plan.candidates, key=lambda c: c.measured.seconds if c.measured else c.estimate):
-        cells = ["", "", ""]
-        if each.measured:
-            done = each.measured
-            cells = [f"{done.seconds * 1e6:,.2f}", f"{done.size_bytes / 1024:,.1f}", f"{done.error:.2g}"]
-        name = f"[bold]{each.lowering} <-[/bold]" if each.lowering == plan.lowering else str(each.lowering)
-        table.add_row(name, f"{each.estimate * 1e6:,.2f}", *cells, plan.passed_over(each))
-    return table
-
-
 def compare(
     models: Mapping[str, object],
     *,
     threads: int = 1,
     warmup: int = 50,
     runs: int = 100,
-    progress: Callable[[int], None] = lambda done: None,
+    device: str | devices.Device = "host",
+    progress: bool | None = None,
 ) -> Comparison:
-    """Measures several TFLite models, interleaved in one run.
+    """Measure the latency of several TFLite models, which take turns in one run.
 
     Args:
-        models: name -> `TFLiteModel`, bytes of a .tflite file, or a path to one. The first is the baseline.
-        threads, warmup, runs: as in `measure`.
-        progress: called with the number of rounds done after each.
+        models: name -> `TFLiteModel`, bytes of a .tflite file, or a path to such a file. The first model is the baseline.
+        threads, warmup, runs, device: as for `measure`.
+        progress: True: show a progress bar on stderr. False: show none. None (default): show one if stderr is a terminal.
+
+    Returns:
+        A `Comparison`.
 
     Raises:
-        ValueError: for no models, or one that cannot be loaded.
+        ValueError: if `models` is not a mapping or is empty, a model cannot be loaded or run, or an argument is out of range.
     """
     if not isinstance(models, Mapping):
         raise ValueError(f"Expected a mapping from names to models. Received: {type(models).__name__}")
     if not models:
         raise ValueError("Expected at least one model to measure. Received: none")
     contents = {name: content_of(model) for name, model in models.items()}
-    latencies = measure_all(contents, threads=threads, warmup=warmup, runs=runs, progress=progress)
+    runs = positive_integer(runs, "runs")
+    with Progress(progress) as bars, bars.task("measure", runs) as advance:
+        latencies = measure_all(
+            contents, threads=threads, warmup=warmup, runs=runs, device=device, on_round=lambda rounds_done: advance(1)
+        )
     sizes = {name: len(content) for name, content in contents.items()}
     return Comparison(latencies, sizes, {name: operator_names(content) for name, content in contents.items()})

@@ -1,4 +1,4 @@
-"""What was measured of one model: raw seconds and the conditions they were taken under."""
+"""The latency of one model: the raw seconds, and the conditions of the measurement."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -7,15 +7,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured seconds per invocation of one model.
+    """The measured latency of one model.
 
     Attributes:
-        seconds: raw measurements: each the mean, in seconds per invocation, over one timed block of invocations.
-        invocations: invocations in a block.
-        warmup: untimed invocations before the first block.
-        threads: of the interpreter.
+        seconds: the raw measurements, one for each timed block: the mean seconds per invocation over the block.
+        invocations: number of invocations in a block.
+        warmup: number of untimed invocations before the first block.
+        threads: number of threads of the interpreter.
         runtime: name and version of the runtime.
-        machine: processor, as the operating system names it.
+        machine: the processor, as the device names it.
     """
 
     seconds: tuple[float, ...] = field(repr=False)
@@ -27,19 +27,19 @@ class Latency:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median, in seconds per invocation."""
         return float(np.median(self.seconds))
 
     @property
     def p95(self) -> float:
-        """The 95th percentile, in seconds."""
+        """The 95th percentile, in seconds per invocation."""
         return float(np.percentile(self.seconds, 95))
 
     @property
     def iqr(self) -> float:
-        """The interquartile range, in seconds. Above a tenth of the median the machine was noisy."""
+        """The interquartile range, in seconds per invocation. If it is above a tenth of the median, the machine was noisy."""
         return float(np.subtract(*np.percentile(self.seconds, [75, 25])))
 
     def to_dict(self) -> dict:
-        """All fields and derived figures, ready for JSON; times in seconds."""
+        """Return all fields with median, p95 and iqr, ready for JSON. Times are in seconds."""
         return {**asdict(self), "median": self.median, "p95": self.p95, "iqr": self.iqr}

@@ -1,4 +1,4 @@
-"""Latency of TFLite models: warmed up, interleaved, raw seconds kept."""
+"""Measuring the latency of TFLite models on a device."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,27 +8,27 @@ from keras_butterfly.utils.validation import positive_integer
 from . import devices
 from .latency import Latency
 
-# More threads than any device has; each costs memory.
+# More threads than any device has. Each thread costs memory.
 MAX_THREADS = 256
 
 
 def measure(
     model_or_path, *, threads: int = 1, warmup: int = 50, runs: int = 100, device: str | devices.Device = "host"
 ) -> Latency:
-    """Latency of one invocation of a TFLite model, set-up and input copy not counted.
+    """Measure the latency of one invocation of a TFLite model. Loading the file and copying the inputs are not timed.
 
     Args:
-        model_or_path: a `TFLiteModel`, the bytes of a .tflite file, or a path to one.
-        threads: threads of the interpreter.
-        warmup: untimed invocations first.
-        runs: timed blocks. A block is as many invocations as filled 200 microseconds in the warm-up, at least one.
-        device: "host", the machine this runs on, or a `devices.Device`.
+        model_or_path: a `TFLiteModel`, the bytes of a .tflite file, or a path to such a file.
+        threads: number of threads of the interpreter.
+        warmup: number of untimed invocations before the first timed block.
+        runs: number of timed blocks. A block is as many invocations as filled 200 microseconds in the warm-up, at least one.
+        device: "host", the machine that runs this process, or a `devices.Device`.
 
     Returns:
         A `Latency`, in seconds per invocation.
 
     Raises:
-        ValueError: for a model that cannot be loaded or a setting out of range.
+        ValueError: if the model cannot be loaded or run, or an argument is out of range.
     """
     return measure_all({"model": model_or_path}, threads=threads, warmup=warmup, runs=runs, device=device)["model"]
 
@@ -40,25 +40,37 @@ def measure_all(
     warmup: int = 50,
     runs: int = 100,
     device: str | devices.Device = "host",
-    progress: Callable[[int], None] = lambda done: None,
+    on_round: Callable[[int], None] = lambda rounds_done: None,
 ) -> dict[str, Latency]:
-    """Like `measure`, for several models in turn, A B C A B C ..., so that drift of the machine's speed hits all alike.
+    """Measure the latency of several TFLite models, and return the latencies by name.
 
-    `progress` is called with the number of rounds done after each.
+    The models take turns, A B C A B C ..., so that a change of the machine's speed affects all of them alike.
+
+    Args:
+        models: name -> `TFLiteModel`, bytes of a .tflite file, or a path to such a file.
+        threads, warmup, runs, device: as for `measure`.
+        on_round: a function to call after each round with the number of rounds that are done. Each model has one timed block in
+            a round.
+
+    Raises:
+        ValueError: as `measure`.
     """
     threads, runs = positive_integer(threads, "threads"), positive_integer(runs, "runs")
     warmup = positive_integer(warmup, "warmup")
     if threads > MAX_THREADS:
         raise ValueError(f"`threads` must be at most {MAX_THREADS}. Received: threads={threads}")
     contents = {name: content_of(model) for name, model in models.items()}
-    return devices.find(device).measure(contents, threads=threads, warmup=warmup, runs=runs, progress=progress)
+    return devices.find(device).measure(contents, threads=threads, warmup=warmup, runs=runs, on_round=on_round)
 
 
 def content_of(model) -> bytes:
-    """The .tflite bytes of a `TFLiteModel`, of bytes, or of a file.
+    """Return the bytes of the .tflite file that `model` stands for.
+
+    Args:
+        model: a `TFLiteModel`, the bytes themselves, or a path to the file.
 
     Raises:
-        ValueError: for anything else, or a path that names no file.
+        ValueError: if `model` is none of these, or no file is at the path.
     """
     if isinstance(model, bytes):
         return model
@@ -69,7 +81,7 @@ def content_of(model) -> bytes:
     content = getattr(model, "content", None)
     if not isinstance(content, bytes):
         raise ValueError(
-            "Expected a TFLiteModel, the bytes of a .tflite file, or a path to one. "
+            "Expected a TFLiteModel, the bytes of a .tflite file, or a path to such a file. "
             f"Received: {type(model).__name__}. Convert a Keras model with export.to_tflite first."
         )
     return content

@@ -162,7 +162,7 @@ class Planner:
                 step(1)
             contents = {str(lowering): content for lowering, content in models.items()}
             share = len(lowerings) / RUNS
-            latencies = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, progress=lambda _: step(share))
+            latencies = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: step(share))
         return tuple(
             self._considered(
                 layer,
@@ -220,7 +220,7 @@ def _promised(plan: LayerPlan) -> float:
 
 def structure(layer: Layer) -> str:
     """Return in words what a layer's speed depends on: its structure, without name and weights."""
-    return "; ".join(map(_described, layer.parts))
+    return "; ".join(map(_described, layer.parts()))
 
 
 def _described(part: Part) -> str:

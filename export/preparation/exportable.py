@@ -1,4 +1,4 @@
-"""The Keras model that is exported: checked, with known inputs, in float32, and with names for its signature."""
+"""Preparing a Keras model for the export: the checks, its copy in float32, and the names and shapes of its signature."""
 
 import inspect
 import keyword
@@ -12,38 +12,40 @@ import tensorflow as tf
 from keras import ops
 
 from keras_butterfly.utils.keras_internals import all_layers, held_variables
+from keras_butterfly.utils.validation import not_built
 
 from ..tflite.quantize import Precision
 
-# A flatbuffer's offsets are 32 bits with a sign.
+# The offsets in a flatbuffer are signed integers of 32 bits.
 MAX_FILE_BYTES = 2**31
 BYTES_PER_WEIGHT = {None: 4, "float16": 2, "dynamic": 1, "int8": 1}
-# Names that the TFLite converter keeps as they are in a signature. With others it drops the signature.
-_KEPT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_UNNAMED = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
-_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
+# The input names with which the TFLite converter keeps the signature. With any other name it drops the signature.
+_VALID_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# The names that Keras gives to inputs whose name the user left out.
+_AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+_OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def check_exportable(model, precision: Precision) -> None:
-    """Check that `model` is a built Keras 3 model on TensorFlow, with finite weights that fit into a file.
+    """Check that `model` is a built model of Keras 3 on TensorFlow, and that its weights are finite and fit into a file.
 
     Raises:
-        ValueError: saying which of these does not hold and what to do.
+        ValueError: if it is not. The message says what to do.
     """
     if not isinstance(model, keras.Model):
         if any(cls.__module__.startswith(("tf_keras", "keras.src.engine")) for cls in type(model).__mro__):
             raise ValueError(
-                "`model` must be a model of Keras 3. Received one of tf_keras, which is Keras 2. Save it with "
+                "`model` must be a model of Keras 3. Received a model of tf_keras, which is Keras 2. Save it with "
                 'model.save("m.keras"), and load it with Keras 3: keras.models.load_model("m.keras").'
             )
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f'Export needs the TensorFlow backend. Received: "{keras.backend.backend()}". '
+            f'Expected Keras on the TensorFlow backend. Received: "{keras.backend.backend()}". '
             "Save the model, and load it in a process with KERAS_BACKEND=tensorflow."
         )
     if not model.built:
-        raise ValueError(f"Model '{model.name}' is not built. Give it a keras.Input, or call it on an input, first.")
+        raise not_built(model)
     size = model.count_params() * BYTES_PER_WEIGHT[precision.name]
     if size >= MAX_FILE_BYTES:
         raise ValueError(
@@ -60,12 +62,12 @@ def check_exportable(model, precision: Precision) -> None:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Return `model`, or if layers of it compute in another precision a copy in float32 with the same weights.
+    """Return `model` itself if it computes in float32, else a copy in float32 with the same weights.
 
     Raises:
         ValueError: if Keras cannot make the copy from the model's config.
     """
-    other = [layer.name for layer in all_layers(model) if layer.compute_dtype in _FLOATS]
+    other = [layer.name for layer in all_layers(model) if layer.compute_dtype in _OTHER_FLOATS]
     if not other:
         return model
     try:
@@ -73,10 +75,11 @@ def in_float32(model: keras.Model) -> keras.Model:
         if not copy.built:
             copy.build_from_config(model.get_build_config())
         pairs = list(zip(copy.variables, model.variables, strict=True))
-    except Exception as error:  # configs of users' classes fail in their own ways
+    except Exception as error:  # The config of a user's class may raise any exception.
         raise ValueError(
-            f"Export is in float32. The layers {other[:3]} compute in another precision, and Keras cannot make a copy of the "
-            f'model from its config: {error}. Build the model with the dtype policy "float32", and give it these weights.'
+            "Expected a model in float32, or one that Keras can copy from its config. "
+            f"The layers {other[:3]} compute in another precision, and the copy failed: {error}. "
+            'Build the model with the dtype policy "float32", and give it these weights.'
         ) from error
     for new, old in pairs:
         new.assign(ops.cast(old, new.dtype))
@@ -84,69 +87,83 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def with_inputs(model: keras.Model) -> keras.Model:
-    """Return `model`, or for one of a user's class that takes a single input of known shape a functional model around it.
+    """Return `model` itself if it has symbolic inputs, else a functional model that calls it.
+
+    A model of a user's class has no symbolic inputs. It can be called if it takes a single input whose shape is known.
 
     Raises:
-        ValueError: if the input shapes are not known.
+        ValueError: if the model takes several inputs, or the shape of its input is not known.
     """
     if getattr(model, "inputs", None):
         return model
-    # Keras notes the first argument's shape alone.
+    # `get_build_config` has the shape of the first argument only.
     single = len(set(inspect.signature(model.call).parameters) - {"training", "mask"}) == 1
     shape = (model.get_build_config() or {}).get("input_shape") if single else None
     if not shape or not all(size is None or isinstance(size, int) for size in shape):
         raise ValueError(
-            f"Model '{model.name}' does not know its input shapes. Wrap it: keras.Model(inputs, model(inputs)), with "
-            "inputs = keras.Input(shape=...)."
+            f"Expected a model with known input shapes. Those of '{model.name}' are not known. "
+            "Wrap it: keras.Model(inputs, model(inputs)), with inputs = keras.Input(shape=...)."
         )
     inputs = keras.Input(shape[1:], dtype="float32", name="inputs")
     return keras.Model(inputs, model(inputs), name=model.name)
 
 
 def input_specs(model: keras.Model, batch_size: int | None) -> list[tf.TensorSpec]:
-    """Return shape, dtype and signature name of each input, in the order of `model.inputs`.
+    """Return the shape, dtype and signature name of each input, in the order of `model.inputs`.
+
+    Args:
+        model: a model with symbolic inputs.
+        batch_size: the size of the batch axis. None: any.
 
     Raises:
-        ValueError: for an input of text, or of a shape that is not known but for the batch.
+        ValueError: if an input is text, is too large, or has an unknown size in another axis than the batch.
     """
     return [_spec(tensor, name, batch_size) for tensor, name in zip(model.inputs, input_names(model.inputs), strict=True)]
 
 
 def input_names(tensors) -> tuple[str, ...]:
-    """Return the names of the Keras inputs as the signature gets them.
+    """Return the names that the inputs of a Keras model get in the signature.
 
-    An input without a name of its own is "input_0" and so on. A name that a signature cannot hold, with letters outside ASCII
-    for example, is changed as little as possible.
+    An input that the user gave no name is called "input_0", "input_1" and so on by its position. A name that a signature cannot
+    hold, for example with letters outside ASCII, is changed as little as possible.
+
+    Args:
+        tensors: the symbolic inputs of the model.
     """
     names: list[str] = []
     for index, tensor in enumerate(tensors):
-        name = f"input_{index}" if _UNNAMED.fullmatch(tensor.name) else tensor.name
-        if not _KEPT_NAME.fullmatch(name) or keyword.iskeyword(name) or name == "self":
+        name = f"input_{index}" if _AUTOMATIC_NAME.fullmatch(tensor.name) else tensor.name
+        if not _is_valid_name(name):
             name = re.sub(r"\W", "_", name, flags=re.ASCII)
-            name = name if name[:1].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
-        while _plain(name) in map(_plain, names):  # TensorFlow takes "a-b" and "a_b" for one name
+            name = name if _is_valid_name(name) else f"input_{name}"
+        while _without_hyphens(name) in map(_without_hyphens, names):  # For TensorFlow "a-b" and "a_b" are the same name.
             name += "_"
         names.append(name)
     return tuple(names)
 
 
 def output_names(model: keras.Model) -> tuple[str, ...]:
-    """Return the keys of a model that returns a dict, else output_0, output_1, ..."""
+    """Return the names of the outputs: the keys if the model returns a dict, else "output_0", "output_1" and so on."""
     structure = model.outputs if isinstance(model, keras.Sequential) else model.output
     count = len(keras.tree.flatten(structure))
-    # A plain dict is flattened in the order of its keys; other mappings keep an order of their own.
+    # Keras sorts the keys of a plain dict when it flattens an output, but not the keys of other mappings.
     if type(structure) is dict and len(structure) == count:
         return tuple(sorted(structure))
     return tuple(f"output_{index}" for index in range(count))
 
 
-def _plain(name: str) -> str:
+def _is_valid_name(name: str) -> bool:
+    """Return whether an input of this name keeps its name in a signature."""
+    return bool(_VALID_NAME.fullmatch(name)) and not keyword.iskeyword(name) and name != "self"
+
+
+def _without_hyphens(name: str) -> str:
     return name.replace("-", "_")
 
 
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
-    """While active, recurrent layers are traced step by step: TensorFlow cannot calibrate a loop for int8."""
+    """While active, the recurrent layers of `model` are unrolled, because TensorFlow cannot calibrate a loop for int8."""
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and not layer.unroll]
     for layer in layers:
         layer.unroll = True
@@ -158,13 +175,18 @@ def unrolled(model: keras.Model) -> Iterator[None]:
 
 
 def gives_classes(model: keras.Model) -> bool:
-    """Return whether the model is compiled with a loss of classes, so that its outputs are classes even if they are logits."""
+    """Return whether the model is compiled with a categorical cross-entropy, so that its outputs are scores of classes."""
     loss = getattr(model, "loss", None) if model.compiled else None
     name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
     return "categorical_crossentropy" in str(name)
 
 
 def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
+    """Return the shape and dtype of one input under the name that it gets in the signature.
+
+    Raises:
+        ValueError: as `input_specs`.
+    """
     if tensor.dtype == "string":
         raise ValueError(
             f"Expected inputs of numbers. The input '{tensor.name}' is text, which TFLite's built-in operators cannot process. "
@@ -173,9 +195,9 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
     shape = (batch_size, *tensor.shape[1:])
     if None in shape[1:]:
         raise ValueError(
-            f"Expected input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. Build "
-            'the model with a keras.Input of fixed shape; or call model.export(path, format="litert"), which keeps the axis '
-            "open and leaves out the planning, the comparison and the measurement."
+            f"Expected the input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
+            'Build the model with a keras.Input of fixed shape. Or call model.export(path, format="litert"), which keeps the '
+            "axis open and leaves out the planning, the comparison and the measurement."
         )
     size = int(np.prod([axis or 1 for axis in shape])) * tf.as_dtype(tensor.dtype).size
     if size >= MAX_FILE_BYTES:
@@ -187,11 +209,16 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
 
 
 def _as_numpy(variable) -> np.ndarray:
+    """Return the values of a Keras variable, cast to float32."""
     return ops.convert_to_numpy(ops.cast(variable, "float32"))
 
 
 def _float32_config(config):
-    """Return a serialised model with float32 in place of every other floating precision."""
+    """Return the config of a model with every other floating precision replaced by float32.
+
+    Args:
+        config: what `keras.saving.serialize_keras_object` returned, or any part of it.
+    """
     if isinstance(config, dict):
         changed = {key: _float32_config(value) for key, value in config.items()}
         if isinstance(config.get("class_name"), str) and config["class_name"].endswith("DTypePolicy"):
@@ -205,4 +232,5 @@ def _float32_config(config):
 
 
 def _float32_name(dtype):
-    return "float32" if dtype in _FLOATS else dtype
+    """Return "float32" for the name of another floating dtype or policy, and any other value as it is."""
+    return "float32" if dtype in _OTHER_FLOATS else dtype

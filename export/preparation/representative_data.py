@@ -1,4 +1,4 @@
-"""The inputs that an export is calibrated on and compared with Keras on."""
+"""The data that an export is calibrated on, and on which it is compared with Keras."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,26 +11,27 @@ from keras_butterfly.utils.model_inputs import flat_inputs, read_examples
 
 from ..tflite.quantize import Precision
 
+# The inputs of one invocation, by name.
 Batch = dict[str, np.ndarray]
 
-# Batches of random inputs that stand in where no data are given, or too few.
+# Number of batches of random inputs. They are used without representative data, and in addition to data that are too few.
 RANDOM_BATCHES = 4
-# Batches of representative data that are run to calibrate and to compare; more change little.
-MOST_BATCHES = 200
-# Fewer examples than these hardly show the ranges that int8 takes from them.
-FEWEST_EXAMPLES = 32
-# In int8 one batch in so many is held back from calibration.
-HELD_BACK = 4
+# The largest number of batches of representative data that are used. More batches hardly change the ranges and the errors.
+MAX_BATCHES = 200
+# Fewer examples than these show too little of the ranges that int8 takes from them.
+MIN_EXAMPLES = 32
+# For int8 one batch in this many is held back from calibration.
+HOLD_BACK_EVERY = 4
 
 
 @dataclass(frozen=True)
-class Representative:
-    """Batches of inputs by name, each of the exported batch size.
+class RepresentativeBatches:
+    """Batches of inputs for calibrating an export and for comparing it with Keras. Each has the exported batch size.
 
     Attributes:
-        calibration: what int8 ranges are taken from, and layers are observed on.
-        verification: what the export is compared with Keras on.
-        inputs: what `verification` is, in words.
+        calibration: the batches that the int8 ranges come from.
+        verification: the batches on which the export is compared with Keras.
+        inputs: the origin of `verification`, in words.
         notes: warnings about data that are too few or do not vary.
     """
 
@@ -40,31 +41,34 @@ class Representative:
     notes: tuple[str, ...] = ()
 
 
-def representative(model: keras.Model, data, specs: Sequence[tf.TensorSpec], precision: Precision) -> Representative:
-    """Return batches of `data`, or random ones if it is None.
+def representative_batches(
+    model: keras.Model, data, specs: Sequence[tf.TensorSpec], precision: Precision
+) -> RepresentativeBatches:
+    """Return the batches on which an export is calibrated and compared with Keras: the user's data, or random inputs.
 
-    For int8 a quarter of the batches, at least one, is held back from calibration, and the export is compared on these. If the
-    data are fewer than 32 examples or do not vary, it is compared on random inputs in their range as well.
+    For int8 a quarter of the batches, at least one, is held back from calibration, and the export is compared on these. If
+    there are fewer than 32 examples, or an input is the same in all of them, the export is also compared on random inputs in
+    the range of the data.
 
     Args:
-        model: with inputs.
-        data: in any form that `model_inputs.read_examples` takes.
+        model: a model with symbolic inputs.
+        data: the user's data in any form that `model_inputs.read_examples` takes, or None for random inputs.
         specs: shapes, dtypes and names of the exported inputs, in the order of `model.inputs`.
-        precision: of the export.
+        precision: the precision of the export.
 
     Raises:
-        ValueError: for data that do not fit the inputs, are not finite or fill no batch, or for int8 without data.
+        ValueError: if the data do not fit the inputs, are not finite or fill no batch, or there are none for int8.
     """
     if data is None:
         if precision.name == "int8":
             raise ValueError(
-                'quantize="int8" takes its ranges from real inputs. Expected `representative_data`, some hundred examples. '
+                'Expected `representative_data`, some hundred examples, from which quantize="int8" takes its ranges. '
                 "Received: None"
             )
         batches = _random_batches(specs)
-        return Representative(batches, batches, "random inputs")
+        return RepresentativeBatches(batches, batches, "random inputs")
     batch = specs[0].shape[0] or 1
-    x, _ = read_examples(data, MOST_BATCHES * batch)
+    x, _ = read_examples(data, MAX_BATCHES * batch)
     listed = flat_inputs(model, x, "`representative_data`")
     arrays = {spec.name: array.astype(spec.dtype.as_numpy_dtype) for spec, array in zip(specs, listed, strict=True)}
     count = len(listed[0])
@@ -73,41 +77,56 @@ def representative(model: keras.Model, data, specs: Sequence[tf.TensorSpec], pre
     starts = _starts(count, batch)
     batches = [{name: array[start : start + batch] for name, array in arrays.items()} for start in starts]
     if precision.name != "int8":
-        return Representative(batches, batches, "the representative data")
-    return _held_back(batches, arrays, specs)
+        return RepresentativeBatches(batches, batches, "the representative data")
+    return _hold_back(batches, arrays, specs)
 
 
-def _held_back(batches: list[Batch], arrays: Batch, specs: Sequence[tf.TensorSpec]) -> Representative:
-    """Return the batches with a part held back from calibration, and random ones added where they are too few."""
+def _hold_back(batches: list[Batch], arrays: Batch, specs: Sequence[tf.TensorSpec]) -> RepresentativeBatches:
+    """Divide the batches into those that calibrate an int8 export and those on which it is compared with Keras.
+
+    Args:
+        batches: all batches.
+        arrays: all examples of each input, by name.
+        specs: shapes, dtypes and names of the inputs.
+    """
     count = len(next(iter(arrays.values())))
-    held = batches[HELD_BACK - 1 :: HELD_BACK] or batches[1:][-1:]
-    kept = [batch for batch in batches if not any(batch is other for other in held)]
-    inputs = "a part of the representative data, held back from calibration" if held else "the representative data"
+    held_back = batches[HOLD_BACK_EVERY - 1 :: HOLD_BACK_EVERY] or batches[1:][-1:]
+    calibration = [batch for batch in batches if not any(batch is held for held in held_back)]
+    inputs = "a part of the representative data, held back from calibration" if held_back else "the representative data"
     notes = [f"The input '{name}' is the same in all examples." for name, array in arrays.items() if np.all(array == array[:1])]
-    if count < FEWEST_EXAMPLES:
+    if count < MIN_EXAMPLES:
         notes.insert(0, f"The ranges of int8 come from {count} example(s).")
     if not notes:
-        return Representative(kept, held, inputs)
-    notes.append("Give some hundred typical examples: on other inputs the error may be much larger than the one reported.")
+        return RepresentativeBatches(calibration, held_back, inputs)
+    notes.append("Give some hundred typical examples: on other inputs the error may be much larger than the reported one.")
     ranges = {name: (array.min(), array.max()) for name, array in arrays.items()}
     random = _random_batches(specs, ranges)
-    return Representative(kept, [*(held or batches), *random], f"{inputs}, and random inputs in its range", (" ".join(notes),))
+    verification = [*(held_back or batches), *random]
+    return RepresentativeBatches(calibration, verification, f"{inputs}, and random inputs in its range", (" ".join(notes),))
 
 
 def _starts(count: int, batch: int) -> list[int]:
-    """Return where batches begin: at most MOST_BATCHES, spread over all examples."""
-    whole = count // batch
-    return [int(index) * batch for index in np.unique(np.linspace(0, whole - 1, min(whole, MOST_BATCHES)).astype(int))]
+    """Return the index of the first example of each batch: at most MAX_BATCHES, spread evenly over `count` examples."""
+    full_batches = count // batch
+    chosen = np.unique(np.linspace(0, full_batches - 1, min(full_batches, MAX_BATCHES)).astype(int))
+    return [int(index) * batch for index in chosen]
 
 
 def _random_batches(specs: Sequence[tf.TensorSpec], ranges: Mapping[str, tuple] | None = None) -> list[Batch]:
+    """Return RANDOM_BATCHES batches of random inputs. `ranges` has the lowest and the highest value of each input by name."""
     rng = np.random.default_rng(0)
     return [{spec.name: _random(spec, rng, (ranges or {}).get(spec.name)) for spec in specs} for _ in range(RANDOM_BATCHES)]
 
 
 def _random(spec: tf.TensorSpec, rng: np.random.Generator, limits: tuple | None) -> np.ndarray:
-    """Return values between the limits. Without limits: standard normal ones, or 0 and 1 for integers and booleans, which every
-    embedding can look up."""
+    """Return random values for one input.
+
+    Args:
+        spec: the shape and dtype of the input.
+        rng: the generator.
+        limits: the lowest and the highest value. None: standard normal values, or 0 and 1 for integers and booleans. Every
+            embedding can look up 0 and 1.
+    """
     dtype = spec.dtype.as_numpy_dtype
     shape = (spec.shape[0] or 1, *spec.shape[1:])
     if not spec.dtype.is_floating:

@@ -1,4 +1,4 @@
-"""A TensorFlow function to the bytes of a .tflite file of built-in operators."""
+"""Converting a TensorFlow function to a .tflite file."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from .mixed_precision import with_float32_layers
 from .quantize import Precision
 
 _OUT_OF_MEMORY = (
-    "Expected a model that the converter can hold in memory, which takes several times the size of its weights. The memory ran "
-    "out. Make the model smaller with replace_dense, or convert on a machine with more memory."
+    "Expected a model that fits into memory during the conversion, which takes several times the size of its weights. "
+    "The memory ran out. Make the model smaller with replace_dense, or convert it on a machine with more memory."
 )
 
 
@@ -28,28 +28,34 @@ def convert(
     variables: Sequence[tf.Variable] = (),
     keep_float32: bool = False,
 ) -> bytes:
-    """A TensorFlow function, which may read `variables`, to the bytes of a .tflite file of built-in operators.
+    """Convert a TensorFlow function to the bytes of a .tflite file of built-in operators.
 
-    `batches` of its inputs calibrate it where the precision is int8; with `keep_float32` some layers of a quantized
-    model compute in float32.
+    Args:
+        function: a function that takes a tensor for each item of `specs` and returns a tensor or a dict of tensors.
+        specs: shape, dtype and signature name of each input.
+        precision: how weights and activations are stored.
+        batches: the data that the ranges of "int8" come from. Each batch is a dict of the inputs by name.
+        variables: the variables that the function reads.
+        keep_float32: whether layers of a quantized model compute in float32 where their lowering says so.
 
     Raises:
-        ValueError: naming the operators that TFLite has not built in.
+        ValueError: if the function needs operators that TFLite has not built in (the message names them), has a loop although
+            the precision is "int8", or does not fit into memory.
     """
 
-    def by_name(values):
+    def call_by_name(values):
         return function(*(values[spec.name] for spec in specs))
 
-    # A dict keeps names that are no Python identifiers, such as "input-ids".
+    # A signature of one dict keeps names that are no Python identifiers, such as "input-ids".
     signature = [{spec.name: spec for spec in specs}]
-    concrete = tf.function(by_name, input_signature=signature, autograph=False).get_concrete_function()
+    concrete = tf.function(call_by_name, input_signature=signature, autograph=False).get_concrete_function()
     if precision.name == "int8" and any("While" in operation.type for operation in concrete.graph.get_operations()):
         raise ValueError(
             "Expected a model without loops, which TensorFlow cannot calibrate for int8. Received one with a loop that is no "
             'recurrent layer of Keras. Write the steps one after the other, or take quantize="dynamic".'
         )
     owner = tf.Module()
-    owner.weights = list(variables)  # what the function reads must be owned, or the converter drops the signature
+    owner.weights = list(variables)  # Without an owner of the variables the converter drops the signature.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     precision.configure(converter, batches, keep_float32)
     try:
@@ -61,7 +67,7 @@ def convert(
     except Exception as error:
         if "bad_alloc" in str(error):
             raise ValueError(_OUT_OF_MEMORY) from error
-        # The converter raises several private types; whichever, the reader needs the operators it stopped at.
+        # The converter raises several private types. For all of them the operators at which it stopped matter most.
         raise ValueError(
             f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
         ) from error
@@ -69,13 +75,13 @@ def convert(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what TensorFlow's converter and the runtime that it calibrates with write on stderr from the user.
+    """While active, suppress the warnings of TensorFlow's converter and everything written on stderr.
 
-    Compiled code writes to file descriptor 2, so that leads nowhere for the while.
+    The converter and the runtime that it calibrates with are compiled code. They write to file descriptor 2, past `sys.stderr`.
     """
-    nowhere, kept = os.open(os.devnull, os.O_WRONLY), None
-    with suppress(OSError):  # stderr may be closed
-        kept = os.dup(2)
+    nowhere, stderr = os.open(os.devnull, os.O_WRONLY), None
+    with suppress(OSError):  # stderr may be closed.
+        stderr = os.dup(2)
     try:
         os.dup2(nowhere, 2)
         with quiet_tensorflow(), warnings.catch_warnings():
@@ -83,13 +89,13 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         os.close(nowhere)
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
+        if stderr is not None:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _complaint(error: Exception) -> str:
-    """The operators that the converter names, or else its first words, without its MLIR dump."""
+    """Return a sentence with the operators that the converter's error names. If it names none, quote its first line."""
     named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
     if named:
         return f"There is none for: {', '.join(named)}."

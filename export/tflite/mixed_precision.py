@@ -1,35 +1,40 @@
-"""Layers that compute in float32 inside a quantized model; a scope in the names of their operators says which.
+"""Letting some layers of a quantized model compute in float32.
 
-With "arithmetic" kept in float32 the weights are stored in int8 all the same. A DEQUANTIZE operator turns them into float32,
-which the runtime does once, when it loads the model. It saves quantizing the activations at every call, which for the small
-blocks of a butterfly can take longer than all its multiplications, and it rounds nothing but the weights.
+The lowering of such a layer has `keep_float32` set. The layer's operators are in one of `SCOPES`, by which they are recognized
+here. For "weights" the weights stay in float32 as well. For "arithmetic" they are stored in int8, and a DEQUANTIZE operator
+converts them to float32. The runtime runs this operator once, when it loads the model.
+
+This saves quantizing the activations at every invocation, which for the small blocks of a butterfly can take longer than all
+its multiplications. It is also more exact, because only the weights are rounded.
 """
 
 import flatbuffers
 import numpy as np
-import tensorflow as tf
 
 from ..lowering import SCOPES
 from .operators import schema, tensor_names
 from .quantize import Precision
+from .tensorflow_internals import quantize_calibrated
 
-# TFLite aligns weights so that they can be used where they lie in the file.
+# The runtime uses weights in place, where they lie in the file, and needs them at multiples of so many bytes.
 _ALIGNMENT = 16
-# Of DEQUANTIZE, the first version that takes one scale per channel.
+# The first version of the operator DEQUANTIZE that takes one scale per channel.
 _PER_CHANNEL_VERSION = 5
-# The converter leaves weights of fewer values in float32, and so does this module.
+# Weights of fewer values stay in float32, as in the converter.
 _MIN_VALUES = 1024
 _CODES = schema.BuiltinOperator
 _PRODUCTS = (_CODES.CONV_2D, _CODES.FULLY_CONNECTED, _CODES.BATCH_MATMUL)
 
 
 def with_float32_layers(content: bytes, precision: Precision) -> bytes:
-    """Return the quantized model, with the layers computing in float32 whose lowering asks for it by `keep_float32`.
+    """Return the quantized file, in which the layers whose lowering has `keep_float32` compute in float32.
 
-    `content` is what the converter gives after `Precision.configure` with `keep_float32`: a calibrated float model for "int8",
-    a finished one for "dynamic".
+    Args:
+        content: the bytes that the converter returned after `Precision.configure` with `keep_float32`: a calibrated model in
+            float32 for "int8", a quantized model for "dynamic".
+        precision: "int8" or "dynamic".
     """
-    model = _parsed(_quantized_but_kept(content, precision) if precision.name == "int8" else content)
+    model = _parsed(_quantize_other_layers(content, precision) if precision.name == "int8" else content)
     dequantize = schema.OperatorCodeT(_CODES.DEQUANTIZE, version=_PER_CHANNEL_VERSION, builtinCode=_CODES.DEQUANTIZE)
     model.operatorCodes.append(dequantize)
     for graph in model.subgraphs:
@@ -37,23 +42,26 @@ def with_float32_layers(content: bytes, precision: Precision) -> bytes:
     return _packed(model)
 
 
-def _quantized_but_kept(calibrated: bytes, precision: Precision) -> bytes:
-    # The function below the public QuantizationDebugger, which knows no int8 inputs and needs an operator to debug.
-    from tensorflow.lite.python.convert import mlir_quantize
-
+def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
+    """Quantize a calibrated model to int8, but leave the layers in float32 whose lowering has `keep_float32`."""
     scopes = SCOPES["arithmetic"], SCOPES["weights"]
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
     model = _parsed(calibrated)
     for graph in model.subgraphs:
         products = [operator for operator in graph.operators if _is_product(operator, graph, model, scopes)]
         kept += [graph.tensors[operator.outputs[0]].name.decode() for operator in products]
-    io = tf.int8 if precision.integer_io else tf.float32
-    return mlir_quantize(calibrated, input_data_type=io, output_data_type=io, denylisted_nodes=kept)
+    return quantize_calibrated(calibrated, precision.integer_io, kept)
 
 
 def _dequantize_weights(model, graph, code: int) -> None:
-    """Let each product of `graph` that computes in float32 read int8 weights through a DEQUANTIZE operator."""
-    operators, restored = [], {}
+    """Store the weights of each product that computes in float32 in int8, and insert a DEQUANTIZE operator that restores them.
+
+    Args:
+        model: the model, a `ModelT`, which is changed.
+        graph: one of its subgraphs.
+        code: the index of DEQUANTIZE in `model.operatorCodes`.
+    """
+    operators, restored = [], {}  # `restored`: index of the int8 tensor -> index of the float32 tensor
     for operator in graph.operators:
         in_float32 = graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32
         if in_float32 and _is_product(operator, graph, model, scopes=(SCOPES["arithmetic"],)):
@@ -71,7 +79,10 @@ def _dequantize_weights(model, graph, code: int) -> None:
 
 
 def _round_to_int8(weights, model) -> None:
-    """Store float32 weights in int8, with one scale for each entry of their first axis, if no other tensor shares them."""
+    """Store a float32 tensor of weights in int8, with one scale for each entry of its first axis.
+
+    Small tensors, and tensors that share their buffer with others, stay as they are.
+    """
     buffer = model.buffers[weights.buffer]
     sharing = sum(tensor.buffer == weights.buffer for graph in model.subgraphs for tensor in graph.tensors)
     small = np.prod(weights.shape) < _MIN_VALUES
@@ -87,9 +98,10 @@ def _round_to_int8(weights, model) -> None:
 
 
 def _is_product(operator, graph, model, scopes: tuple[str, ...]) -> bool:
-    """Whether `operator` multiplies by weights of a layer in `scopes`, as the name of the weights or of the result says.
+    """Return whether `operator` multiplies by the weights of a layer in one of `scopes`.
 
-    The result of the model's last operator has the name of the output.
+    The name of the weights or of the result tells. The result alone is not enough: that of the model's last operator has the
+    name of the output.
     """
     product = model.operatorCodes[operator.opcodeIndex].builtinCode in _PRODUCTS
     ends = (operator.inputs[1], operator.outputs[0]) if product else ()
@@ -97,11 +109,12 @@ def _is_product(operator, graph, model, scopes: tuple[str, ...]) -> bool:
 
 
 def _is_within(name: str, scopes: tuple[str, ...]) -> bool:
+    """Return whether the name of a tensor has one of `scopes` among its parts."""
     return any(f"/{scope}/" in name for scope in scopes)
 
 
 class _AlignedBuffer(schema.BufferT):
-    """A buffer that is written at an address which TFLite can compute from, as the converter's are."""
+    """A buffer that is written at a multiple of 16 bytes, so that the runtime can use its weights in place."""
 
     def Pack(self, builder):
         if self.data is None:
@@ -115,10 +128,12 @@ class _AlignedBuffer(schema.BufferT):
 
 
 def _parsed(content: bytes):
+    """Return the model in a .tflite file as a `ModelT`, which can be changed."""
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
 def _packed(model) -> bytes:
+    """Return a `ModelT` as the bytes of a .tflite file."""
     model.buffers = [_AlignedBuffer(data=buffer.data) for buffer in model.buffers]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")

@@ -1,4 +1,4 @@
-"""Which operators a .tflite file holds, and which of them the stock runtime has built in."""
+"""The operators in a .tflite file, and the check that all of them are built into the stock runtime."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).item
 
 
 def operator_names(content: bytes) -> tuple[str, ...]:
-    """The operators of all subgraphs in the order of execution; custom ones as "CUSTOM <name>"."""
+    """Return the names of the operators of all subgraphs in the order of execution. A custom one is "CUSTOM <name>"."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     return tuple(
         operator_name(model.operatorCodes[op.opcodeIndex]) for graph in model.subgraphs for op in graph.operators or []
@@ -17,7 +17,7 @@ def operator_names(content: bytes) -> tuple[str, ...]:
 
 
 def tensor_names(content: bytes) -> list[str]:
-    """The names of all tensors that an operator computes."""
+    """Return the names of all tensors that operators compute, in the order of execution."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     return [
         graph.tensors[index].name.decode() for graph in model.subgraphs for op in graph.operators or [] for index in op.outputs
@@ -25,28 +25,29 @@ def tensor_names(content: bytes) -> list[str]:
 
 
 def check_builtin(content: bytes) -> tuple[str, ...]:
-    """The operators of `content`, all built in.
+    """Check that all operators of a file are built in, and return their names in the order of execution.
 
     Raises:
-        ValueError: naming the operators that are not.
+        ValueError: if the file has custom operators. The message names them.
     """
     names = operator_names(content)
-    foreign = sorted({name for name in names if name.startswith("CUSTOM")})
-    if foreign:
+    custom = sorted({name for name in names if name.startswith("CUSTOM")})
+    if custom:
         raise ValueError(
-            f"Expected TFLite's built-in operators only, so that the stock runtime loads the model. Received: {foreign}. "
+            f"Expected TFLite's built-in operators only, so that the stock runtime loads the model. Received: {custom}. "
             "Replace the layers that need them."
         )
     return names
 
 
-def counted(names: Sequence[str]) -> str:
-    """For example "FULLY_CONNECTED 2, RESHAPE 1"."""
+def count_operators(names: Sequence[str]) -> str:
+    """Return how often each operator occurs, the most frequent first, for example "FULLY_CONNECTED 2, RESHAPE 1"."""
     return ", ".join(f"{name} {count}" for name, count in Counter(names).most_common())
 
 
 def operator_name(code) -> str:
-    # Files before schema 3a keep small codes in the older field.
+    """Return the name of an operator by its `OperatorCode`."""
+    # Before version 3a of the schema, files kept small codes in another field.
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     if builtin == schema.BuiltinOperator.CUSTOM:
         return f"CUSTOM {code.customCode.decode()}"

@@ -1,4 +1,4 @@
-"""Precisions of an export: how weights and activations are stored, and what int8 costs a Dense layer."""
+"""The precisions of an export: how weights and activations are stored, and the error that int8 costs a Dense layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,26 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from .tensorflow_internals import set_calibrate_only
+
 Quantize = Literal["float16", "dynamic", "int8"]
 
-# name -> largest permitted error by default, relative to the largest output. float32: round-off of sums taken in another order,
-# measured below 1e-5. The others allow for what one rounding of every weight, and for int8 of every activation, costs
-# a network of several layers; a wrong lowering is off by more than the output itself.
+# name -> largest permitted error by default, relative to the largest output. In float32 sums are taken in another order, whose
+# round-off was measured below 1e-5. The other tolerances allow for the rounding of every weight, and in int8 of every
+# activation, in a network of several layers. A wrong lowering exceeds all of them: it is off by more than the output itself.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.25}
-# The name that the converter gives to a function's signature.
+# The name that the converter gives to the signature of a function.
 SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights and activations are stored.
+    """A precision: how weights and activations are stored.
 
     Attributes:
-        name: None: float32. "float16": weights in float16. "dynamic": weights in int8, activations quantised while running.
-            "int8": weights and activations in int8, by ranges seen on representative data.
-        integer_io: whether the model's inputs and outputs are int8 as well; only with "int8".
+        name: None: float32. "float16": weights in float16. "dynamic": weights in int8, and activations are quantized at every
+            invocation. "int8": weights and activations in int8. The ranges of the activations come from representative data.
+        integer_io: whether the model's inputs and outputs are int8 as well. Only for "int8".
     """
 
     name: str | None = None
@@ -38,14 +40,19 @@ class Precision:
 
     @property
     def tolerance(self) -> float:
+        """The largest permitted error by default, relative to the largest output."""
         return TOLERANCES[self.name]
 
     def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], keep_float32: bool = False) -> None:
-        """Set up a TFLite converter; for "int8" it calibrates on `batches`, whose values are in the order of the inputs.
+        """Set up a TFLite converter for this precision.
 
-        With `keep_float32` and "int8" it does no more than calibrate; `mixed_precision.with_float32_layers` goes on from there.
+        Args:
+            converter: a `tf.lite.TFLiteConverter`.
+            batches: the data that the ranges of "int8" come from. Each batch is a dict of the inputs by name.
+            keep_float32: whether some layers of the quantized model compute in float32. For "int8" the converter then only
+                calibrates, and `mixed_precision.with_float32_layers` quantizes the calibrated model.
         """
-        # Never SELECT_TF_OPS: such a model converts, then fails to load where Flex is not linked in.
+        # SELECT_TF_OPS is never allowed: such a model converts, but does not load where the Flex delegate is not linked in.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if self.name is None:
             return
@@ -56,41 +63,32 @@ class Precision:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: ((SIGNATURE, dict(batch)) for batch in batches)
         if keep_float32 and self.name == "int8":
-            converter._experimental_calibrate_only = True
+            set_calibrate_only(converter)
         elif self.integer_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
 
 
 def dense_error(inputs: Sequence[np.ndarray], units: int) -> float:
-    """Relative error in int8 of a Dense with uniform random weights, by rounding in NumPy as TFLite does: inputs
-    and outputs by one scale over all of `inputs`, the kernel by one symmetric scale a column."""
+    """Return the relative error in int8 of a Dense layer with uniform random weights on `inputs`.
+
+    The layer is computed in NumPy with the roundings of TFLite. The inputs have one scale, the outputs have one scale, and each
+    column of the kernel has a symmetric scale.
+
+    Args:
+        inputs: the batches of the layer's inputs, of any rank. The features are on the last axis.
+        units: the number of outputs.
+    """
     width = inputs[0].shape[-1]
     x = np.concatenate([value.reshape(-1, width) for value in inputs])
     kernel = np.random.default_rng(0).uniform(-1, 1, (width, units)).astype(np.float32)
     scales = np.abs(kernel).max(axis=0) / 127
-    exact, rounded = x @ kernel, _rounded(_rounded(x) @ (np.round(kernel / scales) * scales))
+    exact, rounded = x @ kernel, _round_to_steps(_round_to_steps(x) @ (np.round(kernel / scales) * scales))
     largest = np.abs(exact).max()
     return float(np.abs(rounded - exact).max() / largest) if largest else 0.0
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """To the nearest of 256 steps over the range of `values` and 0."""
+def _round_to_steps(values: np.ndarray) -> np.ndarray:
+    """Round each value to the nearest of 256 evenly spaced ones, which cover the range of `values` and 0."""
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     scale = (high - low) / 255 or 1.0
     return np.round(values / scale) * scale
-
-
-def by_name(values, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays by input name, of an array, a list in the order of `names`, or a dict.
-
-    Raises:
-        ValueError: for inputs whose number or names do not fit.
-    """
-    if not isinstance(values, Mapping):
-        listed = list(values) if isinstance(values, list | tuple) else [values]
-        if len(listed) != len(names):
-            raise ValueError(f"Expected {len(names)} inputs, {tuple(names)}. Received: {len(listed)}")
-        values = dict(zip(names, listed, strict=True))
-    if set(values) != set(names):
-        raise ValueError(f"Expected the inputs {tuple(names)}. Received: {tuple(values)}")
-    return {name: np.asarray(values[name]) for name in names}

@@ -1,4 +1,4 @@
-"""The stock runtime: a .tflite file loaded and run by its signature."""
+"""Loading and running .tflite files in the stock runtime, ai-edge-litert."""
 
 import subprocess
 import sys
@@ -11,8 +11,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from .operators import operator_names
+from .tensorflow_internals import executed_operators
 
-# A program of its own, so that it imports neither TensorFlow nor Keras.
+# Run by a new process, which imports neither TensorFlow nor Keras and so starts quickly.
 _RUN_ONCE = """
 import sys
 from ai_edge_litert.interpreter import Interpreter
@@ -23,16 +24,18 @@ interpreter.invoke()
 
 
 def partitions(interpreter: Interpreter) -> int:
-    """Into how many pieces the stock runtime cuts the model for its XNNPACK delegate; each costs a crossing. 0: it runs
-    nothing."""
-    return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
+    """Return the number of pieces of the model that XNNPACK runs. Operators that it cannot run lie between them.
+
+    Entering and leaving a piece takes time, so 1 is best. 0 means that XNNPACK runs nothing.
+    """
+    return executed_operators(interpreter).count("DELEGATE")
 
 
 def load(content: bytes, threads: int = 1) -> Interpreter:
-    """An interpreter with its tensors allocated.
+    """Load the bytes of a .tflite file, and return an interpreter whose tensors are allocated.
 
     Raises:
-        ValueError: if `content` is no TFLite model that the runtime can load.
+        ValueError: if the runtime cannot load the file.
     """
     try:
         interpreter = Interpreter(model_content=content, num_threads=threads)
@@ -43,23 +46,28 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
 
 
 def signature(interpreter: Interpreter) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the inputs and outputs of the file's one signature.
+    """Return the names of the inputs and of the outputs of the file's signature.
 
     Raises:
-        ValueError: if it has none, or several.
+        ValueError: if the file does not have exactly one signature.
     """
-    found = interpreter.get_signature_list()
-    if len(found) != 1:
-        raise ValueError(f"Expected a .tflite file with one signature, as to_tflite writes it. Received: {list(found)}")
-    (names,) = found.values()
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        raise ValueError(
+            "Expected a .tflite file with one signature, as export.to_tflite writes it. "
+            f"Received one with the signatures {list(signatures)}"
+        )
+    (names,) = signatures.values()
     return tuple(names["inputs"]), tuple(names["outputs"])
 
 
 def check_survives(content: bytes) -> None:
-    """Loads and runs the model in a process of its own: on some int8 operators the runtime aborts instead of giving an error.
+    """Check that the runtime can load and run a file without killing its process.
+
+    The file is run in a new process, because on some int8 operators the runtime aborts instead of raising an error.
 
     Raises:
-        ValueError: if that process dies.
+        ValueError: if that process dies. The message names the operators of the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
@@ -69,13 +77,17 @@ def check_survives(content: bytes) -> None:
         names = ", ".join(sorted(set(operator_names(content))))
         raise ValueError(
             f"Expected a model that the stock runtime runs. It dies of signal {-done.returncode} on this one, of the operators "
-            f'{names}. Try quantize="dynamic", or replace the layers that are not dense or butterfly ones.'
+            f'{names}. Take quantize="dynamic", or replace the layers that are neither Dense nor butterfly layers.'
         )
 
 
 @contextmanager
 def running(name: str) -> Iterator[None]:
-    """Turn what the runtime raises of a model that it loads but cannot run into a ValueError that says so."""
+    """While active, turn the runtime's errors into a ValueError.
+
+    Args:
+        name: the model that runs, in words for the message.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -83,10 +95,14 @@ def running(name: str) -> Iterator[None]:
 
 
 def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One invocation of the model's signature: input values by name to output values by name, in float where they are int8.
+    """Invoke the model once, and return its outputs by name. Int8 outputs are converted to float.
+
+    Args:
+        interpreter: an interpreter of a file with one signature.
+        inputs: the inputs by name. Floats are quantized where the model takes int8.
 
     Raises:
-        ValueError: for an input of the wrong shape.
+        ValueError: if an input has the wrong shape, or the runtime cannot run the model.
     """
     runner = interpreter.get_signature_runner()
     typed = {}
@@ -94,24 +110,25 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         value = np.asarray(inputs[name])
         shape = tuple(None if axis < 0 else axis for axis in detail["shape_signature"].tolist())
         if len(value.shape) != len(shape) or any(a is not None and a != b for a, b in zip(shape, value.shape, strict=True)):
-            raise ValueError(f"Input '{name}' takes the shape {shape}. Received: {value.shape}")
+            raise ValueError(f"Expected the input '{name}' to have the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
     with running("the model"):
         outputs = runner(**typed)
-    return {name: _dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+    return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
 
 
 def run_all(interpreter: Interpreter, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`run` for every batch; the outputs by name, those of all batches joined."""
+    """Invoke the model once for each batch, and return the outputs by name. The outputs of all batches are concatenated."""
     return joined([run(interpreter, batch) for batch in batches])
 
 
 def joined(results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Outputs by name, those of all `results` one after the other."""
+    """Concatenate the outputs of several invocations, and return them by name."""
     return {name: np.concatenate([np.atleast_1d(result[name]) for result in results]) for name in results[0]}
 
 
 def _quantized(value: np.ndarray, detail: dict) -> np.ndarray:
+    """Return `value` in the type of a tensor. `detail` is what the interpreter tells of the tensor."""
     scale, zero = detail["quantization"]
     if scale and np.issubdtype(value.dtype, np.floating):
         limits = np.iinfo(detail["dtype"])
@@ -119,6 +136,12 @@ def _quantized(value: np.ndarray, detail: dict) -> np.ndarray:
     return value.astype(detail["dtype"])
 
 
-def _dequantized(value: np.ndarray, detail: dict) -> np.ndarray:
+def dequantized(value: np.ndarray, detail: dict) -> np.ndarray:
+    """Return the value of a tensor in float if it is quantized, else as it is.
+
+    Args:
+        value: the value of the tensor.
+        detail: what the interpreter tells of the tensor, an item of `get_tensor_details()` for example.
+    """
     scale, zero = detail["quantization"]
     return ((value.astype(np.float32) - zero) * scale).astype(np.float32) if scale else value

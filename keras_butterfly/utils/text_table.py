@@ -1,8 +1,8 @@
-"""A rich table that plain `print` shows."""
+"""Rich tables, and groups of lines and tables, that plain `print` shows."""
 
 import io
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 WIDTH = 120
@@ -12,6 +12,18 @@ class TextTable(Table):
     """A `rich.table.Table` whose `str()` is the table as text, 120 columns wide at most."""
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=WIDTH)
-        console.print(self, highlight=False)
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        return _as_text(self)
+
+
+class TextGroup(Group):
+    """A `rich.console.Group` whose `str()` is its parts as text, one below the other, 120 columns wide at most."""
+
+    def __str__(self) -> str:
+        return _as_text(self)
+
+
+def _as_text(renderable: RenderableType) -> str:
+    """Return what rich prints for `renderable`, without colors."""
+    console = Console(file=io.StringIO(), width=WIDTH)
+    console.print(renderable, highlight=False)
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Places to measure at, behind one interface: this machine, and whatever else can run a .tflite file and a clock."""
+"""The devices on which .tflite files are timed, behind one interface. The machine that runs this process is one of them."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -8,12 +8,15 @@ from .host import Host
 
 
 class Device(Protocol):
-    """A place where models are measured; a phone, a browser or an Arm board is added by giving it these four.
+    """A device that runs .tflite files and times them.
+
+    To measure on a phone, in a browser or on an Arm board, write a class with these three attributes and this method, and pass
+    an instance as `device`.
 
     Attributes:
-        name: by which `device=` finds it and wisdom remembers it.
-        runtime: name and version of the runtime.
-        machine: the processor's name.
+        name: the name under which wisdom keeps the measurements of this device.
+        runtime: name and version of the runtime that runs the files.
+        machine: the name of the device's processor.
     """
 
     @property
@@ -26,9 +29,19 @@ class Device(Protocol):
     def machine(self) -> str: ...
 
     def measure(
-        self, models: Mapping[str, bytes], *, threads: int, warmup: int, runs: int, progress: Callable[[int], None]
+        self, models: Mapping[str, bytes], *, threads: int, warmup: int, runs: int, on_round: Callable[[int], None]
     ) -> dict[str, Latency]:
-        """Latencies of .tflite models by name, taken in turn. `progress` is called with the number of rounds done."""
+        """Return the latency of each model.
+
+        The models take turns. In each round one block of every model is timed.
+
+        Args:
+            models: the bytes of the .tflite files, by name.
+            threads: number of threads of the interpreter.
+            warmup: number of untimed invocations before the first round.
+            runs: number of rounds.
+            on_round: a function to call after each round with the number of rounds that are done.
+        """
         ...
 
 
@@ -36,10 +49,10 @@ DEVICES: dict[str, Device] = {"host": Host()}
 
 
 def find(device: str | Device) -> Device:
-    """The device of that name, or `device` itself.
+    """Return the device that is called `device`, or `device` itself if it is an object with the members of `Device`.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: if `device` is neither such an object nor a known name.
     """
     if all(hasattr(device, part) for part in ("name", "runtime", "machine", "measure")):
         return device  # type: ignore[return-value]

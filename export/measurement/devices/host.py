@@ -1,4 +1,4 @@
-"""The machine this runs on."""
+"""Timing .tflite files on the machine that runs this process."""
 
 import platform
 import time
@@ -11,18 +11,19 @@ import numpy as np
 from ...tflite.runtime import Interpreter, load, running
 from ..latency import Latency
 
-# A timed block is sized by the speed of the warm-up to last this long, so that the clock's resolution does not show.
+# A timed block lasts about this long, so that the resolution of the clock does not matter.
 BLOCK_SECONDS = 2e-4
+# The untimed invocations are divided into this many blocks, whose fastest one tells how many invocations fill a timed block.
 WARMUP_BLOCKS = 5
 
-
-# Of /proc/cpuinfo: the first two on x86, the others on Arm.
-_GENERATION = ("cpu family", "model", "CPU implementer", "CPU part")
-_VECTORS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve2")
+# Keys in /proc/cpuinfo that tell the generations of a processor apart. The first two are found on x86, the others on Arm.
+_GENERATION_KEYS = ("cpu family", "model", "CPU implementer", "CPU part")
+# Instruction sets that decide how fast XNNPACK is.
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve2")
 
 
 class Host:
-    """Runs models in this process, in ai-edge-litert's interpreter with its XNNPACK delegate."""
+    """A device that runs models in this process, with the interpreter of ai-edge-litert and its XNNPACK delegate."""
 
     name = "host"
 
@@ -32,39 +33,42 @@ class Host:
 
     @property
     def machine(self) -> str:
-        """The processor, as the operating system names it, with what tells one generation of a name from the next."""
+        """The processor's name, generation and instruction sets. The name alone may stand for several generations."""
         try:
             text = Path("/proc/cpuinfo").read_text()
         except OSError:
             return platform.processor() or platform.machine()
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
         name = facts.get("model name", platform.machine())
-        numbers = [f"{key} {facts[key]}" for key in _GENERATION if key in facts]
-        vectors = [flag for flag in _VECTORS if flag in facts.get("flags", facts.get("Features", "")).split()]
-        return ", ".join([name, *numbers, *vectors])
+        generation = [f"{key} {facts[key]}" for key in _GENERATION_KEYS if key in facts]
+        flags = facts.get("flags", facts.get("Features", "")).split()
+        return ", ".join([name, *generation, *(flag for flag in _INSTRUCTION_SETS if flag in flags)])
 
     def measure(
-        self, models: Mapping[str, bytes], *, threads: int, warmup: int, runs: int, progress: Callable[[int], None]
+        self, models: Mapping[str, bytes], *, threads: int, warmup: int, runs: int, on_round: Callable[[int], None]
     ) -> dict[str, Latency]:
-        """All models in turn, A B C A B C ..., so that drift of the machine's speed hits all alike."""
-        interpreters = {name: _prepared(content, threads) for name, content in models.items()}
+        """Return the latency of each model, as `Device.measure` says.
+
+        The models take turns, A B C A B C ..., so that a change of the machine's speed affects all of them alike.
+        """
+        interpreters = {name: _loaded_with_inputs(content, threads) for name, content in models.items()}
         invocations = {}
         for name, interpreter in interpreters.items():
             with running(f"'{name}'"):
-                invocations[name] = _block_length(interpreter, warmup)
+                invocations[name] = _invocations_per_block(interpreter, warmup)
         seconds: dict[str, list[float]] = {name: [] for name in interpreters}
         for done in range(runs):
             for name, interpreter in interpreters.items():
-                seconds[name].append(_block(interpreter, invocations[name]))
-            progress(done + 1)
+                seconds[name].append(_time_block(interpreter, invocations[name]))
+            on_round(done + 1)
         return {
             name: Latency(tuple(seconds[name]), invocations[name], warmup, threads, self.runtime, self.machine)
             for name in interpreters
         }
 
 
-def _prepared(content: bytes, threads: int) -> Interpreter:
-    """An interpreter with inputs set: standard normal, or zeros where the input is no float."""
+def _loaded_with_inputs(content: bytes, threads: int) -> Interpreter:
+    """Return an interpreter whose inputs are set: standard normal values for floats, zeros for other types."""
     interpreter = load(content, threads)
     rng = np.random.default_rng(0)
     for detail in interpreter.get_input_details():
@@ -74,15 +78,18 @@ def _prepared(content: bytes, threads: int) -> Interpreter:
     return interpreter
 
 
-def _block_length(interpreter: Interpreter, warmup: int) -> int:
-    # The fastest of a few: one that the operating system interrupted would make blocks too short.
-    seconds = min(_block(interpreter, -(-warmup // WARMUP_BLOCKS)) for _ in range(WARMUP_BLOCKS))
+def _invocations_per_block(interpreter: Interpreter, warmup: int) -> int:
+    """Warm the model up, and return how many invocations fill a timed block of BLOCK_SECONDS."""
+    # The fastest block counts: one that the operating system interrupted looks slow, and would make the timed blocks too short.
+    seconds = min(_time_block(interpreter, -(-warmup // WARMUP_BLOCKS)) for _ in range(WARMUP_BLOCKS))
     return max(1, round(BLOCK_SECONDS / seconds))
 
 
-def _block(interpreter: Interpreter, invocations: int) -> float:
-    """Mean seconds per invocation, of a model that runs again and again: the first one, untimed, finds the caches full of the
-    model before it."""
+def _time_block(interpreter: Interpreter, invocations: int) -> float:
+    """Return the mean seconds per invocation over a block of invocations.
+
+    One more invocation runs before the clock starts, because the caches still hold the data of the previous model.
+    """
     invoke = interpreter.invoke
     invoke()
     start = time.perf_counter()

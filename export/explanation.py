@@ -1,0 +1,71 @@
+"""The evidence for an export in words and tables: its size, its errors, and the lowerings that were considered."""
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from keras_butterfly.utils.text_table import TextGroup, TextTable
+
+from .planning.plan import LayerPlan
+from .planning.wisdom import Candidate
+from .tflite.operators import count_operators
+
+if TYPE_CHECKING:
+    from .model import TFLiteModel
+
+
+def summary_lines(model: "TFLiteModel") -> list[str]:
+    """Return the few lines that `print(exported)` shows: precision, size, errors, and what the butterfly layers save."""
+    precision, parity = model.precision.name or "float32", model.parity
+    decisions = "" if parity.agreement is None else f", {parity.agreement:.1%} equal decisions"
+    lines = [
+        f"{precision}, {model.size_bytes / 1024:,.1f} KiB, {len(model.operators)} operators in {model.partitions} XNNPACK "
+        "partition(s)",
+        f"against Keras, on {parity.examples} examples ({parity.inputs}): off by {parity.relative_error:.2g} of the largest "
+        f"output{decisions}",
+    ]
+    gain = model.gain
+    if gain is not None:
+        estimated = " (estimated)" if gain.estimated else ""
+        lines.append(
+            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us{estimated}, "
+            f"{gain.dense_seconds / gain.seconds:.1f}x; with dense kernels the file would have about "
+            f"{gain.dense_size_bytes / 1024:,.1f} KiB"
+        )
+    if model.original_parity is not None:
+        lines.append(f"against the model in its own precision: off by {model.original_parity.relative_error:.2g}")
+    return [*lines, *model.notes]
+
+
+def explanation(model: "TFLiteModel") -> TextGroup:
+    """Return the summary of an export, its operators, and for each butterfly layer a table of the lowerings considered."""
+    parts: list[Text | TextTable] = [Text(line) for line in summary_lines(model)]
+    parts.append(Text(f"operators: {count_operators(model.operators)}"))
+    for plan in model.plan:
+        chosen = f"{plan.lowering}, {plan.source}, relative error {plan.error:.2g}"
+        parts.append(Text(f"{plan.layer} {plan.input_shape}: {chosen}"))
+        if plan.candidates:
+            parts.append(_candidates_table(plan))
+    return TextGroup(*parts)
+
+
+def _candidates_table(plan: LayerPlan) -> TextTable:
+    """Return a table of the lowerings considered for one layer, the fastest first. An arrow marks the chosen lowering."""
+    table = TextTable("lowering")
+    for column in ("estimate us", "measured us", "size KiB", "error"):
+        table.add_column(column, justify="right")
+    table.add_column("passed over because")
+    for candidate in sorted(plan.candidates, key=_seconds):
+        cells = ["", "", ""]
+        if candidate.measured:
+            measured = candidate.measured
+            cells = [f"{measured.seconds * 1e6:,.2f}", f"{measured.size_bytes / 1024:,.1f}", f"{measured.error:.2g}"]
+        lowering = str(candidate.lowering)
+        name = f"[bold]{lowering} <-[/bold]" if candidate.lowering == plan.lowering else lowering
+        table.add_row(name, f"{candidate.estimate * 1e6:,.2f}", *cells, plan.passed_over(candidate))
+    return table
+
+
+def _seconds(candidate: Candidate) -> float:
+    """Return the measured seconds of a candidate, or the estimated ones if it was not measured."""
+    return candidate.measured.seconds if candidate.measured else candidate.estimate
