@@ -20,10 +20,13 @@ if keras.backend.backend() != "tensorflow":
         r"^(import tensorflow|from keras_butterfly_cli|from keras_butterfly import .*\bexport\b|from keras_butterfly\.export)",
         re.M,
     )
+    start_processes = ["test_cli.py", "test_notebooks.py", "test_backends.py", "test_distributed.py", "test_fuzz.py"]
+    tests = Path(__file__).parent
     collect_ignore = [
-        path.name for path in Path(__file__).parent.glob("test_*.py") if needs_tensorflow.search(path.read_text())
+        str(path.relative_to(tests))
+        for path in tests.rglob("test_*.py")
+        if path.name in start_processes or needs_tensorflow.search(path.read_text())
     ]
-    collect_ignore += ["test_cli.py", "test_notebooks.py", "test_backends.py", "test_distributed.py", "test_fuzz.py"]
 
 
 @pytest.fixture(autouse=True)
