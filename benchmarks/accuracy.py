@@ -1,20 +1,22 @@
-"""Test accuracy of networks with two hidden layers, trained from scratch, each kind at its own best learning rate of one grid.
+"""Measure the test accuracy of networks with two hidden layers of several kinds, each trained from scratch at its best rate.
 
     python benchmarks/accuracy.py FOLDER [--dataset fashion_mnist] [--data DATA] [--kind NAME ...] [--epochs 6 --epochs 15]
         [--rate 1e-3 ...] [--optimizer adam] [--batch 256] [--seeds 3] [--export]
 
-Adam with cosine decay. The rivals of the butterfly are the dense network, the same made narrower until it has the butterfly's
-weights or about its latency, and a low-rank pair. The search for the best rate starts at 1e-3 and goes on to the next rate of
-the grid while that is better, by the test accuracy of the first seed. All seeds are then trained at the best rate. `--rate`
-limits the search to the given rates.
+Kinds: the butterfly is compared with a dense network, with narrower dense networks that have about as many weights or about
+the same latency as the butterfly, and with low-rank pairs of dense layers.
 
-`--export` converts an untrained network of each kind (the weights' values change neither size nor latency) in float32, dynamic
-and int8, and measures all networks of one precision in turn.
+Training: Adam with cosine decay. The search for the best learning rate starts at 1e-3. It goes on to the next rate of the grid
+as long as the test accuracy of the first seed gets better. Then all seeds are trained at the best rate. `--rate` limits the
+search to the given rates.
 
-FOLDER gets DATASET-OPTIMIZER.json, which holds every single run. An interrupted run continues it.
+Exports: `--export` converts an untrained network of each kind in float32, "dynamic" and "int8", and measures all networks of
+one precision in turn. The values of the weights change neither size nor latency.
 
-Data sets: "fashion_mnist", "mnist" and "digits" are loaded by Keras and scikit-learn. "hapt" is six channels of a smartphone's
-sensors in windows of 2.56 s, people 1 to 21 for training and 22 to 30 for testing; it is downloaded, or read from
+Output: every run is kept in FOLDER/DATASET-OPTIMIZER.json. If the program is interrupted, start it again to continue.
+
+Data sets: Keras and scikit-learn load "fashion_mnist", "mnist" and "digits". "hapt" is six channels of a smartphone's sensors
+in windows of 2.56 s. People 1 to 21 are for training, people 22 to 30 for testing. It is downloaded, or read from
 DATA/hapt/hapt_raw.npz.
 """
 
@@ -108,7 +110,7 @@ def best_rate(accuracy: Callable[[float], float]) -> float:
 
 
 def load_hapt(folder: Path | None) -> Data:
-    """Return windows of 128 samples, channel after channel, standardised by the training people's mean and deviation."""
+    """Return windows of 128 samples, channel after channel, standardized by the training people's mean and deviation."""
     windows, activity, person = activity_data.load("uci") if folder is None else read_hapt(folder / "hapt" / "hapt_raw.npz")
     x = windows.transpose(0, 2, 1).reshape(len(windows), -1)
     known = person <= TRAINING_PEOPLE

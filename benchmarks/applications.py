@@ -1,10 +1,12 @@
-"""keras.applications models: dense layers replaced, saved, loaded by a new process, exported, compared with Keras.
+"""Replace the dense layers of `keras.applications` models, and check that the results survive saving, loading and the export.
 
     python benchmarks/applications.py [--model NAME ...] [--steps 20] [--convolutions] [--json FILE]
 
-Random weights, no softmax, which would hide errors. Each model's heavy Dense layers become butterflies, fitted to their
-kernels; with --convolutions all layers of at least 50,000 weights, 1x1 convolutions too. Prints weights, sizes (dense: 4 bytes
-a weight; the .tflite file), and the error of the exported file against Keras.
+The models have random weights, and no softmax, which would hide errors. Their heavy Dense layers become butterflies that are
+fitted to the kernels. With --convolutions all layers of at least 50,000 weights become butterflies, 1x1 convolutions too. Each
+new model is saved, loaded by a new process, exported, and compared with Keras.
+
+Output: a table of the weights, the size before (4 bytes for each weight), the size of the .tflite file, and its error.
 """
 
 import json

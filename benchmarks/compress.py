@@ -1,12 +1,18 @@
-"""A trained network made small in every way, recovered by distillation: accuracy, weights, file size, latency.
+"""Compress a trained network in several ways, recover it by distillation, and compare accuracy, weights, size and latency.
 
     python benchmarks/compress.py FOLDER [--seeds 3] [--epochs 6] [--variant NAME ...] [--no-export]
 
-Fashion-MNIST, 784-1024-1024-10. For every seed a dense teacher is trained (Adam at 1e-3, cosine decay, batches of 128); both
-hidden layers are replaced, butterfly layers fitted to the teacher's outputs on 4,096 training images, SVD and Monarch
-projected, and the student is distilled for as many epochs. Then every student of the first seed is exported in
-float32 and int8, all are measured in turn, and the int8 accuracy of every seed is that of the exported file. What is done is
-kept in FOLDER: an interrupted run goes on where it stopped. Prints a table; writes results.json and pareto.png there.
+Network: 784-1024-1024-10 on Fashion-MNIST. For every seed a dense teacher is trained with Adam at 1e-3, cosine decay and
+batches of 128.
+
+Students: both hidden layers of the teacher are replaced. Butterfly layers are fitted to the teacher's outputs on 4,096 training
+images. For SVD and Monarch the teacher's kernels are projected. Then each student is distilled for as many epochs.
+
+Exports: every student of the first seed is exported in float32 and int8, and all files are measured in turn. The int8 accuracy
+is that of the exported file, for every seed.
+
+Output: a table, and results.json and pareto.png in FOLDER. Finished steps are kept in FOLDER. If the program is interrupted,
+start it again to continue.
 """
 
 import itertools

@@ -1,9 +1,9 @@
-"""Fits the costs that estimates are made of: measures lowerings of many sizes, and solves for seconds per unit of work.
+"""Measure lowerings of many sizes, and fit to them the costs that estimates are made of, in seconds per unit of work.
 
     python benchmarks/costs.py [--samples 15] [--runs 15] [--output export/planning/costs.json --overwrite]
 
-For each precision, and for one row and several rows apart, non-negative least squares on relative errors. Prints how far the
-fitted estimate is from the measurements it was fitted to.
+The fit is non-negative least squares on relative errors. Each precision is fitted separately, and so are one row and several
+rows. The program prints how far the fitted estimates are from the measurements.
 """
 
 import json

@@ -1,10 +1,14 @@
-"""The encoder of a ButterflyAutoencoder on a phone, against the dense encoder of principal components.
+"""Compare the latency of an exported `ButterflyAutoencoder.encoder` with the dense encoder of principal components.
 
     python benchmarks/encoder.py [--n 4096] [--k 64] [--ell 64 --ell 384] [--quantize int8] [--runs 200]
 
-Both are trained on the Olivetti faces, which --data holds or scikit-learn downloads, where n is 4096, else on a Gaussian matrix
-of rank 2 k: principal components by scikit-learn, the butterfly by `solve`, which is where phase 1 of two-phase learning
-ends; latency and size do not depend on training. All are exported and measured in turn; the table says which is faster.
+Data: for n = 4096 the Olivetti faces, which are read from --data or downloaded by scikit-learn. For other n a Gaussian matrix
+of rank 2 k.
+
+Encoders: scikit-learn computes the principal components. The butterfly is trained by `solve`, whose result is that of phase 1
+of two-phase learning. Latency and size do not depend on the training.
+
+All encoders are exported and measured in turn. The table shows which is faster.
 """
 
 import sys

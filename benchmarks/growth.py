@@ -1,9 +1,10 @@
-"""How a training step grows with the width n: time against n log n and n^2, and peak memory at the largest n.
+"""Measure how the time of a training step grows with the width n, beside n log n and n^2, and the peak memory at the largest n.
 
     python benchmarks/growth.py [--sizes 512,...,16384] [--batch 128] [--memory-batch 32] [--plot FILE] [--json FILE]
 
-The steps are those of training.py. Peak memory is what a process of its own uses at most, less what it used before the layer
-was made: weights, activations, gradients, and the graph. It is read as Linux reports it.
+The steps are those of training.py. For the peak memory each layer is run in a new process. The figure is the most memory that
+the process used, less what it used before the layer was made, as Linux reports it. It comprises weights, activations, gradients
+and the graph.
 """
 
 import json

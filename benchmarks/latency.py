@@ -1,11 +1,16 @@
-"""Latency of exported layers against Dense: one thread, all variants interleaved in one run.
+"""Measure the latency of exported butterfly layers beside an exported Dense layer, with one thread and all files in turn.
 
     python benchmarks/latency.py [--sizes 256,512,1024,2048,4096,8192] [--batch 1] [--quantize int8] [--runs 200] [--json FILE]
 
-For every width n it exports Dense(n), Butterfly(n) as "gather" and "auto", and ButterflyDense(n) with default k as "auto", and
-prints medians, speed-ups and errors against Keras on normal inputs. Dense is quantised as the butterflies are. Then the
-speed-ups beside the project's aims, and how near each butterfly is to a limit: bytes of its file / streaming bandwidth of this
-machine + number of its operators x the time that one more small operator takes, both measured first.
+For every width n the program exports Dense(n), Butterfly(n) with the lowerings "gather" and "auto", and ButterflyDense(n) with
+default k and the lowering "auto". Dense is quantized as the butterflies are.
+
+Output: a table of medians, speed-ups, and errors against Keras on normally distributed inputs. Then a table of the speed-ups
+beside the project's aims, and of how near each butterfly is to its limit. The limit is
+
+    bytes of the file / memory bandwidth of this machine + number of operators x time of one more small operator
+
+The bandwidth and the time of an operator are measured first.
 """
 
 import os

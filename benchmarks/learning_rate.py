@@ -1,11 +1,14 @@
-"""Whether the learning rates that people use for Dense suit the butterfly layers, with SGD and with Adam.
+"""Check whether the usual learning rates of Dense layers suit the butterfly layers, with SGD and with Adam.
 
     python benchmarks/learning_rate.py [--width 64 --width 256 --width 1024] [--seeds 3] [--json FILE]
 
-The network has two hidden layers, Dense or one of the butterfly layers, and a dense head. It is trained for 30 epochs of
-batches of 32 on 600 standardised examples with 48 inputs and 5 classes. The figure is the training accuracy of the worst seed:
-it falls where training stops or diverges. The data sets are Gaussian classes whose centres differ by 0.7 or 2 deviations in
-each input, and real digits (scikit-learn, the classes 0 to 4, the 48 pixels that vary most).
+The network has two hidden layers and a dense head. The hidden layers are Dense or one of the butterfly layers. The network is
+trained for 30 epochs with batches of 32, on 600 standardized examples with 48 inputs and 5 classes.
+
+The figure is the training accuracy of the worst seed. It is low where training stops or diverges.
+
+Data sets: Gaussian classes whose centers differ by 0.7 or by 2 deviations in each input, and scikit-learn's digits (the classes
+0 to 4, and the 48 pixels that vary most).
 """
 
 import json

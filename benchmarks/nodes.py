@@ -1,10 +1,12 @@
-"""What the choice of nodes costs after export: first nodes, the default of `Butterfly`, against a random subset.
+"""Measure what the choice of nodes costs after the export: the first nodes, the default of `Butterfly`, or a random subset.
 
     python benchmarks/nodes.py [--runs 300] [--quantize dynamic]
 
-A random subset of nodes becomes a GATHER, which XNNPACK does not have, so the graph falls into two partitions. Exports single
-layers and the network 784-1024-1024-10, each with the default nodes and with a subset of all N nodes and the largest stride
-first where the layer widens, and measures all of them in turn in one run. float32 unless said otherwise, batch 1, one thread.
+A random subset of the nodes becomes a GATHER operator. XNNPACK does not have it, so the graph is cut into two partitions.
+
+The program exports single layers and the network 784-1024-1024-10. Each is exported with the default nodes, and with a random
+subset of all N nodes and, where the layer widens, the largest stride first. All files are measured in turn in one run, with
+batch 1 and one thread. Without --quantize they are in float32.
 """
 
 import click

@@ -1,10 +1,15 @@
-"""How near butterflies come to given kernels without training, beside truncated SVD and Monarch at equal weights.
+"""Measure how well butterflies approximate given kernels without training, beside truncated SVD and Monarch of equal size.
 
     python benchmarks/projection.py --model FILE.keras [--layer hidden_1] [--map NAME ...] [--json FILE]
 
-Relative errors in the 2-norm: of the kernel, where factors are fitted to it, and of the layer's outputs on 4,096 Fashion-MNIST
-training images about their mean, where they are fitted to those (SVD: of the outputs). The trained kernel is that of a layer of
---model, a network on flattened Fashion-MNIST images such as benchmarks/compress.py leaves in its folder.
+Two relative errors in the 2-norm are reported:
+
+- the error of the kernel, if the factors are fitted to the kernel;
+- the error of the layer's outputs on 4,096 Fashion-MNIST training images about their mean, if the factors are fitted to these
+  outputs. The SVD is then that of the outputs.
+
+The trained kernel is that of a layer of --model, a network on flattened Fashion-MNIST images. benchmarks/compress.py leaves
+such networks in its folder.
 """
 
 import json

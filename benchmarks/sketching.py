@@ -1,11 +1,16 @@
-"""How fast sketches are applied: B X for X (n, d), NumPy arrays in and out, all variants in turn, medians.
+"""Measure how fast sketches are applied: B X for a matrix X of shape (n, d), NumPy arrays in and out.
 
     python benchmarks/sketching.py [--n 25000] [--d 200] [--ell 40] [--density 0.01] [--runs 30]
 
-Variants: the Gaussian sketch as NumPy's matmul; the butterfly stage by stage and by block factors, compiled by XLA, and
-folded; one and four non-zeros per column as scipy.sparse products, and one by taking the rows of X for each row of B. Then the
-same with X a scipy sparse matrix of which `density` is not zero. Also what a single row of a dense sketch takes: X is read
-once, and little else is done, so hardly any sketch gets below it.
+The figures are medians of seconds, and the variants take turns. The variants are:
+
+- the Gaussian sketch as NumPy's matmul;
+- the butterfly sketch stage by stage and by block factors, both compiled by XLA, and folded into one matrix;
+- sparse sketches with one and with four non-zeros in each column, as scipy.sparse products;
+- the sparse sketch with one non-zero in each column, by taking the rows of X for each row of B;
+- a single row of a dense sketch. X is read once and little else is done, so hardly any sketch is faster.
+
+Then the same is measured for a scipy sparse matrix X, in which the part `density` of all entries is not zero.
 """
 
 import time

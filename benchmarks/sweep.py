@@ -1,8 +1,9 @@
-"""Is any exported butterfly slower than Dense? All sizes, ranks and precisions, each measured against its Dense twin in turn.
+"""Check that no exported butterfly layer is slower than an exported Dense layer, for all sizes, ranks and precisions.
 
     python benchmarks/sweep.py [--sizes 8,16,...] [--precisions float32,float16,dynamic,int8] [--runs 60] [--json FILE]
 
-Where a dense kernel is fastest the planner takes it, and both files do the same: their ratio then shows the noise.
+Each butterfly layer is measured in turn with a Dense layer of the same width. Where a dense kernel is the fastest lowering, the
+planner takes it. Both files then do the same, and the ratio of their latencies shows the noise.
 """
 
 import json

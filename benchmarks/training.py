@@ -1,9 +1,10 @@
-"""Time of a training step's layer, forward and backward, against Dense: batch 128, float32, all variants in turn in one run.
+"""Measure the forward and backward pass of single layers beside Dense: batch 128, float32, all variants in turn.
 
     python benchmarks/training.py [--sizes 1024,4096] [--batch 128] [--runs 15] [--json training.json]
 
-For every width n: Dense(n), the low-rank pair Dense(k)-Dense(n) with k = log2 n, Butterfly(n), and ButterflyDense(n) with
-default k, each as a TensorFlow graph and compiled by XLA. The gradient is taken with respect to the input and all weights.
+The layers for every width n are Dense(n), the low-rank pair Dense(k)-Dense(n) with k = log2 n, Butterfly(n), and
+ButterflyDense(n) with default k. Each is run as a TensorFlow graph, and compiled by XLA. The gradient is taken with respect to
+the input and all weights.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Keras models with butterfly layers to TFLite: lowered, converted, compared with Keras, measured (TensorFlow backend)."""
+"""Exporting Keras models with butterfly layers to TFLite, comparing the files with Keras, and measuring them.
+
+This needs Keras on the TensorFlow backend.
+"""
 
 from .compression_sweep import Sweep, TargetError, sweep
 from .convert import pareto_front, to_tflite

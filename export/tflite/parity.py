@@ -1,30 +1,31 @@
-"""How far an exported model is from Keras on the same inputs."""
+"""The errors of an exported model against Keras on the same inputs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-# How far the sum of an output may be from 1 to count as probabilities.
-SUM_TOLERANCE = 1e-3
+# The values of an output count as probabilities if their sum differs from 1 by less than this.
+MAX_SUM_ERROR = 1e-3
 
 
 class ParityError(ValueError):
-    """The exported model disagrees with the Keras model beyond the tolerance."""
+    """The error that is raised if the outputs of an export differ from those of Keras by more than the tolerance."""
 
-    exit_code = 1  # of the command line: the input was good, the result is not
+    # The exit code of the command line: the arguments were good, but the result is not.
+    exit_code = 1
 
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How far one output of an export is from Keras's on the same inputs.
+    """The errors of one output of an export against Keras.
 
     Attributes:
-        name: of the output.
-        max_error: the largest absolute difference of any value.
-        relative_error: that difference divided by the largest absolute value that Keras gives.
-        agreement: if the output looks like classes, the part of the examples, 0 .. 1, in which both decide for the same class
-            (the largest value). None for other outputs.
+        name: the name of the output.
+        max_error: the largest absolute difference between a value of the export and Keras's value.
+        relative_error: `max_error` divided by the largest absolute value of Keras's output.
+        agreement: the part of the examples, from 0 to 1, in which the largest value is that of the same class. None if the
+            output does not look like scores of classes.
     """
 
     name: str
@@ -35,12 +36,12 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an export is from Keras on the same inputs.
+    """The errors of an export against Keras.
 
     Attributes:
-        outputs: the figures of each output.
-        examples: number of examples compared.
-        inputs: what these examples are, in words: random inputs, the representative data, or a part of them.
+        outputs: the errors of each output.
+        examples: number of examples on which the outputs were compared.
+        inputs: the origin of these examples, in words: random inputs, the representative data, or a part of these.
     """
 
     outputs: tuple[OutputParity, ...]
@@ -49,17 +50,17 @@ class Parity:
 
     @property
     def max_error(self) -> float:
-        """The largest absolute difference of any value of any output."""
+        """The largest `max_error` of all outputs."""
         return max((output.max_error for output in self.outputs), default=0.0)
 
     @property
     def relative_error(self) -> float:
-        """The relative error of the worst output."""
+        """The largest `relative_error` of all outputs."""
         return max((output.relative_error for output in self.outputs), default=0.0)
 
     @property
     def agreement(self) -> float | None:
-        """The lowest agreement of the outputs that look like classes, or None if none does."""
+        """The lowest agreement of all outputs that look like scores of classes, or None if none does."""
         return min((output.agreement for output in self.outputs if output.agreement is not None), default=None)
 
     def to_dict(self) -> dict:
@@ -75,37 +76,48 @@ def compare_outputs(
     inputs: str = "the given inputs",
     logits: bool = False,
 ) -> Parity:
-    """Return the parity of pairs of outputs. A value that is not finite on one side only counts as an infinite error.
+    """Compare the outputs of an export with those of Keras, and return the errors.
+
+    A value that is finite on one side only counts as an infinite error.
 
     Args:
-        expected, actual: the outputs of Keras and of the export.
-        names: of the outputs. Default: output_0, output_1, ...
-        inputs: what the outputs were computed from, in words.
-        logits: whether outputs are classes even if they are no probabilities.
+        expected: the outputs of Keras.
+        actual: the outputs of the export, in the same order.
+        names: the names of the outputs. Default: "output_0", "output_1" and so on.
+        inputs: the origin of the inputs, in words.
+        logits: whether outputs are scores of classes even if they are not probabilities.
 
     Raises:
-        ParityError: for outputs of different shapes.
+        ParityError: if the shapes of an output differ.
     """
     names = names or [f"output_{index}" for index in range(len(expected))]
-    compared = [_compare_output(*each, logits) for each in zip(names, expected, actual, strict=True)]
+    compared = [_compare_output(*pair, logits) for pair in zip(names, expected, actual, strict=True)]
     return Parity(tuple(compared), len(expected[0]) if np.ndim(expected[0]) else 1, inputs)
 
 
 def _compare_output(name: str, expected, actual, logits: bool) -> OutputParity:
+    """Compare one output of an export with that of Keras, and return the errors.
+
+    Raises:
+        ParityError: if the shapes differ.
+    """
     expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     if expected.shape != actual.shape:
-        raise ParityError(f"Keras gives the output '{name}' the shape {expected.shape}, the exported model {actual.shape}.")
+        raise ParityError(
+            f"Expected the output '{name}' to have the shape that Keras returns, {expected.shape}. "
+            f"Received: {actual.shape} from the exported model."
+        )
     same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.abs(expected - actual))
     largest = float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0))
     scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
-    agreement = float(np.mean(expected.argmax(-1) == actual.argmax(-1))) if _are_classes(expected, logits) else None
+    agreement = float(np.mean(expected.argmax(-1) == actual.argmax(-1))) if _are_scores(expected, logits) else None
     return OutputParity(name, largest, largest / scale if scale else largest, agreement)
 
 
-def _are_classes(output: np.ndarray, logits: bool) -> bool:
-    """Return whether an output holds probabilities over its last axis, or any values if they may be `logits`."""
+def _are_scores(output: np.ndarray, logits: bool) -> bool:
+    """Return whether an output looks like scores of classes: probabilities over its last axis, or any values if `logits`."""
     if output.ndim < 2 or output.shape[-1] < 2 or not output.size or not np.all(np.isfinite(output)):
         return False
-    return logits or bool(output.min() >= 0 and np.abs(output.sum(-1) - 1).max() < SUM_TOLERANCE)
+    return logits or bool(output.min() >= 0 and np.abs(output.sum(-1) - 1).max() < MAX_SUM_ERROR)
