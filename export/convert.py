@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_butterfly.layers.override import executions
+from keras_butterfly.layers.override import override_affine
 from keras_butterfly.utils.model_inputs import pack_inputs
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.validation import positive_integer, positive_number
@@ -207,7 +207,7 @@ class _Export:
         """Convert the model with its butterfly layers as `plans` say, compare the file with Keras, and return the result."""
         precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
-        replaced = executions({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
+        replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
         with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
             content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None

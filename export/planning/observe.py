@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_butterfly.layers.override import executions
+from keras_butterfly.layers.override import override_affine
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.quiet import quiet_tensorflow
 
@@ -61,7 +61,7 @@ def observe(
 
     def traced(*inputs):
         root = tf.compat.v1.get_default_graph()
-        with executions({layer: recorder(layer, root) for layer in layers if id(layer) not in inner}):
+        with override_affine({layer: recorder(layer, root) for layer in layers if id(layer) not in inner}):
             outputs = call(*inputs)
         return outputs, list(values.values())
 

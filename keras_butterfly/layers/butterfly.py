@@ -11,7 +11,7 @@ from ..structure import kernels
 from ..structure.wiring import Wiring
 from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
-from .override import execute, floating
+from .override import compute_affine, floating
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
@@ -151,7 +151,7 @@ class Butterfly(keras.layers.Layer):
             seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        # Choosing an execution takes longer than a small layer's call, so the choice is made once.
+        # To plan how the map is computed takes longer than a call of a small layer, so it is done once.
         self._wiring = wiring
         self._multipliers = learning_rate.multipliers(wiring, self.stacks, self.lr_multiplier)
         self._apply = kernels.plan_apply(wiring, self.implementation)
@@ -175,7 +175,7 @@ class Butterfly(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        return self.activation(execute(self, self.affine, inputs))
+        return self.activation(compute_affine(self, self.affine, inputs))
 
     def affine(self, x):
         """Return `B x + bias`, the layer's output before the activation: (..., n) -> (..., units)."""
@@ -228,7 +228,7 @@ class Butterfly(keras.layers.Layer):
         """
         if not self.wiring.effective_weights:
             return ops.zeros((self.stacks, 0), dtype=self.variable_dtype)
-        return learning_rate.used(self.gadgets, self._multipliers)
+        return learning_rate.used_weights(self.gadgets, self._multipliers)
 
     def set_gadget_weights(self, weights) -> None:
         """Make the layer compute with `weights`, an array of the shape of `gadget_weights`.

@@ -11,7 +11,7 @@ from ..structure.matrix import Matrix
 from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
 from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis
-from .override import execute
+from .override import compute_affine
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -162,7 +162,7 @@ class ButterflyDense(keras.layers.Layer):
             self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, inputs):
-        return self.activation(execute(self, self.affine, inputs))
+        return self.activation(compute_affine(self, self.affine, inputs))
 
     def affine(self, x):
         """Return `J2^T W' J1 x + bias`, the layer's output before the activation: (..., n1) -> (..., units)."""

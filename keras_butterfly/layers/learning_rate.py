@@ -49,7 +49,7 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
     return Multipliers(ADAPTIVE / stacks**0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
 
 
-def used(stored, factors: Multipliers):
+def used_weights(stored, factors: Multipliers):
     """Return `adaptive * stored`, whose gradient in `stored` is `sgd / adaptive` times the gradient of the result."""
     stored, slope = ops.convert_to_tensor(stored), factors.sgd / factors.adaptive
     # The first term has the value and no gradient. The second term is exactly zero and has the gradient.

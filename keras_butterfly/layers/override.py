@@ -1,8 +1,8 @@
 """A way to let other code, such as an exporter, compute the affine maps of layers while a model is called.
 
-Layers compute their affine map, the linear map plus the bias, through `execute`. Inside a block `with executions(...)` the
-function of the caller computes that map instead, however deep in a model the layer is. The activation is still computed by the
-layer. So layers do not depend on any exporter.
+Layers compute their affine map, the linear map plus the bias, through `compute_affine`. Inside a block
+`with override_affine(...)` a function of the caller computes that map instead, however deep in a model the layer is. The layer
+still computes its activation. So layers do not depend on any exporter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,8 @@ Affine = Callable[[Any], Any]
 _replacements: ContextVar[Mapping[int, Affine]] = ContextVar("replacements", default=MappingProxyType({}))
 
 
-def execute(layer, affine: Affine, x):
-    """Return `affine(x)`, or `f(x)` if an enclosing `executions` block names the function f for `layer`.
+def compute_affine(layer, affine: Affine, x):
+    """Return `affine(x)`, or `f(x)` if an enclosing `override_affine` block names the function f for `layer`.
 
     Both functions receive `x` as a float tensor.
     """
@@ -34,8 +34,12 @@ def floating(x, dtype: str):
 
 
 @contextmanager
-def executions(replacements: Mapping[Any, Affine]) -> Iterator[None]:
-    """Compute the affine map of each layer in `replacements` by the function given for it, until the `with` block ends."""
+def override_affine(replacements: Mapping[Any, Affine]) -> Iterator[None]:
+    """Replace the affine maps of layers until the `with` block ends.
+
+    Args:
+        replacements: for each layer the function x -> y that computes its affine map.
+    """
     token = _replacements.set({**_replacements.get(), **{id(layer): affine for layer, affine in replacements.items()}})
     try:
         yield

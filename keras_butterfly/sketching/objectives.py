@@ -71,4 +71,5 @@ def singular_vector_loss(sketched, X, k: int):
 
 
 def _transposed(matrix):
+    """Swap the last two axes."""
     return ops.swapaxes(matrix, -1, -2)

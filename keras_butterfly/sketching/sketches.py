@@ -34,14 +34,14 @@ class Sketch(keras.layers.Layer):
         super().__init__(**kwargs)
         self.ell = positive_integer(ell, "ell")
         self.seed = check_seed(seed)
-        self._rows = 0
+        self._row_count = 0
 
     def build(self, input_shape):
         if len(input_shape) < 2 or input_shape[-2] is None:
             raise ValueError(
                 f"Sketch '{self.name}' expects matrices, (..., n, d), with a known n. Received: shape {tuple(input_shape)}"
             )
-        self._rows = int(input_shape[-2])
+        self._row_count = int(input_shape[-2])
         if self.ell > self.rows:
             raise ValueError(
                 f"Sketch '{self.name}' expects matrices of at least ell={self.ell} rows. Received: {self.rows} rows. Take a "
@@ -81,7 +81,7 @@ class Sketch(keras.layers.Layer):
 
     def _check_built(self) -> None:
         """Raise ValueError unless the sketch is built."""
-        if not self._rows:
+        if not self._row_count:
             raise not_built(self)
 
     @property
@@ -92,7 +92,7 @@ class Sketch(keras.layers.Layer):
             ValueError: before the sketch is built.
         """
         self._check_built()
-        return self._rows
+        return self._row_count
 
     @property
     def matrix(self):

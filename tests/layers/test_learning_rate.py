@@ -6,7 +6,7 @@ import pytest
 from backend import NAME, value_and_gradients
 
 from keras_butterfly import Butterfly, ButterflyAutoencoder, ButterflyDense, Kaleidoscope
-from keras_butterfly.layers.learning_rate import Multipliers, used
+from keras_butterfly.layers.learning_rate import Multipliers, used_weights
 from keras_butterfly.sketching import ButterflySketch
 
 numpy = keras.ops.convert_to_numpy
@@ -64,7 +64,7 @@ def close(found, expected, tolerance=1e-5):
 def test_used_has_the_value_of_one_factor_and_the_slope_of_the_other(factors, rng):
     adaptive, sgd = factors
     stored, upstream = rng.standard_normal((2, 7)).astype("float32")
-    value, (gradient,) = value_and_gradients(lambda x: used(x, Multipliers(adaptive, sgd)), [stored], upstream)
+    value, (gradient,) = value_and_gradients(lambda x: used_weights(x, Multipliers(adaptive, sgd)), [stored], upstream)
     close(value, adaptive * stored, 1e-6)
     close(gradient, sgd / adaptive * upstream, 1e-6)
 
@@ -72,7 +72,7 @@ def test_used_has_the_value_of_one_factor_and_the_slope_of_the_other(factors, rn
 @pytest.mark.parametrize("factors", [(0.01, 0.01), (1e-6, 1e-6), (0.1, 3.0)])
 def test_used_is_precise_for_small_factors_too(factors, rng):
     stored = rng.standard_normal(100).astype("float32")
-    close(used(stored, Multipliers(*factors)), factors[0] * stored, 1e-6)
+    close(used_weights(stored, Multipliers(*factors)), factors[0] * stored, 1e-6)
 
 
 @shapes
