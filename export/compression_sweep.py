@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_butterfly.compression.distillation import distill
-from keras_butterfly.compression.replace import Record, check_model, replace_dense
+from keras_butterfly.compression.replace import check_model, replace_dense
+from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.utils.labels import check_labels
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.progress import Progress
@@ -18,6 +19,7 @@ from keras_butterfly.utils.validation import positive_integer
 
 from . import files
 from .convert import to_tflite
+from .measurement import devices
 from .measurement.comparison import compare
 from .measurement.latency import Latency
 from .measurement.plots import check_picture
@@ -52,7 +54,7 @@ class Point:
 
     name: str
     model: keras.Model
-    record: Record | None
+    record: ReplacementReport | None
     exported: TFLiteModel
     score: float
     latency: Latency
@@ -73,7 +75,7 @@ class Point:
             "weights": self.weights,
             "size_bytes": self.size_bytes,
             "median_seconds": self.latency.median,
-            "changes": [asdict(change) for change in self.record.changes] if self.record else [],
+            "changes": [asdict(change) for change in self.record.replacements] if self.record else [],
         }
 
 
@@ -217,6 +219,7 @@ def sweep(
     objective: Objective = "latency",
     wisdom: Wisdom | None = None,
     runs: int = 100,
+    device: str | devices.Device = "host",
     progress: bool | None = None,
 ) -> Sweep:
     """Compresses a model in several ways, recovers, exports, and measures all in turn.
@@ -236,6 +239,7 @@ def sweep(
         objective: of the exports, "latency" or "size".
         wisdom: as in `to_tflite`.
         runs: timed blocks of each model.
+        device: the device that measures, as for `to_tflite`.
         progress: show bars on stderr. Default: where it is a terminal.
 
     Returns:
@@ -260,9 +264,9 @@ def sweep(
     settings: dict = {"where": where, "initialize": initialize, "data": some, "seed": seed}
     settings |= {} if steps is None else {"steps": steps}
     training: dict = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
-    exporting: dict = {"quantize": quantize, "objective": objective, "wisdom": wisdom}
+    exporting: dict = {"quantize": quantize, "objective": objective, "wisdom": wisdom, "device": device}
     exporting |= {"representative_data": some} if quantize == "int8" else {}
-    models: dict[str, tuple[keras.Model, Record | None]] = {ORIGINAL: (model, None)}
+    models: dict[str, tuple[keras.Model, ReplacementReport | None]] = {ORIGINAL: (model, None)}
     exported: dict[str, TFLiteModel] = {}
     scores, skipped = {}, {}
     with Progress(progress) as bars:
@@ -280,8 +284,7 @@ def sweep(
             scores[name] = float(score(y, exported[name].predict(_listed(x))))
         if len(models) == 1:
             raise ValueError(next(iter(skipped.values())))
-        with bars.task("measure", runs) as advance:
-            latencies = compare(exported, runs=runs, progress=lambda done: advance(1)).latencies
+    latencies = compare(exported, runs=runs, device=device, progress=progress).latencies
     points = (Point(name, *models[name], exported[name], scores[name], latencies[name]) for name in models)
     return Sweep(tuple(points), skipped)
 

@@ -153,7 +153,7 @@ def test_a_target_picks(folder, call):
         (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),
         (("replace", "model.keras", "-o", "new.keras", "--epochs", 1), "Expected --data to train on"),
         (("replace", "model.keras", "-o", "new.keras", "--k", 4, "--k", 8), "Expected one --k or one --stacks"),
-        (("replace", "model.keras", "-o", "new.keras", "--target-size", 9), "Expected --data"),
+        (("replace", "model.keras", "-o", "new.keras", "--target-size-kib", 9), "Expected --data"),
         (("replace", "model.keras", "-o", "small.keras"), "'small.keras' exists"),
         (("replace", "model.keras", "-o", "new.h5"), "ends in .keras"),
         (("replace", "model.keras", "-o", "nowhere/new.keras"), "Expected an existing folder"),
@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_tflite_file(folder, call, monk
 def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
     done = call(
         *("replace", "model.keras", "-o", "new.keras", "--data", "data.npz", "--steps", 0, "--k", 4),
-        *("--target-latency", 0.001),
+        *("--target-latency-us", 0.001),
     )
     assert done.returncode == 1
     assert "Nothing tried meets the targets. k = 4" in done.stderr

@@ -80,39 +80,87 @@ def test_a_replaced_model_recovers(hint, labels, rng):
     assert ("accuracy" in history.history) == labels
 
 
-def test_an_interrupted_training_goes_on(rng, tmp_path):
-    x = rng.standard_normal((200, 32)).astype("float32")
+class StopBeforeEpoch(keras.callbacks.Callback):
+    """Interrupts the training like Ctrl-C."""
 
-    def train(checkpoint, interrupt=False):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", [None, lambda: keras.optimizers.SGD(0.1, momentum=0.9)], ids=["default", "sgd"])
+def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
+    x = rng.standard_normal((200, 32)).astype("float32")
+    y = rng.integers(0, 5, 200)
+
+    def train(checkpoint, **changes):
         teacher = classifier(1)
         student, _ = replace_dense(teacher, where="hidden", initialize="fresh", seed=0, progress=False)
         keras.utils.set_random_seed(3)
-        settings = {"epochs": 4, "batch_size": 200, "checkpoint": checkpoint, **QUIET}
-        if interrupt:
-            fit = Distiller.fit
-
-            def stopped(self, *args, callbacks, **kwargs):
-                def stop(epoch, logs):
-                    if epoch == 2:
-                        raise KeyboardInterrupt
-
-                return fit(self, *args, callbacks=[*callbacks, keras.callbacks.LambdaCallback(on_epoch_begin=stop)], **kwargs)
-
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(Distiller, "fit", stopped)
-                distill(student, teacher, x, **settings)
-        else:
-            history = distill(student, teacher, x, **settings)
-            return student.get_weights(), len(history.history["loss"])
+        settings = {"epochs": 4, "batch_size": 200, "checkpoint": checkpoint, "class_weight": {0: 3.0}, **QUIET, **changes}
+        history = distill(student, teacher, x, y, optimizer=optimizer and optimizer(), **settings)
+        return student.get_weights(), len(history.history["loss"])
 
     whole, epochs = train(None)
     assert epochs == 4
-    train(tmp_path / "state", interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "state", callbacks=StopBeforeEpoch(2))
     assert (tmp_path / "state").is_dir()
+    with pytest.raises(ValueError, match=r"is the checkpoint of a training with \{'class weight'"):
+        train(tmp_path / "state", class_weight={0: 2.0})
     resumed, epochs = train(tmp_path / "state")
     assert epochs == 2
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(whole, resumed, strict=True))
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_the_training_uses_the_users_optimizer(rng):
+    x, teacher = rng.standard_normal((64, 32)).astype("float32"), classifier(1)
+    student = classifier(2)
+    before = student.get_weights()
+    distill(student, teacher, x, epochs=1, optimizer=keras.optimizers.SGD(0.0), **QUIET)
+    assert all(np.array_equal(a, b) for a, b in zip(before, student.get_weights(), strict=True))
+    history = distill(student, teacher, x, epochs=1, optimizer="sgd", **QUIET)
+    assert type(history.model.optimizer) is keras.optimizers.SGD
+
+
+def test_callbacks_see_the_training_and_can_stop_it(rng):
+    x, seen = rng.standard_normal((64, 32)).astype("float32"), []
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((epoch, self.model.student is student, sorted(logs)))
+            self.model.stop_training = epoch == 1
+
+    student = classifier(2)
+    history = distill(student, classifier(1), x, epochs=5, callbacks=[Stop()], **QUIET)
+    assert seen == [(0, True, ["loss"]), (1, True, ["loss"])]
+    assert history.epoch == [0, 1]
+
+
+def test_class_weights_change_the_loss_of_the_labels_alone(rng):
+    x, y = rng.standard_normal((64, 32)).astype("float32"), np.zeros(64, int)
+
+    def first_loss(**settings):
+        student = classifier(2)
+        return distill(student, classifier(1), x, y, epochs=1, batch_size=64, **settings, **QUIET).history["loss"][0]
+
+    plain, labels_alone = first_loss(), first_loss(soft=0.0)
+    assert first_loss(soft=0.0, class_weight={0: 3.0}) == pytest.approx(3 * labels_alone, rel=1e-5)
+    assert first_loss(class_weight={0: 3.0}) == pytest.approx(plain + 2 * labels_alone, rel=1e-5)
+
+
+def test_verbose_prints_what_fit_prints(rng, capsys):
+    x = rng.standard_normal((64, 32)).astype("float32")
+    distill(classifier(2), classifier(1), x, epochs=2, verbose=2)
+    out = capsys.readouterr().out
+    assert "Epoch 1/2" in out and "loss" in out
+    distill(classifier(2), classifier(1), x, epochs=1, **QUIET)
+    assert capsys.readouterr().out == ""
 
 
 def test_layers_are_matched_by_path():
@@ -120,7 +168,7 @@ def test_layers_are_matched_by_path():
     teacher = keras.Sequential([keras.Input((32,)), layers.Dense(32, name="hidden"), inner, layers.Dense(3)])
     student, _ = replace_dense(teacher, where=["hidden", "deep"], initialize="fresh", progress=False)
     pairs = matching_layers(student, teacher)
-    assert [(own.name, type(own).__name__, other.name) for own, other in pairs] == [
+    assert [(new.name, type(new).__name__, old.name) for new, old in pairs] == [
         ("hidden", "Butterfly", "hidden"),
         ("deep", "Butterfly", "deep"),
     ]
@@ -140,6 +188,8 @@ def test_layers_are_matched_by_path():
         ({"learning_rate": -1}, "`learning_rate` must be a positive number"),
         ({"temperature": 0}, "`temperature` must be a positive number"),
         ({"hint": -1}, "`hint` must be 0 or a positive number"),
+        ({"optimizer": "sgd", "learning_rate": 0.1}, "Expected `optimizer` or `learning_rate`.* Received both"),
+        ({"class_weight": {0: 2.0}}, "Expected labels with `class_weight`"),
     ],
 )
 def test_bad_arguments(change, message):

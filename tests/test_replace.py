@@ -10,7 +10,7 @@ from keras import layers
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
 from keras_butterfly.compression.cloning import Exchanged, clone_with
 from keras_butterfly.compression.dense_map import DenseMap
-from keras_butterfly.compression.replace import check_data
+from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.model_walk import named_layers
 
 QUICK = {"steps": 2, "seed": 0, "progress": False}
@@ -37,21 +37,21 @@ def kinds(model):
     return {path: type(layer).__name__ for path, layer in named_layers(model)}
 
 
-def test_the_original_stays_and_the_record_is_true(rng):
+def test_the_original_stays_and_the_report_is_true(rng):
     model = mlp()
     x = rng.standard_normal((100, 32)).astype("float32")
     before, weights = values(model, x), [value.copy() for value in model.get_weights()]
-    new, record = replace_dense(model, data=x, **QUICK)
+    new, report = replace_dense(model, data=x, **QUICK)
     assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
     assert np.array_equal(before, values(model, x))
-    assert [(change.layer, change.was, change.kind) for change in record.changes] == [
+    assert [(each.layer, each.was, each.kind) for each in report.replacements] == [
         ("first", "Dense", "Butterfly"),
         ("second", "Dense", "Butterfly"),
     ]
-    assert record.kept == {"last": f"would keep {new_count(64, 10) + 10} of its 650 weights"}
-    assert record.notes == ()
-    assert (record.weights_before, record.weights_after) == (model.count_params(), new.count_params())
-    first = record.changes[0]
+    assert report.kept == {"last": f"would keep {new_count(64, 10) + 10} of its 650 weights"}
+    assert report.notes == ()
+    assert (report.weights_before, report.weights_after) == (model.count_params(), new.count_params())
+    first = report.replacements[0]
     assert (first.inputs, first.units, first.weights_before) == (32, 64, 32 * 64 + 64)
     assert first.weights_after == new.get_layer("first").count_params() == new_count(32, 64) + 64
     assert first.fitted_to == "data"
@@ -60,18 +60,18 @@ def test_the_original_stays_and_the_record_is_true(rng):
     given = keras.ops.convert_to_numpy(new.get_layer("first").linear(x))
     wanted, given = wanted - wanted.mean(0), given - given.mean(0)
     assert abs(np.linalg.norm(given - wanted) / np.linalg.norm(wanted) - first.error) < 0.02
-    assert record.to_dict()["changes"][0]["layer"] == "first"
-    assert record.table().row_count == 2
+    assert report.to_dict()["replacements"][0]["layer"] == "first"
+    assert report.table().row_count == 2
 
 
-def test_the_record_says_where_little_is_saved():
-    _, record = replace_dense(mlp(), where=["first", "last"], initialize="fresh")
+def test_the_report_says_where_little_is_saved():
+    _, report = replace_dense(mlp(), where=["first", "last"], initialize="fresh")
     count = new_count(64, 10) + 10
     note = f"'last' saves little: {count} weights, where Dense has 650. Dense is likely the better choice."
     assert count > 0.5 * 650
-    assert record.notes == (note,)
-    assert record.to_dict()["notes"] == [note]
-    assert record.table().caption == note
+    assert report.notes == (note,)
+    assert report.to_dict()["notes"] == [note]
+    assert report.table().caption == note
 
 
 def new_count(inputs, units):
@@ -89,8 +89,8 @@ def test_a_butterfly_in_dense_clothes_is_carried_over_exactly(rng):
         layer.set_weights([keras.ops.convert_to_numpy(butterfly.kernel), rng.standard_normal(16)])
     x = rng.standard_normal((50, 16)).astype("float32")
     for data in (None, x):
-        new, record = replace_dense(model, where=1, data=data, **{**QUICK, "steps": 0})
-        assert max(change.error for change in record.changes) < 1e-2
+        new, report = replace_dense(model, min_weights=1, data=data, **{**QUICK, "steps": 0})
+        assert max(each.error for each in report.replacements) < 1e-2
         assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
 
 
@@ -100,9 +100,9 @@ def test_fitting_to_data_comes_nearer_than_to_the_kernel(rng):
     settings = {"steps": 60, "seed": 0, "progress": False}
     errors = {}
     for name, how in {"data": {"data": x}, "kernel": {}, "fresh": {"initialize": "fresh"}}.items():
-        new, record = replace_dense(model, **how, **settings)
+        new, report = replace_dense(model, **how, **settings)
         errors[name] = np.linalg.norm(values(new, x) - values(model, x))
-        assert {change.fitted_to for change in record.changes} == {None if name == "fresh" else name}
+        assert {each.fitted_to for each in report.replacements} == {None if name == "fresh" else name}
     assert errors["data"] < 0.7 * errors["kernel"]
     assert errors["data"] < 0.7 * errors["fresh"]
 
@@ -142,20 +142,47 @@ def test_settings_of_the_layers_are_kept():
         (["deep"], ["inner/deep"]),
         (re.compile("inner/"), ["inner/deep"]),
         (lambda layer: layer.units == 48, ["wide"]),
-        (2500, ["wide", "inner/deep"]),
         (None, ["first", "wide", "inner/deep"]),
     ],
 )
 def test_where(where, replaced):
+    _, report = replace_dense(nested(), where=where, initialize="fresh", **QUICK)
+    assert [each.layer for each in report.replacements] == replaced
+
+
+@pytest.mark.parametrize(
+    ("where", "replaced"),
+    [
+        (None, ["wide", "inner/deep"]),
+        (re.compile("deep|first"), ["inner/deep"]),
+        (["first", "wide"], ["wide"]),
+        (lambda layer: layer.name != "wide", ["inner/deep"]),
+    ],
+)
+def test_min_weights_limits_what_where_selects(where, replaced):
+    _, report = replace_dense(nested(), where=where, min_weights=1500, initialize="fresh", **QUICK)
+    assert [each.layer for each in report.replacements] == replaced
+
+
+def test_min_weights_includes_convolutions_and_layers_that_save_little():
+    inputs = keras.Input((3, 3, 16))
+    model = keras.Model(inputs, layers.Conv2D(16, 1, name="mix")(inputs))
+    assert replace_dense(model, min_weights=100, initialize="fresh", **QUICK)[1].replacements[0].layer == "mix"
+
+
+def test_an_error_of_a_predicate_reaches_the_user():
+    def predicate(layer):
+        raise ValueError("a mistake in the predicate")
+
+    with pytest.raises(ValueError, match=r"^a mistake in the predicate$"):
+        replace_dense(mlp(), where=predicate, **QUICK)
+
+
+def nested():
     inputs = keras.Input((32,))
-    x = layers.Dense(32, name="first")(inputs)
-    x = layers.Dense(48, name="wide")(layers.Dense(64, name="ends")(x) if where == 2500 else x)
+    x = layers.Dense(48, name="wide")(layers.Dense(32, name="first")(inputs))
     inner = keras.Sequential([keras.Input((48,)), layers.Dense(64, name="deep")], name="inner")
-    model = keras.Model(inputs, inner(x))
-    if where == 2500:
-        replaced = ["wide", "inner/deep"]
-    _, record = replace_dense(model, where=where, initialize="fresh", **QUICK)
-    assert [change.layer for change in record.changes] == replaced
+    return keras.Model(inputs, inner(x))
 
 
 def test_shared_layers_stay_shared_and_branches_stay_apart(rng):
@@ -164,8 +191,8 @@ def test_shared_layers_stay_shared_and_branches_stay_apart(rng):
     left, right = shared(inputs), shared(layers.Dense(32, name="own")(inputs))
     model = keras.Model(inputs, {"sum": left + right, "right": right})
     x = rng.standard_normal((40, 32)).astype("float32")
-    new, record = replace_dense(model, data=x, **QUICK)
-    assert sorted(change.layer for change in record.changes) == ["own", "shared"]
+    new, report = replace_dense(model, data=x, **QUICK)
+    assert sorted(each.layer for each in report.replacements) == ["own", "shared"]
     outputs = new(x)
     assert sorted(outputs) == ["right", "sum"]
     layer = new.get_layer("shared")
@@ -181,8 +208,8 @@ def test_rank_3_einsum_and_wrapped_layers(rng):
     x = layers.TimeDistributed(layers.Dense(32, name="inner"), name="each")(x)
     model = keras.Model(inputs, layers.Bidirectional(layers.LSTM(4))(x))
     data = rng.standard_normal((20, 5, 32)).astype("float32")
-    new, record = replace_dense(model, data=data, **QUICK)
-    assert [change.layer for change in record.changes] == ["rank_3", "einsum", "each/inner"]
+    new, report = replace_dense(model, data=data, **QUICK)
+    assert [each.layer for each in report.replacements] == ["rank_3", "einsum", "each/inner"]
     assert new.get_layer("einsum").activation is keras.activations.relu
     assert values(new, data).shape == (20, 8)
     # What was not replaced has the original's weights.
@@ -219,15 +246,15 @@ def test_convolutions_of_one_pixel(strides, rng):
     x = rng.standard_normal((30, 5, 7, 32)).astype("float32")
     with pytest.raises(ValueError, match="Found none for where=None: 'mix' is not selected by `where`"):
         replace_dense(model, **QUICK)
-    new, record = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
-    assert record.changes[0].was == "Conv2D"
+    new, report = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
+    assert report.replacements[0].was == "Conv2D"
     assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
 
 
 def test_convolutions_of_a_single_position_are_dense():
     inputs = keras.Input((1, 1, 64))
     model = keras.Model(inputs, layers.Conv2D(64, 1, name="logits")(inputs))
-    assert replace_dense(model, initialize="fresh", **QUICK)[1].changes[0].layer == "logits"
+    assert replace_dense(model, initialize="fresh", **QUICK)[1].replacements[0].layer == "logits"
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -282,16 +309,16 @@ def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     else:
         inputs = keras.Input((4, 32))
         model = keras.Model(inputs, layers.Dense(32, name="head")(Block(32, name="block")(inputs)))
-    new, record = replace_dense(model, data=x, **QUICK)
+    new, report = replace_dense(model, data=x, **QUICK)
     paths = ["block/up", "block/down", "block/gate", "block/tail/tail_dense", "head"]
-    assert sorted(change.layer for change in record.changes) == sorted(paths)
-    assert {change.fitted_to for change in record.changes} == {"data"}
+    assert sorted(each.layer for each in report.replacements) == sorted(paths)
+    assert {each.fitted_to for each in report.replacements} == {"data"}
     block = new.block if subclassed else new.get_layer("block")
     assert isinstance(block, Block)
     assert isinstance(new if subclassed else block, Exchanged)
     assert isinstance(block.pair[0], Butterfly) and isinstance(block.gates["gate"], Butterfly)
     assert all(isinstance(layer, layers.Dense) for layer in (model.block if subclassed else model.get_layer("block")).pair)
-    assert new.count_params() == record.weights_after < record.weights_before
+    assert new.count_params() == report.weights_after < report.weights_before
     # Trained and saved like any model.
     new.compile("adam", "mse")
     before = values(new, x)
@@ -325,8 +352,8 @@ def test_lambda_and_several_inputs(rng):
     data = {name: rng.standard_normal((30, 32)).astype("float32") for name in ("first", "second")}
     listed = keras.Model([second, first], model.output)  # data by name, whatever the order of the inputs
     assert [part is data[name] for part, name in zip(check_data(listed, data), ("second", "first"), strict=True)] == [True] * 2
-    new, record = replace_dense(model, data=data, **QUICK)
-    assert record.changes[0].fitted_to == "data"
+    new, report = replace_dense(model, data=data, **QUICK)
+    assert report.replacements[0].fitted_to == "data"
     assert values(new, data).shape == (30, 32)
 
 
@@ -352,13 +379,13 @@ def test_layers_inside_a_users_layer_can_be_replaced_in_turns(rng, tmp_path):
     model = keras.Model(inputs, Block(32, name="block")(inputs))
     first, _ = replace_dense(model, where="up", initialize="fresh", **QUICK)
     first.save(tmp_path / "first.keras")
-    second, record = replace_dense(
+    second, report = replace_dense(
         keras.models.load_model(tmp_path / "first.keras"), where=["down", "gate"], initialize="fresh", **QUICK
     )
     second.save(tmp_path / "second.keras")
     loaded = keras.models.load_model(tmp_path / "second.keras")
     assert [kinds(loaded)[f"block/{name}"] for name in ("up", "down", "gate")] == ["Butterfly"] * 3
-    assert loaded.count_params() == record.weights_after
+    assert loaded.count_params() == report.weights_after
 
 
 def test_what_is_frozen_inside_a_users_layer_stays_frozen():
@@ -382,8 +409,8 @@ def test_states_and_a_fixed_batch_are_respected(rng):
     inputs = keras.Input(batch_shape=(5, 3, 32))
     model = keras.Model(inputs, layers.Dense(64, name="dense")(layers.LSTM(64, stateful=True)(inputs)))
     state = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
-    _, record = replace_dense(model, where="dense", data=rng.standard_normal((12, 3, 32)).astype("float32"), **QUICK)
-    assert record.changes[0].fitted_to == "data"
+    _, report = replace_dense(model, where="dense", data=rng.standard_normal((12, 3, 32)).astype("float32"), **QUICK)
+    assert report.replacements[0].fitted_to == "data"
     assert all(np.array_equal(a, keras.ops.convert_to_numpy(b)) for a, b in zip(state, model.layers[1].states, strict=True))
     with pytest.raises(ValueError, match="at least one batch of 5 examples in the data"):
         replace_dense(model, where="dense", data=np.ones((4, 3, 32)), **QUICK)
@@ -414,9 +441,9 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
     scales = np.geomspace(1, 1000, 32)
     model.layers[0].set_weights([rng.standard_normal((32, 32)) / scales[:, None]])
     x = (scales * rng.standard_normal((300, 32))).astype("float32")
-    new, record = replace_dense(model, data=x, seed=0, steps=50, progress=False)
+    new, report = replace_dense(model, data=x, seed=0, steps=50, progress=False)
     off = np.linalg.norm(values(new, x) - values(model, x)) / np.linalg.norm(values(model, x))
-    assert off == pytest.approx(record.changes[0].error, abs=0.01)
+    assert off == pytest.approx(report.replacements[0].error, abs=0.01)
     assert off < 1
 
 
@@ -427,13 +454,19 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"k": 0}, "`k` must be a positive integer"),
         ({"k": 65, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than k=65"),
         ({"k": 100}, "Found none for where=None"),
-        ({"k": 4, "kind": "butterfly"}, '`k` is of kind="sandwich"'),
+        ({"k": 4, "kind": "butterfly"}, '`k` is of kind="butterfly_dense"'),
         ({"k": 4, "stacks": 2}, '`stacks` is of kind="butterfly"'),
         ({"stacks": 0}, "`stacks` must be a positive integer"),
         ({"where": "nobody"}, r"Expected names of dense layers, of \['first', 'second', 'last'\]. Received: \['nobody'\]"),
         ({"where": re.compile("nobody")}, "Expected a layer to replace. Found none"),
         ({"where": 3.5}, "`where` must be None"),
-        ({"where": 10**6}, "Found none for where=1000000"),
+        ({"where": 2500}, r"Received: where=2500. To select by the number of weights, pass it as `min_weights`"),
+        ({"where": True}, r"Received: where=True.$"),
+        ({"min_weights": 0}, "`min_weights` must be a positive integer"),
+        (
+            {"min_weights": 10**6},
+            "Found none for where=None, min_weights=1000000: 'first', 'second', 'last' has fewer weights than `min_weights`",
+        ),
         ({"initialize": "project"}, "`initialize` must be one of"),
         ({"data": np.ones((5, 31))}, r"Expected the data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
         ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),

@@ -26,7 +26,7 @@ def dataset():
 
 def test_a_dataset_fits_as_its_arrays_do():
     fits = [
-        replace_dense(classifier(), where="hidden", data=data, steps=5, seed=0, progress=False)[1].changes[0].error
+        replace_dense(classifier(), where="hidden", data=data, steps=5, seed=0, progress=False)[1].replacements[0].error
         for data in (X, dataset(), lambda: iter(dataset()))
     ]
     assert fits[0] == fits[1] == fits[2]

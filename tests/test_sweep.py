@@ -42,11 +42,11 @@ def swept(task):
 def test_points_are_what_they_say(swept, task):
     model, _, (x, y) = task
     assert [point.name for point in swept.points] == ["original", "full", "k = 8"]
-    original, full, sandwich = swept.points
+    original, full, low_rank = swept.points
     assert original.model is model
-    assert original.record is None
-    assert full.weights == full.model.count_params() == full.record.weights_after
-    assert max(full.weights, sandwich.weights) < original.weights / 3
+    assert original.report is None
+    assert full.weights == full.model.count_params() == full.report.weights_after
+    assert max(full.weights, low_rank.weights) < original.weights / 3
     for point in swept.points:
         outputs = point.model.predict(x, verbose=0)
         assert point.score == pytest.approx(np.mean(outputs.argmax(-1) == y))
@@ -59,7 +59,7 @@ def test_table_json_and_plot(swept, tmp_path):
     assert swept.table().row_count == 3
     found = json.loads(swept.to_json(tmp_path / "sweep.json").read_text())["points"]
     assert [point["weights"] for point in found] == [point.weights for point in swept.points]
-    assert [change["layer"] for change in found[1]["changes"]] == ["a", "b"]
+    assert [each["layer"] for each in found[1]["replacements"]] == ["a", "b"]
     assert swept.plot(tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="exists"):
         swept.plot(tmp_path / "sweep.png")

@@ -1,7 +1,7 @@
-"""The command line: `keras-butterfly`.
+"""The command line, `keras-butterfly`: the arguments of each command.
 
-Installed as a package of its own, so that nothing heavy is imported before a command asks for it: --help answers at once, bad
-arguments are one line on stderr, and TensorFlow can be told to be quiet before it starts.
+It is installed as a package of its own, so that TensorFlow is imported only when a command needs it. So --help answers at once,
+bad arguments are reported in one line on stderr, and TensorFlow's log can be silenced before TensorFlow starts.
 """
 
 import errno
@@ -40,7 +40,7 @@ def cli(verbose):
     type=click.IntRange(min=1),
     help="Passes over the training data. [default: 12; digits 40; fashion_mnist and mnist 5]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of all random draws.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Seed of all random draws.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, help="Folder to write to."
 )
@@ -48,7 +48,8 @@ def cli(verbose):
 def demo(dataset, epochs, seed, output, overwrite):
     """Train three networks, export them and compare accuracy, size and latency.
 
-    The networks are a dense one, its butterfly twin, and a dense one so narrow that it has as many weights as the twin.
+    The networks are a dense one, the same with butterfly layers, and a dense one so narrow that it has as many weights as the
+    butterfly network.
     Writes dense.tflite, butterfly.tflite, narrow_dense.tflite, report.json and report.png to the output folder.
     """
     from keras_butterfly_cli.demonstration import run
@@ -57,7 +58,7 @@ def demo(dataset, epochs, seed, output, overwrite):
 
 
 class Number(click.FloatRange):
-    """A finite number within a range: click takes nan for a number, and for one in every range."""
+    """A parameter that is a finite number within a range. Click's own FloatRange accepts nan in every range."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
@@ -73,6 +74,7 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing 
 
 
 def _output(suffix: str):
+    """Return the option --output of a command that writes a file of this suffix."""
     return click.option("-o", "--output", type=MODEL, required=True, help=f"The {suffix} file to write.")
 
 
@@ -80,7 +82,7 @@ def _output(suffix: str):
 @click.argument("model", type=MODEL)
 @AS_JSON
 def summary(model, as_json):
-    """Weights, multiply-adds and bytes of each layer of MODEL, a .keras file."""
+    """Show the weights, multiply-adds and bytes of each layer of MODEL, a .keras file."""
     from keras_butterfly_cli.commands import summary as run
 
     run(model, as_json)
@@ -89,30 +91,38 @@ def summary(model, as_json):
 @cli.command()
 @click.argument("model", type=MODEL)
 @_output(".keras")
-@click.option("--kind", type=click.Choice(["auto", "butterfly", "sandwich"]), default="auto", show_default=True)
-@click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Width of a sandwich; with targets repeatable.")
-@click.option("--stacks", multiple=True, type=click.IntRange(min=1), help="Of full butterflies; with targets repeatable.")
-@click.option("--where", multiple=True, help="Name or path of a layer to replace, repeatable; or one regular expression.")
-@click.option("--least", type=click.IntRange(min=1), help="Replace all layers of at least so many weights.")
-@click.option("--initialize", type=click.Choice(["fit", "fresh"]), default="fit", show_default=True)
-@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y; x_test, y_test to score on, else a fifth.")
-@click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Of distillation from the original.")
-@click.option("--checkpoint", type=MODEL, help="Folder that an interrupted distillation goes on from.")
-@click.option("--target-latency", type=POSITIVE, help="Pick by measuring: at most so many microseconds.")
-@click.option("--target-size", type=POSITIVE, help="Pick by measuring: at most so many KiB of .tflite.")
+@click.option("--kind", type=click.Choice(["auto", "butterfly", "butterfly_dense"]), default="auto", show_default=True)
+@click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Rank of ButterflyDense; repeatable with a target.")
 @click.option(
-    "--max-accuracy-drop", type=NOT_NEGATIVE, help="Pick by measuring: at most so many points of accuracy, 0 to 100, lost."
+    "--stacks", multiple=True, type=click.IntRange(min=1), help="Butterflies that a Butterfly sums; repeatable with a target."
 )
-@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that targets are measured in.")
-@click.option("--plot", type=MODEL, help="With a target: write a picture of what was tried to this file too.")
+@click.option("--where", multiple=True, help="Name or path of a layer to replace, repeatable; or one regular expression.")
+@click.option("--min-weights", type=click.IntRange(min=1), help="Replace only layers with at least this many weights.")
+@click.option(
+    "--initialize",
+    type=click.Choice(["fit", "fresh"]),
+    default="fit",
+    show_default=True,
+    help="Fit the new layers to the old ones, or leave them random.",
+)
+@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
+@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
+@click.option(
+    "--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Passes of distillation over the data."
+)
+@click.option("--checkpoint", type=MODEL, help="Folder in which a distillation is saved, to continue it after an interruption.")
+@click.option("--target-latency-us", type=POSITIVE, help="Target: largest median latency in microseconds.")
+@click.option("--target-size-kib", type=POSITIVE, help="Target: largest .tflite file in KiB.")
+@click.option("--max-accuracy-drop", type=NOT_NEGATIVE, help="Target: largest loss of accuracy in percentage points, 0 to 100.")
+@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which targets are measured.")
+@click.option("--plot", type=MODEL, help="With a target: write a picture of all models tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @OVERWRITE
 @AS_JSON
 def replace(**options):
     """Replace the dense layers of MODEL, a .keras file, by butterfly layers.
 
-    With a target, several ks and stacks are tried, exported and measured, and the one that meets it is written.
+    With a target, models with several --k and --stacks are made, exported and measured. The best that meets it is written.
     """
     from keras_butterfly_cli.commands import replace as run
 
@@ -123,7 +133,7 @@ def replace(**options):
 @click.argument("model", type=MODEL)
 @_output(".tflite")
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
-@click.option("--data", type=MODEL, help="A .npz with typical inputs, x or by the inputs' names; needed for int8.")
+@click.option("--data", type=MODEL, help="A .npz with typical inputs, named x or as the model's inputs; needed for int8.")
 @click.option("--integer-io", is_flag=True, help="With int8: inputs and outputs in int8 too.")
 @click.option(
     "--lowering",
@@ -134,13 +144,13 @@ def replace(**options):
 @click.option("--effort", type=click.Choice(["measure", "estimate"]), default="measure", show_default=True)
 @click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--tolerance", type=POSITIVE, help="Largest error relative to the largest output.")
-@click.option("--wisdom", type=MODEL, help="File of measurements, used and added to.")
+@click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
+@click.option("--wisdom", type=MODEL, help="File of earlier measurements. They are used, and new ones are added.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
 @AS_JSON
 def export(**options):
-    """Convert MODEL, a .keras file, to TFLite, compared with Keras."""
+    """Convert MODEL, a .keras file, to TFLite, and compare the outputs with Keras."""
     from keras_butterfly_cli.commands import export as run
 
     run(**options)
@@ -153,7 +163,7 @@ def export(**options):
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
 @AS_JSON
 def measure(**options):
-    """Latency of MODEL, a .tflite file, on this machine."""
+    """Measure the latency of MODEL, a .tflite file, on this machine."""
     from keras_butterfly_cli.commands import measure as run
 
     run(**options)
@@ -161,19 +171,19 @@ def measure(**options):
 
 @cli.command()
 @click.argument("models", type=MODEL, nargs=-1, required=True)
-@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy; x_test, y_test if there.")
+@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy. x_test and y_test are preferred.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
 @click.option(
-    "--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision that .keras files are exported in."
+    "--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which .keras files are exported."
 )
 @click.option("--plot", type=MODEL, help="Write a picture to this file too.")
 @OVERWRITE
 @AS_JSON
 def compare(**options):
-    """Latency, size and accuracy of MODELS, .keras and .tflite files, measured in turn; the first is the baseline.
+    """Compare the latency, size and accuracy of MODELS, .keras and .tflite files. The first is the baseline.
 
-    A .keras file is exported first, in float32 or as --quantize says.
+    The models are measured in turns. A .keras file is exported first, in float32 or as --quantize says.
     """
     from keras_butterfly_cli.commands import compare as run
 
@@ -181,8 +191,11 @@ def compare(**options):
 
 
 def main(arguments=None) -> None:
-    """Entry point. Bad input is one line on stderr and exit code 2; exit code 1 is a target or a tolerance that is not met, a
-    failing disk, or an interrupt."""
+    """Run the command line, and exit with a code.
+
+    Bad input is reported in one line on stderr, with exit code 2. Exit code 1 means a target or a tolerance that is not met, a
+    failing disk, or an interrupt.
+    """
     try:
         sys.exit(cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError:
@@ -199,14 +212,14 @@ def main(arguments=None) -> None:
 
 
 def _keep_to_the_encoding() -> None:
-    """Write what the terminal cannot show as a question mark, instead of failing on it."""
+    """Write a question mark for each character that the terminal cannot show, instead of failing on it."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
 def _silence_native_code() -> None:
-    """Send file descriptor 2 nowhere, where compiled libraries log. Python's own stderr stays as it is."""
+    """Discard what compiled libraries log to file descriptor 2. Python's own stderr stays as it is."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         kept = os.dup(2)
@@ -220,13 +233,14 @@ def _silence_native_code() -> None:
 
 
 def _described(error: OSError) -> str:
-    """Return what went wrong and where. A full disk without a file name is that of the temporary files."""
+    """Return the message of `error`. If the disk is full and no file is named, the folder of temporary files is named."""
     if error.filename is not None or error.errno != errno.ENOSPC:
         return str(error)
     return f"{error.strerror or error}: temporary files are written to '{tempfile.gettempdir()}'. Free some space there."
 
 
 def _fail(message: str, code: int = 2) -> None:
+    """Print `message` as one line on stderr, and exit with `code`."""
     with suppress(OSError, ValueError):  # without stderr the exit code says it
         click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What the commands do once click has read their arguments. Importing this imports TensorFlow."""
+"""The commands: functions that are called with the arguments that click has read. Importing this imports TensorFlow."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import keras_butterfly
 from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import MOST_FITTED, accuracy, sample
+from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, sample
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import content_of
 from keras_butterfly.export.model import predict
@@ -24,7 +24,7 @@ from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 from keras_butterfly.utils.validation import check_finite
 
-# What a target is looked for among by default.
+# The settings that the search for a target tries by default.
 KS, STACKS = (16, 32, 64), (1, 2)
 Progress.lines = True
 # A file or a pipe has no width of its own.
@@ -32,30 +32,27 @@ FILE_WIDTH = 120
 
 
 def summary(model, as_json):
+    """Print the weights, multiply-adds and bytes of each layer of a .keras file."""
     found = keras_butterfly.summary(load_model(model), show=False)
     _print(found.to_dict(), [found.table()], as_json)
 
 
-def replace(model, output, overwrite, as_json, data, target_latency, target_size, max_accuracy_drop, **options):
-    """Writes the new model; with a target the one of several that meets it."""
+def replace(model, output, overwrite, as_json, data, **options):
+    """Replace dense layers in a .keras file, and write the new model. With a target, write the best of several that meet it."""
     outputs = {"--output": output, "--plot": options["plot"]}
     files.check_distinct(outputs, {"MODEL": model, "--data": data})
     _check_output(output, ".keras", overwrite)
     _check_plot(options["plot"], overwrite)
     if options["checkpoint"] is not None:
         if not options["epochs"]:
-            raise ValueError("Expected --epochs with --checkpoint, which keeps the state of a training. Received it without.")
+            raise ValueError("Expected --epochs with --checkpoint, which saves a training. Received --checkpoint alone.")
         options["checkpoint"] = Checkpoint(options["checkpoint"])
     original = load_model(model)
     arrays = None if data is None else load_arrays(data)
-    targets = {
-        "target_latency": None if target_latency is None else target_latency / 1e6,
-        "target_size": None if target_size is None else int(target_size * 1024),
-        "max_accuracy_drop": None if max_accuracy_drop is None else max_accuracy_drop / 100,
-    }
-    settings = {key: options[key] for key in ("initialize", "seed")} | {"where": _where(options["where"], options["least"])}
+    targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
+    settings = {key: options[key] for key in ("initialize", "seed", "min_weights")} | {"where": _where(options["where"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
-    if any(target is not None for target in targets.values()):
+    if targets:
         new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
     else:
         new, report, shown = _replaced(original, arrays, options, settings)
@@ -65,13 +62,25 @@ def replace(model, output, overwrite, as_json, data, target_latency, target_size
     _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
 
 
+def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
+    """Return the arguments of `Sweep.pick`: seconds, bytes, and a part of 1. Targets that are None are left out."""
+    targets = {
+        "target_latency": None if latency_us is None else latency_us / 1e6,
+        "target_size": None if size_kib is None else int(size_kib * 1024),
+        "max_accuracy_drop": None if accuracy_drop is None else accuracy_drop / 100,
+    }
+    return {name: target for name, target in targets.items() if target is not None}
+
+
 def _replaced(original, arrays, options, settings):
+    """Return the one new model that the options describe, a report for JSON, and the parts to print."""
     ks, stacks = options["ks"], options["stacks"]
     if len(ks) > 1 or len(stacks) > 1:
-        raise ValueError("Expected one --k or one --stacks. Several are tried only for a target, such as --target-latency.")
+        raise ValueError("Expected one --k or one --stacks. Several are tried only for a target, such as --target-latency-us.")
     if options["plot"] is not None:
         raise ValueError(
-            "Expected --plot with a target, such as --target-latency: it shows what was tried. Received it without."
+            "Expected --plot with a target, such as --target-latency-us: it shows the models that were tried. Received --plot "
+            "without a target."
         )
     if options["epochs"] and arrays is None:
         raise ValueError("Expected --data to train on. Received --epochs without it.")
@@ -79,16 +88,16 @@ def _replaced(original, arrays, options, settings):
         raise ValueError("Expected --quantize with a target only; a .keras file stays in float. Give it to the export command.")
     how = {"kind": options["kind"], "k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
-    some = None if x is None else sample(x, MOST_FITTED)
+    some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
     scores = _scores("original", original, arrays) if options["epochs"] else {}
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
-    new, record = keras_butterfly.replace_dense(original, data=some, **how, **settings)
+    new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
         scores |= _scores("after the fit", new, arrays)
         keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=options["checkpoint"])
         scores |= _scores("after distillation", new, arrays)
-    return new, {**record.to_dict(), "accuracies": scores}, [record.table(), *_score_lines(scores, record)]
+    return new, {**replaced.to_dict(), "accuracies": scores}, [replaced.table(), *_score_lines(scores, replaced)]
 
 
 def _scores(name: str, model, arrays) -> dict[str, float]:
@@ -100,22 +109,23 @@ def _scores(name: str, model, arrays) -> dict[str, float]:
     return {name: accuracy(arrays[LABELS + suffix], model.predict(x, verbose=0))}
 
 
-def _score_lines(scores: dict[str, float], record) -> list[str]:
-    """Return what a user needs to judge the fit, in sentences."""
+def _score_lines(scores: dict[str, float], replaced) -> list[str]:
+    """Return lines of text that help a user to judge the fit."""
     lines = [f"accuracy, {name}: {score:.4f}" for name, score in scores.items()]
-    if any(change.error is not None for change in record.changes):
+    if any(each.error is not None for each in replaced.replacements):
         lines.append("relative error: of the fit, before any training. 0 is exact, 1 is a layer that has learned nothing.")
     return lines
 
 
 def _picked(original, arrays, targets, options, settings, overwrite):
+    """Return the model of a sweep that meets the targets, a report for JSON, and the parts to print."""
     if arrays is None:
         raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
     train, test = split(arrays, _input_names(original))
-    ks, stacks = _tried(options["kind"], options["ks"], options["stacks"])
+    ks, stacks = _candidates(options["kind"], options["ks"], options["stacks"])
     if options["checkpoint"] is not None:
-        raise ValueError("Expected --checkpoint without a target; several models are trained for one. Received both.")
-    only_size = targets["target_latency"] is None and targets["target_size"] is not None
+        raise ValueError("Expected --checkpoint without a target, for which several models are trained. Received both.")
+    only_size = "target_size" in targets and "target_latency" not in targets
     tried = exporting.sweep(
         original,
         test,
@@ -133,18 +143,22 @@ def _picked(original, arrays, targets, options, settings, overwrite):
     return point.model, {"picked": point.to_dict(), **tried.to_dict()}, [tried.table(), f"picked {point.name}"]
 
 
-def _tried(kind: str, ks, stacks):
-    """What a target is looked for among."""
-    if (kind == "butterfly" and ks) or (kind == "sandwich" and stacks):
-        raise ValueError(f"Expected --k for sandwiches, --stacks for butterflies. Received: --kind {kind}, {ks}, {stacks}")
+def _candidates(kind: str, ks, stacks):
+    """Return the values of k and of stacks that the search for a target tries."""
+    if (kind == "butterfly" and ks) or (kind == "butterfly_dense" and stacks):
+        raise ValueError(
+            "Expected --k with --kind butterfly_dense and --stacks with --kind butterfly. "
+            f"Received: --kind {kind} with {'--k' if ks else '--stacks'}."
+        )
     if kind == "butterfly":
         return (), stacks or STACKS
-    if kind == "sandwich":
+    if kind == "butterfly_dense":
         return ks or KS, ()
     return (ks, stacks) if ks or stacks else (KS, STACKS)
 
 
 def export(model, output, data, wisdom, overwrite, as_json, explain, **settings):
+    """Convert a .keras file to TFLite, write it, and print the plan and the difference to Keras."""
     files.check_distinct({"--output": output, "--wisdom": wisdom}, {"MODEL": model, "--data": data})
     _check_output(output, ".tflite", overwrite)
     if wisdom is not None:
@@ -164,6 +178,7 @@ def export(model, output, data, wisdom, overwrite, as_json, explain, **settings)
 
 
 def measure(model, as_json, **settings):
+    """Print the latency of a .tflite file on this machine."""
     latency = exporting.measure(model, **settings)
     table = TextTable(title=f"{latency.runtime}, threads {latency.threads}, {latency.machine}", title_justify="left")
     for column in ("median us", "p95 us", "IQR us", "blocks", "invocations a block"):
@@ -174,7 +189,7 @@ def measure(model, as_json, **settings):
 
 
 def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
-    """Latencies of all; on data the accuracy of each and how far its outputs are from the first one's."""
+    """Print the latencies of all models, and on data the accuracy of each and its difference to the first model."""
     files.check_distinct({"--plot": plot}, {**{str(path): path for path in models}, "--data": data})
     _check_plot(plot, overwrite)
     if len({str(path) for path in models}) != len(models):
@@ -182,19 +197,20 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     arrays = None if data is None else load_arrays(data)
     with Progress() as bars:
         contents = {str(path): _content(path, quantize, arrays) for path in bars.each(models, "load and export")}
-        judged = {}
+        evaluated = {}
         if arrays is not None:
-            judged = _judged({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
+            evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
     comparison = exporting.compare(contents, threads=threads, runs=runs)
     if plot is not None:
         comparison.plot(plot, overwrite)
     report = comparison.to_dict()
-    for name, figures in judged.items():
+    for name, figures in evaluated.items():
         report["models"][name] |= figures
-    _print(report, [comparison.table(), *([_judgement(judged)] if judged else [])], as_json)
+    _print(report, [comparison.table(), *([_evaluation_table(evaluated)] if evaluated else [])], as_json)
 
 
 def _content(path: Path, quantize: str | None, arrays) -> bytes:
+    """Return the bytes of a .tflite file, or of the export of a Keras file."""
     if path.suffix not in (".keras", ".h5"):
         return content_of(path)
     model = load_model(path)
@@ -202,9 +218,10 @@ def _content(path: Path, quantize: str | None, arrays) -> bytes:
     return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
 
 
-def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
+def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
+    """Return, for each .tflite model, the difference of its outputs to the first model's, and with labels the accuracy."""
     suffix = TEST if LABELS + TEST in arrays else ""
-    labels, first, judged = arrays.get(LABELS + suffix), None, {}
+    labels, first, evaluated = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
         inputs = inputs_of(arrays, _signature_inputs(content), suffix)
         for array in keras.tree.flatten(inputs):
@@ -216,20 +233,20 @@ def _judged(contents: dict[str, bytes], arrays) -> dict[str, dict]:
             far = compare_outputs(*listed).relative_error
         except ParityError as error:
             raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
-        judged[name] = {"difference": far}
+        evaluated[name] = {"difference": far}
         if labels is not None:
-            judged[name]["accuracy"] = accuracy(labels, outputs)
-    return judged
+            evaluated[name]["accuracy"] = accuracy(labels, outputs)
+    return evaluated
 
 
-def _judgement(judged: dict[str, dict]) -> TextTable:
+def _evaluation_table(evaluated: dict[str, dict]) -> TextTable:
     table = TextTable(
         "model", title="On the data; difference: largest, of the largest output of the first", title_justify="left"
     )
-    scored = any("accuracy" in figures for figures in judged.values())
+    scored = any("accuracy" in figures for figures in evaluated.values())
     for column in ("accuracy", "difference") if scored else ("difference",):
         table.add_column(column, justify="right")
-    for name, figures in judged.items():
+    for name, figures in evaluated.items():
         score = [f"{figures['accuracy']:.4f}"] if scored else []
         table.add_row(name, *score, f"{figures['difference']:.2g}")
     return table
@@ -240,22 +257,21 @@ def _signature_inputs(content: bytes):
 
 
 def _input_names(model) -> list[str]:
+    """Return the names of the inputs of a Keras model, "x" if it does not know them."""
     names = getattr(model, "input_names", None) or [tensor.name for tensor in getattr(model, "inputs", None) or ()]
     return list(names) or ["x"]
 
 
-def _where(names, least):
-    """What `replace_dense` takes: names, a regular expression, a number of weights, or None."""
+def _where(names):
+    """Return the argument `where` of `replace_dense`: names, a regular expression, or None."""
     if any(not name.strip() for name in names):
         raise ValueError("Expected a name or a regular expression for --where. Received an empty one.")
-    if names and least:
-        raise ValueError("Expected --where or --least. Received both.")
     if len(names) == 1 and not re.fullmatch(r"[\w/.-]+", names[0]):
         try:
             return re.compile(names[0])
         except re.error as error:
             raise ValueError(f"Expected a name or a regular expression for --where. Received: {names[0]!r}: {error}") from None
-    return list(names) or least
+    return list(names) or None
 
 
 def _check_plot(path, overwrite: bool) -> None:

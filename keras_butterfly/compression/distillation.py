@@ -1,6 +1,7 @@
-"""Recovering a model's accuracy after its layers were replaced: training against the original."""
+"""Recovering the accuracy of a model whose layers were replaced, by training it to imitate the original."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from keras import ops
 
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
+from ..utils.keras_internals import all_layers
 from ..utils.labels import check_labels
 from ..utils.model_inputs import check_data, is_stream, read_examples
 from ..utils.model_walk import named_layers
@@ -17,28 +19,30 @@ from ..utils.validation import check_finite, positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, state_of
 from .replace import check_model
 
-# Probabilities below it count as it, so that logarithms stay finite.
-SMALLEST = 1e-7
-# How far the sum of an output may be from 1 to count as probabilities.
+LEARNING_RATE = 1e-3
+# Smaller probabilities and mean squares are replaced by this number, so that logarithms and quotients stay finite.
+MIN_DIVISOR = 1e-7
+# Largest difference from 1 of the sum of outputs that count as probabilities.
 SUM_TOLERANCE = 1e-3
 
 Pairs = Sequence[tuple[keras.layers.Layer, keras.layers.Layer]]
 
 
 class Distiller(keras.Model):
-    """A student that learns from a teacher; `compile` and `fit` train it like any model.
+    """A model that trains a student to imitate a teacher. `compile` and `fit` train it like any model.
 
-    Loss: `soft` * D + `hint` * H + what `compile` says of labels, where `fit` is given any. D compares the outputs: where they
-    are probabilities by T^2 KL(teacher || student), both softened by the temperature T (p^(1/T), normalised), else by the mean
-    squared error relative to the teacher's mean square. H is the same relative error of the outputs of each pair of layers,
-    added up.
+    Loss: `soft` * D + `hint` * H + the loss of the labels that `compile` sets, if `fit` is given labels.
+
+    - D compares the outputs. For probabilities it is T^2 KL(teacher || student), both softened by the temperature T
+      (p^(1/T), normalized). For other outputs it is the mean squared error over the mean square of the teacher's outputs.
+    - H is the sum, over the pairs of layers, of the mean squared error of their outputs over the teacher's mean square.
 
     Args:
         student, teacher: built models that take the same inputs and give outputs of the same structure.
-        pairs: layers of the student, each with the teacher's whose outputs it is to give; see `matching_layers`.
+        pairs: pairs (layer of the student, layer of the teacher), whose outputs H compares. See `matching_layers`.
         soft, hint: weights of the two terms, 0 or more.
-        temperature: T, above 0; above 1 the teacher's small probabilities count more.
-        probabilities: for each output whether it is probabilities over the last axis.
+        temperature: T, above 0. Above 1 the teacher's small probabilities count more.
+        probabilities: for each output, whether it is probabilities over the last axis.
 
     Reference: Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015 (outputs); Romero et al., *FitNets:
         Hints for Thin Deep Nets*, ICLR 2015 (layer by layer).
@@ -60,32 +64,32 @@ class Distiller(keras.Model):
         self.student = student
         self.soft, self.hint, self.temperature = soft, hint, temperature
         self.probabilities = tuple(probabilities)
-        pairs = list(pairs) if hint else []
-        keys = [(id(own), id(others)) for own, others in pairs]
-        # Functions, because Keras would track models and layers held as attributes, and save the teacher with the student.
-        self._taught = lambda x: _run(teacher, x, [others for _, others in pairs], False)
-        self._learned = lambda x: _run(student, x, [own for own, _ in pairs], True)
-        self._paired = lambda own, others: [
-            call for a, b in keys for call in zip(own.get(a, ()), others.get(b, ()), strict=True)
+        student_layers, teacher_layers = ([pair[i] for pair in pairs] if hint else [] for i in (0, 1))
+        # Functions, because Keras tracks models and layers that are attributes, and would save the teacher with the student.
+        self._run_student = lambda x: _outputs_and_calls(student, x, student_layers, training=True)
+        self._run_teacher = lambda x: _outputs_and_calls(teacher, x, teacher_layers, training=False)
+        ids = [(id(a), id(b)) for a, b in zip(student_layers, teacher_layers, strict=True)]
+        self._pair_calls = lambda student_calls, teacher_calls: [
+            calls for a, b in ids for calls in zip(student_calls.get(a, ()), teacher_calls.get(b, ()), strict=True)
         ]
 
     def call(self, inputs, training=False):
         if not training:
             return self.student(inputs, training=False)
-        wanted, theirs = self._taught(inputs)
-        outputs, own = self._learned(inputs)
-        flat = zip(keras.tree.flatten(wanted), keras.tree.flatten(outputs), self.probabilities, strict=True)
-        for target, output, probabilities in flat:
-            difference = self._divergence if probabilities else relative_error
-            self.add_loss(self.soft * difference(ops.stop_gradient(target), output))
-        for mine, other in self._paired(own, theirs):
-            self.add_loss(self.hint * relative_error(ops.stop_gradient(other.outputs), mine.outputs))
-        return outputs
+        teacher_outputs, teacher_calls = self._run_teacher(inputs)
+        student_outputs, student_calls = self._run_student(inputs)
+        outputs = zip(keras.tree.flatten(teacher_outputs), keras.tree.flatten(student_outputs), self.probabilities, strict=True)
+        for teacher_output, student_output, are_probabilities in outputs:
+            difference = self._divergence if are_probabilities else relative_error
+            self.add_loss(self.soft * difference(ops.stop_gradient(teacher_output), student_output))
+        for student_call, teacher_call in self._pair_calls(student_calls, teacher_calls):
+            self.add_loss(self.hint * relative_error(ops.stop_gradient(teacher_call.outputs), student_call.outputs))
+        return student_outputs
 
-    def _divergence(self, target, output):
-        """T^2 KL of the softened probabilities: the factor keeps the gradient's size whatever T."""
-        wanted, given = (ops.log_softmax(_log(p) / self.temperature) for p in (target, output))
-        return self.temperature**2 * ops.mean(ops.sum(ops.exp(wanted) * (wanted - given), axis=-1))
+    def _divergence(self, teacher_output, student_output):
+        """Return T^2 KL of the softened probabilities. The factor makes the size of the gradient independent of T."""
+        teacher, student = (ops.log_softmax(_log(p) / self.temperature) for p in (teacher_output, student_output))
+        return self.temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
 
 
 def distill(
@@ -96,10 +100,14 @@ def distill(
     *,
     epochs: int = 6,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
+    learning_rate: float | None = None,
     loss=None,
     metrics=(),
+    class_weight: dict[int, float] | None = None,
     validation_data=None,
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
     soft: float = 1.0,
     hint: float = 0.0,
     temperature: float = 2.0,
@@ -107,112 +115,180 @@ def distill(
     jit_compile="auto",
     progress: bool | None = None,
 ) -> keras.callbacks.History:
-    """Trains `student` in place to do what `teacher` does: Adam with cosine decay, `Distiller`'s loss.
+    """Train `student`, in place, to give the same outputs as `teacher`. The loss is that of `Distiller`.
 
     Args:
-        student: a built model, such as `replace_dense` returns.
-        teacher: the original; it is not changed.
-        x: inputs (examples, ...), as `model.predict` takes them; or a stream of batches that ends, see
-            `model_inputs.read_examples`, which is read once. Its elements may be tuples (inputs, labels).
-        y: labels, or None to learn from the teacher alone, or from the labels that a stream holds.
-        epochs, batch_size, learning_rate: the rate is that before the decay.
-        loss, metrics: of the labels, as in `compile`; without labels not used. Default: the loss the teacher is compiled with,
-            else sparse categorical cross-entropy of integer labels where the one output is probabilities. There accuracy too.
+        student: a built model, such as the one that `replace_dense` returns.
+        teacher: the original model. It is not changed.
+        x: inputs (examples, ...), as `model.predict` takes them. Or a stream of batches that ends, see
+            `model_inputs.read_examples`; it is read once. Its elements may be tuples (inputs, labels).
+        y: labels. None (default): the labels of the stream, or if it has none, no labels: the student learns from the
+            teacher's outputs alone.
+        epochs, batch_size: as in `fit`.
+        optimizer: as in `compile`. None (default): Adam, whose learning rate decays from `learning_rate` to 0 by a cosine.
+        learning_rate: initial learning rate of the default optimizer. None (default): 1e-3.
+        loss, metrics: loss and metrics of the labels, as in `compile`. Without labels they are not used. Default: the loss that
+            the teacher is compiled with; else, for integer labels and one output of probabilities, sparse categorical
+            cross-entropy. For the latter labels the default metric is accuracy.
+        class_weight: as in `fit`: maps a class to the weight of its examples in the loss of the labels.
         validation_data: (x, y), or a stream of such tuples, evaluated after every epoch.
-        soft, hint, temperature: see `Distiller`. `hint` pairs the butterfly layers with the teacher's layers of the same path.
-        checkpoint: a folder, empty or not there yet. After each epoch the state of the training is kept in one file there. A
-            call with the same arguments after an interruption goes on from that file, which is removed at the end. With a
-            `checkpoint.Checkpoint` instead of a path the file is kept until its `remove()` is called: do so once the student
-            is saved.
+        callbacks: as in `fit`. Their `model` is a `Distiller`, whose `student` is the student. A checkpoint does not hold the
+            state of a callback, such as the patience that is left.
+        verbose: as in `fit`. Default: 0, because a progress bar is shown instead.
+        soft, hint, temperature: see `Distiller`. `hint` compares each butterfly layer with the teacher's layer of its path.
+        checkpoint: a folder, which must be empty or not exist. After each epoch the state of the training is saved to one file
+            in it. After an interruption, a call with the same arguments continues from that file. The file is removed at the
+            end. If a `checkpoint.Checkpoint` is given instead of a path, its file is kept until its `remove()` is called: call
+            it once the student is saved.
         jit_compile: as in `compile`.
-        progress: show bars on stderr. Default: where it is a terminal.
+        progress: True: show a progress bar on stderr. False: show none. None (default): show one if stderr is a terminal and
+            `verbose` is 0.
 
     Returns:
-        Keras's history of the epochs run now.
+        The history that `fit` returns, of the epochs that this call ran.
 
     Raises:
-        ValueError: for models that are not built or whose outputs differ in shape, data that do not fit, or an argument out of
-            range.
+        ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, or an argument is
+            out of range.
     """
     for model in (student, teacher):
         check_model(model)
-    x, labels = read_examples(x)
-    x, y = check_data(student, x), labels if y is None else y
+    x, y = _examples(student, x, y)
     if is_stream(validation_data):
         validation_data = read_examples(validation_data)
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
-    positive_number(temperature, "temperature")
-    for name, value in (("soft", soft), ("hint", hint)):
-        if value != 0:
-            positive_number(value, name, "0 or ")
     count = len(keras.tree.flatten(x)[0])
-    y = None if y is None else keras.tree.map_structure(np.asarray, y)
-    parts = [] if y is None else keras.tree.flatten(y)
-    if any(part.ndim == 0 or len(part) != count for part in parts):
-        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[np.shape(part) for part in parts]}")
-    for part in parts:
-        check_finite(part, "the labels")
-    probabilities, classes = _compared_outputs(student, teacher, x)
-    pairs = matching_layers(student, teacher)
-    if hint and not pairs:
-        raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
-    distiller = Distiller(
-        student,
-        teacher,
-        pairs=pairs,
-        soft=soft,
-        hint=hint,
-        temperature=temperature,
-        probabilities=probabilities,
-    )
     steps = -(-count // batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(positive_number(learning_rate, "learning_rate"), epochs * steps)
-    judged = y if y is not None else np.asarray(validation_data[1]) if validation_data is not None else None
-    compiled = {} if judged is None else _label_loss(loss, metrics, teacher, probabilities, judged)
-    if judged is not None and str(compiled["loss"]).startswith("sparse_categorical"):
-        check_labels(judged, count if y is not None else len(judged), classes)
-    distiller.compile(keras.optimizers.Adam(rate), jit_compile=jit_compile, **compiled)
-    distiller(keras.tree.map_structure(lambda array: array[:1], x))  # a checkpoint is of a built model
-    settings: dict = {"epochs": epochs, "batch size": batch_size, "learning rate": learning_rate, "soft": soft, "hint": hint}
-    settings |= {"temperature": temperature, "examples": count, "labels": y is not None}
-    settings |= {"layers": [type(layer).__name__ for layer in student._flatten_layers()]}
-    kept = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
-    first = 0 if kept is None else kept.restore(state_of(distiller), settings)
-    callbacks = [] if kept is None else [SaveEachEpoch(kept, settings)]
-    with Progress(progress) as bars, bars.task("distill", epochs * steps) as advance:
+    distiller, classes = _distiller(student, teacher, x, soft, hint, temperature)
+    optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
+    labels = y if y is not None or validation_data is None else np.asarray(validation_data[1])
+    compiled = {} if labels is None else _label_loss(loss, metrics, teacher, distiller.probabilities, labels)
+    if labels is not None and str(compiled["loss"]).startswith("sparse_categorical"):
+        check_labels(labels, count if y is not None else len(labels), classes)
+    if class_weight is not None and y is None:
+        raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
+    distiller.compile(optimizer, jit_compile=jit_compile, **compiled)
+    distiller(
+        keras.tree.map_structure(lambda array: array[:1], x)
+    )  # builds it: a checkpoint holds the weights of a built model
+    settings = {
+        "epochs": epochs,
+        "batch size": batch_size,
+        "optimizer": type(optimizer).__name__,
+        "learning rate": learning_rate,
+        "soft": soft,
+        "hint": hint,
+        "temperature": temperature,
+        "examples": count,
+        "labels": y is not None,
+        "class weight": None if class_weight is None else {str(key): float(weight) for key, weight in class_weight.items()},
+        "layers": [type(layer).__name__ for layer in all_layers(student)],
+    }
+    saved = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
+    first = 0 if saved is None else saved.restore(state_of(distiller), settings)
+    given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())
+    # After the user's callbacks, whose changes, such as a lower learning rate, are then part of the checkpoint.
+    given += [] if saved is None else [SaveEachEpoch(saved, settings)]
+    shown = False if progress is None and verbose not in (0, "0") else progress
+    with Progress(shown) as bars, bars.task("distill", epochs * steps) as advance:
         advance(first * steps)
-
-        def epoch_end(epoch, logs):
-            advance(0, f"distill, epoch {epoch + 1} of {epochs}, loss {logs['loss']:.4f}")
-
-        shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1), on_epoch_end=epoch_end)
         history = distiller.fit(
             x,
             y,
             batch_size,
             epochs,
             initial_epoch=first,
-            verbose=0,
+            verbose=verbose,
+            class_weight=class_weight,
             validation_data=validation_data,
-            callbacks=[*callbacks, shown],
+            callbacks=[*given, _ShowProgress(advance, epochs)],
         )
-    if kept is not None and kept is not checkpoint:
-        kept.remove()
+    if saved is not None and saved is not checkpoint:
+        saved.remove()
     return history
 
 
-def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], y) -> dict:
-    """What `compile` takes for the labels.
+class _ShowProgress(keras.callbacks.Callback):
+    """A callback that moves a progress bar on after each batch, and writes the loss of each epoch beside it."""
+
+    def __init__(self, advance, epochs: int):
+        super().__init__()
+        self.advance, self.epochs = advance, epochs
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.advance(1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.advance(0, f"distill, epoch {epoch + 1} of {self.epochs}, loss {logs['loss']:.4f}")
+
+
+def _examples(student: keras.Model, x, y) -> tuple[Any, Any]:
+    """Return inputs and labels as arrays, the labels None if there are none.
+
+    Raises:
+        ValueError: if the inputs do not fit the student, or there are not as many labels as examples, or they are not finite.
+    """
+    x, stream_labels = read_examples(x)
+    x, y = check_data(student, x), stream_labels if y is None else y
+    if y is None:
+        return x, None
+    count = len(keras.tree.flatten(x)[0])
+    y = keras.tree.map_structure(np.asarray, y)
+    parts = keras.tree.flatten(y)
+    if any(part.ndim == 0 or len(part) != count for part in parts):
+        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[np.shape(part) for part in parts]}")
+    for part in parts:
+        check_finite(part, "the labels")
+    return x, y
+
+
+def _distiller(student, teacher, x, soft: float, hint: float, temperature: float) -> tuple[Distiller, int]:
+    """Return a `Distiller` that is not compiled, and the size of the last axis of the first output.
+
+    Raises:
+        ValueError: if a number is out of range, the outputs differ in shape, or `hint` finds no layers to compare.
+    """
+    positive_number(temperature, "temperature")
+    for name, value in (("soft", soft), ("hint", hint)):
+        if value != 0:
+            positive_number(value, name, "0 or ")
+    probabilities, classes = _compare_outputs(student, teacher, x)
+    pairs = matching_layers(student, teacher)
+    if hint and not pairs:
+        raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
+    settings: dict[str, Any] = {"soft": soft, "hint": hint, "temperature": temperature, "probabilities": probabilities}
+    return Distiller(student, teacher, pairs=pairs, **settings), classes
+
+
+def _optimizer(optimizer, learning_rate: float | None, steps: int) -> keras.optimizers.Optimizer:
+    """Return the user's optimizer, or Adam with a cosine decay over `steps` steps.
+
+    Raises:
+        ValueError: if both an optimizer and a learning rate are given, or the rate is not positive.
+    """
+    if optimizer is not None:
+        if learning_rate is not None:
+            raise ValueError(
+                "Expected `optimizer` or `learning_rate`, which is that of the default optimizer. Received both. Set the "
+                "learning rate in the optimizer."
+            )
+        return keras.optimizers.get(optimizer)
+    initial = LEARNING_RATE if learning_rate is None else positive_number(learning_rate, "learning_rate")
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(initial, steps))
+
+
+def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -> dict:
+    """Return the arguments `loss` and `metrics` of `compile`, with the defaults that `distill` documents.
 
     Raises:
         ValueError: if no loss was given and none follows from teacher and labels.
     """
-    whole = not isinstance(y, dict | list) and np.issubdtype(np.asarray(y).dtype, np.integer)
-    classes = whole and list(probabilities) == [True]
-    metrics = list(metrics) or (["accuracy"] if classes else [])
+    integers = not isinstance(labels, dict | list) and np.issubdtype(np.asarray(labels).dtype, np.integer)
+    are_classes = integers and list(probabilities) == [True]
+    metrics = list(metrics) or (["accuracy"] if are_classes else [])
     if loss is None and teacher.compiled:
         loss = teacher.loss
-    if loss is None and classes:
+    if loss is None and are_classes:
         loss = "sparse_categorical_crossentropy"
     if loss is None:
         raise ValueError(
@@ -223,45 +299,46 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], y) -> dic
 
 
 def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """The student's butterfly layers, each with the teacher's layer of the same path."""
-    theirs = dict(named_layers(teacher))
+    """Return pairs of a butterfly layer of the student and the teacher's layer of the same path."""
+    teacher_layers = dict(named_layers(teacher))
     pairs = {
-        id(layer): (layer, theirs[path])
+        id(layer): (layer, teacher_layers[path])
         for path, layer in named_layers(student)
-        if isinstance(layer, Butterfly | ButterflyDense) and path in theirs
+        if isinstance(layer, Butterfly | ButterflyDense) and path in teacher_layers
     }
     return list(pairs.values())
 
 
 def relative_error(target, output):
-    """Mean squared error over the target's mean square."""
-    return ops.mean(ops.square(output - target)) / ops.maximum(ops.mean(ops.square(target)), SMALLEST)
+    """Return the mean squared error of `output` over the mean square of `target`."""
+    return ops.mean(ops.square(output - target)) / ops.maximum(ops.mean(ops.square(target)), MIN_DIVISOR)
 
 
 def _log(probabilities):
-    return ops.log(ops.maximum(probabilities, SMALLEST))
+    return ops.log(ops.maximum(probabilities, MIN_DIVISOR))
 
 
-def _run(model, x, layers, training: bool):
+def _outputs_and_calls(model, x, layers, training: bool):
+    """Return the outputs of `model` on `x`, and the recorded calls of `layers`, see `recorded`."""
     with recorded(layers) as calls:
         return model(x, training=training), calls
 
 
-def _compared_outputs(student, teacher, x) -> tuple[list[bool], int]:
-    """Return whether each output is probabilities, as the first examples show, and the size of the first output's last axis.
+def _compare_outputs(student, teacher, x) -> tuple[list[bool], int]:
+    """Return whether each output is probabilities on the first examples, and the size of the first output's last axis.
 
     Raises:
-        ValueError: if the models give different shapes.
+        ValueError: if the outputs of the models differ in shape.
     """
     few = keras.tree.map_structure(lambda array: array[:8], x)
-    own, theirs = (
+    student_outputs, teacher_outputs = (
         [ops.convert_to_numpy(output) for output in keras.tree.flatten(model(few, training=False))]
         for model in (student, teacher)
     )
-    if [output.shape for output in own] != [output.shape for output in theirs]:
-        shapes = [[output.shape for output in outputs] for outputs in (own, theirs)]
+    shapes = [[output.shape for output in outputs] for outputs in (student_outputs, teacher_outputs)]
+    if shapes[0] != shapes[1]:
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
-    return [_are_probabilities(output) for output in theirs], theirs[0].shape[-1]
+    return [_are_probabilities(output) for output in teacher_outputs], teacher_outputs[0].shape[-1]
 
 
 def _are_probabilities(output) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import keras
@@ -11,95 +11,114 @@ from keras import ops
 
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
+from ..utils.keras_internals import all_layers, held_variables
 from ..utils.model_inputs import check_data, read_examples
-from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
-from ..utils.recording import recorded
-from ..utils.text_table import TextTable
-from ..utils.validation import check_seed, positive_integer
+from ..utils.recording import recorded, value_of
+from ..utils.validation import check_seed, not_built, positive_integer
 from .cloning import clone_with
-from .dense_map import KINDS, MAX_WEIGHT_RATIO, DenseMap, little_saved
+from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense
 from .fitting import STEPS, fit
+from .report import LayerReplacement, ReplacementReport
+from .selection import Selection, candidates_of, reasons_to_report, summarize
 
-REPLACEMENTS = ("auto", "butterfly", "sandwich")
+KINDS = ("auto", "butterfly", "butterfly_dense")
 INITIALIZE = ("fit", "fresh")
-NOT_SELECTED = "is not selected by `where`"
-# Rows of each layer's inputs that are kept of the data; more cost memory and change the fit little.
-MOST_ROWS = 8192
+# Rows of each layer's inputs that are kept of the data. More cost memory and change the fit little.
+MAX_ROWS = 8192
 BATCH = 64
-# Layers with fewer weights are not listed among those that stay, unless they were asked for.
-HEAVY = 4096
 
 
-@dataclass(frozen=True)
-class Change:
-    """One layer replaced.
+def replace_dense(
+    model: keras.Model,
+    *,
+    kind: Literal["auto", "butterfly", "butterfly_dense"] = "auto",
+    k: int | None = None,
+    stacks: int = 1,
+    where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | None = None,
+    min_weights: int | None = None,
+    initialize: Literal["fit", "fresh"] = "fit",
+    data=None,
+    steps: int = STEPS,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> tuple[keras.Model, ReplacementReport]:
+    """Return a copy of `model` whose dense layers are butterfly layers. `model` itself is not changed.
 
-    Attributes:
-        layer: its path, names joined by "/".
-        was, kind: classes of the old layer and the new one.
-        inputs, units: sizes of the last axis before and after.
-        weights_before, weights_after: with the bias.
-        error: relative error in the 2-norm of the fit: of the outputs on the data (about their mean, where there is a bias
-            to move), else of the kernel. 1 is that of the zero map; None where nothing was fitted.
-        fitted_to: "data", "kernel" or None.
+    Three kinds of layers can be replaced: `Dense` on inputs of any rank; `EinsumDense` whose equation is a dense map of the
+    last axis; and 1x1 `Conv2D`, by a butterfly over the channels. They may be part of Sequential and functional models, nested
+    and shared ones, wrappers, and layers and models of a user's class that Keras can make again from its config.
+
+    The new layers have the names, activations, biases, regularizers, dtype policies and `trainable` of the old ones.
+    Regularizers act on a butterfly's weights and bias as stored, see `Butterfly`.
+
+    Args:
+        model: a built model.
+        kind: class of the new layers. "butterfly": `Butterfly`, of full rank. "butterfly_dense": `ButterflyDense`, J2^T W' J1
+            of rank k. "auto" (default): "butterfly_dense" if `k` is given, else "butterfly", which is the more accurate of the
+            two at equal numbers of weights, once it is trained.
+        k: sizes k1 = k2 of W' in `ButterflyDense`. None (default): those that `ButterflyDense` chooses.
+        stacks: number of butterflies whose sum a `Butterfly` is.
+        where: which layers to replace. A name or path, or a list of them; each must be of a layer that can be replaced. A
+            compiled regular expression, which is searched in the paths. Or a function that takes a layer and returns whether
+            to replace it. None (default): if `min_weights` is given, all dense layers, convolutions included. Otherwise the
+            dense layers of which at most half the weights would be left, and convolutions only if applied to a single pixel.
+        min_weights: replace only layers with at least this many weights.
+        initialize: "fit" (default): all factors of a new layer are fitted (see `fitting.fit`) to the outputs of the old layer
+            on `data`, or without data to its kernel. A fit to a kernel without structure is of little use. Layers are fitted
+            in the order in which the model calls them, on the outputs of the new layers before them. "fresh": the factors are
+            random, to be trained.
+        data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
+            `tf.data.Dataset` or a generator. Give at least as many examples as the widest layer has inputs. At most 8,192
+            examples of a stream are read.
+        steps: number of gradient steps of each fit.
+        seed: seed of the new layers' random initial weights.
+        progress: True: show progress bars on stderr. False: show none. None (default): show them if stderr is a terminal.
+
+    Returns:
+        The new model, and a `ReplacementReport`. The model is compiled like `model`, if Keras can copy the compilation.
+
+    Raises:
+        ValueError: if `model` is no built model, no layer can be replaced, `k` is larger than a side of a named layer, the data
+            do not fit the model or are not finite, or an argument is out of range.
+
+    Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
     """
+    check_model(model)
+    factory = _LayerFactory(kind, k, stacks, seed)
+    if initialize not in INITIALIZE:
+        raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
+    data = None if data is None else check_data(model, read_examples(data, MAX_ROWS)[0])
+    selection = Selection.of(where, min_weights, candidates_of(model))
+    targets, reasons = _targets(model, selection, factory)
+    if not targets:
+        received = f"where={where!r}" + (f", min_weights={min_weights}" if min_weights is not None else "")
+        raise ValueError(f"Expected a layer to replace. Found none for {received}: {summarize(reasons)}.")
+    new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
+    with Progress(progress) as bars:
+        if initialize == "fresh":
+            replacements = [_keep_random(target) for target in targets]
+        else:
+            replacements = _fit_all(model, new, targets, data, steps, bars)
+    kept = reasons_to_report(model, reasons)
+    return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
 
-    layer: str
-    was: str
-    kind: str
-    inputs: int
-    units: int
-    weights_before: int
-    weights_after: int
-    error: float | None = None
-    fitted_to: str | None = None
 
+def check_model(model) -> None:
+    """Check that `model` is a built Keras model.
 
-@dataclass(frozen=True)
-class Record:
-    """What `replace_dense` did.
-
-    Attributes:
-        changes: the layers replaced, in the order of the model.
-        kept: path -> why it stays, for the other layers that are or resemble dense ones.
-        weights_before, weights_after: of the whole model.
+    Raises:
+        ValueError: if it is not.
     """
-
-    changes: tuple[Change, ...]
-    kept: dict[str, str]
-    weights_before: int
-    weights_after: int
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A sentence for each layer that saves little."""
-        found = (little_saved(change.layer, change.weights_after, change.weights_before) for change in self.changes)
-        return tuple(note for note in found if note)
-
-    def table(self) -> TextTable:
-        """Return a table, which `print` and `rich.print` show."""
-        title = f"{self.weights_before:,} weights -> {self.weights_after:,}"
-        table = TextTable(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
-        for column in ("layer", "was", "is", "shape"):
-            table.add_column(column)
-        for column in ("weights before", "after", "relative error"):
-            table.add_column(column, justify="right")
-        for change in self.changes:
-            error = "" if change.error is None else f"{change.error:.3f} ({change.fitted_to})"
-            shape = f"{change.inputs} -> {change.units}"
-            counts = (f"{change.weights_before:,}", f"{change.weights_after:,}")
-            table.add_row(change.layer, change.was, change.kind, shape, *counts, error)
-        return table
-
-    def to_dict(self) -> dict:
-        """Ready for JSON."""
-        return {**asdict(self), "notes": list(self.notes)}
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
+    if not model.built:
+        raise not_built(model)
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A dense layer and what takes its place."""
+    """A dense layer of the model, and the built layer that replaces it."""
 
     path: str
     map: DenseMap
@@ -110,110 +129,45 @@ class _Target:
         return self.map.layer
 
     @property
-    def placed(self) -> keras.layers.Layer:
-        """What stands in the model: the new layer, after a selection of rows and columns for a convolution with strides."""
+    def in_model(self) -> keras.layers.Layer:
+        """Return the layer to put into the model. If the old one is a convolution with strides, pixels are selected first."""
         if self.map.strides == (1, 1):
             return self.new
         return keras.Sequential([keras.layers.MaxPooling2D(1, self.map.strides), self.new], name=self.old.name)
 
+    def replacement(self, error: float | None = None, fitted_to: str | None = None) -> LayerReplacement:
+        was, kind = type(self.old).__name__, type(self.new).__name__
+        counts = (self.map.weights, self.new.count_params())
+        return LayerReplacement(self.path, was, kind, self.map.inputs, self.map.units, *counts, error, fitted_to)
 
-def replace_dense(
-    model: keras.Model,
-    *,
-    kind: Literal["auto", "butterfly", "sandwich"] = "auto",
-    k: int | None = None,
-    stacks: int = 1,
-    where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | int | None = None,
-    initialize: Literal["fit", "fresh"] = "fit",
-    data=None,
-    steps: int = STEPS,
-    seed: int | None = None,
-    progress: bool | None = None,
-) -> tuple[keras.Model, Record]:
-    """A new model whose dense layers are butterfly layers; `model` stays as it is.
 
-    `Dense` on inputs of any rank, `EinsumDense` whose equation is a dense map of the last axis, and 1x1 `Conv2D` (a butterfly
-    over the channels), in Sequential and functional models, nested and shared ones, wrappers, and layers and models of a user's
-    class that Keras can make again from its config. Names, activations, biases, regularisers, dtype policies and `trainable`
-    are kept. (Regularisers act on a butterfly's weights and bias as stored, see `Butterfly`.)
-
-    Args:
-        model: a built model.
-        kind: "butterfly": `Butterfly`, of full rank. "sandwich": `ButterflyDense`, J2^T W' J1 of rank k. "auto" (default):
-            "sandwich" where `k` is given, else "butterfly", which after training is the more accurate at equal weights.
-        k: k1 = k2 of a sandwich. Default: those of `ButterflyDense`.
-        stacks: of a `Butterfly`: the sum of that many.
-        where: which layers. None (default): each dense one of which at most half the weights would be left, and of the
-            convolutions those that see a single position. A name or path, or several; a compiled regular expression,
-            searched in paths; a predicate of layers; or a number: all, convolutions too, with at least that many weights. A
-            name must be of a layer that can be replaced.
-        initialize: "fit" (default): all factors are fitted (see `fitting.fit`): to what the layer gives on `data`, or without
-            data to its kernel, which is of little use for kernels without structure. One after the other, each given what the
-            layers before it, already replaced, give. "fresh": random factors, to be trained.
-        data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
-            `tf.data.Dataset` or a generator. As many as the widest layer has inputs, or more. Of a stream at most 8,192
-            examples are read.
-        steps: gradient steps of each fit.
-        seed: of the new layers' random draws.
-        progress: show bars on stderr. Default: where it is a terminal.
-
-    Returns:
-        The new model, compiled like the old one where Keras can copy how, and a `Record` of what changed.
+class _LayerFactory:
+    """A maker of the butterfly layers that replace dense ones.
 
     Raises:
-        ValueError: for no or an unbuilt model, no layer that fits `where`, `k` larger than a layer's sides, data that do not
-            fit the model or are not finite, or an argument out of range.
-
-    Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
-    """
-    check_model(model)
-    make = _Maker(kind, k, stacks, seed)
-    if initialize not in INITIALIZE:
-        raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
-    data = None if data is None else check_data(model, read_examples(data, MOST_ROWS)[0])
-    targets, kept = _chosen(model, where, make)
-    new = clone_with(model, {id(target.old): target.placed for target in targets}, lambda clone: _call_once(clone, data))
-    with Progress(progress) as bars:
-        results = _initialize(model, new, targets, initialize, data, steps, bars)
-    return new, Record(
-        tuple(_change(target, *result) for target, result in zip(targets, results, strict=True)),
-        kept,
-        model.count_params(),
-        new.count_params(),
-    )
-
-
-def check_model(model) -> None:
-    """Raises ValueError unless `model` is a built Keras model."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
-        raise ValueError(f"Expected a built model. Received: '{model.name}', not built. Call it on data, or build(...), first.")
-
-
-class _Maker:
-    """Makes the layer that takes a dense map's place.
-
-    Raises:
-        ValueError: for an argument out of range.
+        ValueError: if an argument is out of range, or of the other kind of layer.
     """
 
     def __init__(self, kind: str, k: int | None, stacks: int, seed: int | None):
-        if kind not in REPLACEMENTS:
-            raise ValueError(f"`kind` must be one of {REPLACEMENTS}. Received: kind={kind!r}")
+        if kind not in KINDS:
+            raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
         self.k = None if k is None else positive_integer(k, "k")
         self.stacks, self.seed, self.made = positive_integer(stacks, "stacks"), check_seed(seed), 0
-        self.sandwich = kind == "sandwich" or (kind == "auto" and k is not None)
-        if k is not None and not self.sandwich:
-            raise ValueError(f'`k` is of kind="sandwich"; a full butterfly has none. Received: kind={kind!r}, k={k}')
-        if self.sandwich and stacks != 1:
+        self.low_rank = kind == "butterfly_dense" or (kind == "auto" and k is not None)
+        if k is not None and not self.low_rank:
+            raise ValueError(f'`k` is of kind="butterfly_dense"; a full butterfly has none. Received: kind={kind!r}, k={k}')
+        if self.low_rank and stacks != 1:
             raise ValueError(f'`stacks` is of kind="butterfly". Received: kind={kind!r}, k={k}, stacks={stacks}')
 
-    def __call__(self, dense: DenseMap) -> Butterfly | ButterflyDense:
-        """The built layer. Raises ValueError, saying why, where k is larger than a side of the layer."""
-        layer = dense.layer
+    def why_not(self, dense: DenseMap) -> str | None:
+        """Return why no layer of this rank can replace `dense`, or None if one can."""
         if self.k is not None and self.k > min(dense.inputs, dense.units):
-            raise ValueError(f"has {dense.inputs} inputs and {dense.units} units, fewer than k={self.k}")
+            return f"has {dense.inputs} inputs and {dense.units} units, fewer than k={self.k}"
+        return None
+
+    def make(self, dense: DenseMap) -> Butterfly | ButterflyDense:
+        """Return a built layer with the settings of the dense one."""
+        layer = dense.layer
         settings = {
             "units": dense.units,
             "activation": layer.activation,
@@ -226,11 +180,11 @@ class _Maker:
             "dtype": layer.dtype_policy,
             "trainable": layer.trainable,
             "name": layer.name,
-            # Two numbers apart, as a ButterflyDense takes two.
+            # Steps of two, because a ButterflyDense uses two successive seeds.
             "seed": None if self.seed is None else (self.seed + 2 * self.made) % 2**32,
         }
         self.made += 1
-        if self.sandwich:
+        if self.low_rank:
             new = ButterflyDense(k1=self.k, k2=self.k, butterfly_regularizer=layer.kernel_regularizer, **settings)
         else:
             new = Butterfly(stacks=self.stacks, **settings)
@@ -238,146 +192,107 @@ class _Maker:
         return new
 
 
-def _chosen(model: keras.Model, where, make: _Maker) -> tuple[list[_Target], dict[str, str]]:
-    """The layers to replace, and why each of the others stays."""
-    candidates: dict[int, tuple[str, keras.layers.Layer]] = {}
-    for path, layer in named_layers(model):
-        if isinstance(layer, KINDS):
-            candidates.setdefault(id(layer), (path, layer))
-    wanted, must = _wanted(where, [(path, layer.name) for path, layer in candidates.values()])
-    targets, reasons, kept = [], {}, _heavy_others(model)
-    for path, layer in candidates.values():
-        try:
-            if not wanted(path, layer):
-                raise ValueError(NOT_SELECTED)
-            dense = DenseMap.of(layer)
-            if any(variable is held for variable in layer.variables for held in _held_by_others(model, layer)):
-                raise ValueError("has weights that another layer works on")
-            target = _Target(path, dense, make(dense))
-            if where is None and target.new.count_params() > MAX_WEIGHT_RATIO * dense.weights:
-                raise ValueError(f"would keep {target.new.count_params():,} of its {dense.weights:,} weights")
-            targets.append(target)
-        except ValueError as reason:
-            if must(path, layer):
-                raise ValueError(f"Layer '{path}' {reason}. Choose other layers by `where`, or other arguments.") from None
-            reasons[path] = str(reason)
-            if str(reason) != NOT_SELECTED or _could_be_replaced(layer):
-                kept[path] = str(reason)
-    if not targets:
-        raise ValueError(f"Expected a layer to replace. Found none for where={where!r}: {_summed_up(reasons)}.")
-    return targets, kept
+def _targets(model: keras.Model, selection: Selection, factory: _LayerFactory) -> tuple[list[_Target], dict[str, str]]:
+    """Return the layers to replace, and by path the reason why each other candidate is kept.
+
+    Raises:
+        ValueError: if a layer that the user named cannot be replaced.
+    """
+    targets, reasons = [], {}
+    for path, layer in candidates_of(model):
+        reason = selection.why_not(path, layer)
+        if reason is None:
+            target = _target_or_reason(model, path, layer, factory, MAX_WEIGHT_RATIO if selection.only_if_smaller else None)
+            if isinstance(target, _Target):
+                targets.append(target)
+                continue
+            if selection.must_succeed:
+                raise ValueError(f"Layer '{path}' {target}. Choose other layers by `where`, or other arguments.")
+            reason = target
+        reasons[path] = reason
+    return targets, reasons
 
 
-def _could_be_replaced(layer: keras.layers.Layer) -> bool:
-    """Return whether somebody may expect this layer to be replaced: no convolution of several pixels, and not a small one."""
-    pointwise = not isinstance(layer, keras.layers.Conv2D) or tuple(layer.kernel_size) == (1, 1)
-    return pointwise and layer.count_params() >= HEAVY
+def _target_or_reason(model, path: str, layer, factory: _LayerFactory, max_weight_ratio: float | None) -> _Target | str:
+    """Return `layer` with a new layer to replace it, or the reason why it is kept."""
+    reason = why_not_dense(layer)
+    if reason is not None:
+        return reason
+    # SpectralNormalization, for example, holds the kernel of the layer that it wraps, and changes it.
+    held_elsewhere = {id(weight) for other in all_layers(model) if other is not layer for weight in held_variables(other)}
+    if any(id(weight) in held_elsewhere for weight in layer.variables):
+        return "has weights that another layer works on"
+    dense = DenseMap.of(layer)
+    reason = factory.why_not(dense)
+    if reason is not None:
+        return reason
+    new = factory.make(dense)
+    if max_weight_ratio is not None and new.count_params() > max_weight_ratio * dense.weights:
+        return f"would keep {new.count_params():,} of its {dense.weights:,} weights"
+    return _Target(path, dense, new)
 
 
-def _heavy_others(model: keras.Model) -> dict[str, str]:
-    """Return why layers with many weights that are no dense maps stay, by path."""
-    names = {keras.layers.LSTM: "recurrent", keras.layers.GRU: "recurrent", keras.layers.Embedding: "a table of embeddings"}
-    return {
-        path: f"has {layer.count_params():,} weights, but is {what}, which is not replaced"
-        for path, layer in named_layers(model)
-        for kind, what in names.items()
-        if isinstance(layer, kind) and layer.built and layer.count_params() >= HEAVY
-    }
-
-
-def _held_by_others(model, layer) -> list:
-    """Variables that other layers hold themselves, as SpectralNormalization does with the kernel of what it wraps."""
-    others = (other for other in model._flatten_layers() if other is not layer)
-    return [variable for other in others for variable in (*other._trainable_variables, *other._non_trainable_variables)]
-
-
-def _summed_up(kept: dict[str, str]) -> str:
-    """Each reason once, with the first layers it holds for."""
-    paths: dict[str, list[str]] = {}
-    for path, reason in kept.items():
-        paths.setdefault(reason, []).append(f"'{path}'")
-    parts = [f"{', '.join(held[:3])}{' and others' if len(held) > 3 else ''} {reason}" for reason, held in paths.items()]
-    return "; ".join(parts[:8]) or "the model has no dense layer"
-
-
-def _wanted(where, known: list[tuple[str, str]]):
-    """Whether a layer is asked for, and whether it must be replaced, as functions of (path, layer)."""
-    if where is None:
-        return (lambda path, layer: _on_one_position(layer)), (lambda path, layer: False)
-    if isinstance(where, str):
-        where = [where]
-    if isinstance(where, re.Pattern):
-        return (lambda path, layer: where.search(path) is not None), (lambda path, layer: False)
-    if isinstance(where, int) and not isinstance(where, bool):
-        least = positive_integer(where, "where")
-        return (lambda path, layer: layer.count_params() >= least), (lambda path, layer: False)
-    if callable(where):
-        return (lambda path, layer: bool(where(layer))), (lambda path, layer: False)
-    if isinstance(where, Sequence) and all(isinstance(name, str) for name in where):
-        unknown = [name for name in where if not any(name in names for names in known)]
-        if unknown:
-            raise ValueError(f"Expected names of dense layers, of {[path for path, _ in known]}. Received: {unknown}")
-
-        def named(path, layer):
-            return path in where or layer.name in where
-
-        return named, named
-    raise ValueError(
-        "`where` must be None, a name, names, a compiled regular expression, a predicate, or a number of weights. "
-        f"Received: where={where!r}"
-    )
-
-
-def _on_one_position(layer) -> bool:
-    """Whether it is no convolution, or one that sees a single pixel, such as the last ones of MobileNetV3."""
-    shape = (layer.get_build_config() or {}).get("input_shape")
-    return not isinstance(layer, keras.layers.Conv2D) or (shape is not None and tuple(shape[1:3]) == (1, 1))
-
-
-def _call_once(clone: keras.Model, data) -> None:
-    """Builds a model of a user's class."""
+def _build_by_call(clone: keras.Model, data) -> None:
+    """Call a model of a user's class on the first example, which builds it."""
     if data is None:
         raise ValueError(f"'{clone.name}' is built by its first call only. Give `data`, or define build() in its class.")
     clone(keras.tree.map_structure(lambda array: array[:1], data), training=False)
 
 
-def _initialize(model, new, targets: list[_Target], initialize: str, data, steps: int, bars: Progress) -> list[tuple]:
-    """(error, what it was fitted to) of each target, whose weights are set."""
-    seen = {}
-    if data is not None and initialize == "fit":
-        seen = _rows(model, {t.old: t.map.strides for t in targets}, data, bars, "run the model")
-    results: dict[int, tuple] = {}
-    # In the order in which the model calls them, so that each is given what those before it give now.
-    order = {key: index for index, key in enumerate(seen)}
+def _keep_random(target: _Target) -> LayerReplacement:
+    """Copy the old layer's bias, and leave the other weights of the new layer random."""
+    _set_bias(target.new, target.map.bias)
+    return target.replacement()
+
+
+def _fit_all(model, new, targets: list[_Target], data, steps: int, bars: Progress) -> list[LayerReplacement]:
+    """Fit each new layer, and return the replacements in the order of `targets`.
+
+    Args:
+        model: the original.
+        new: the model that holds the new layers.
+        targets: the layers.
+        data: inputs of the models, or None to fit to the kernels.
+        steps: number of gradient steps of each fit.
+        bars: shows the progress.
+    """
+    old_strides = {target.old: target.map.strides for target in targets}
+    old_inputs = {} if data is None else _layer_inputs(model, old_strides, data, bars, "run the model")
+    # In the order of the calls, so that each new layer is fitted on the outputs of those before it.
+    order = {key: index for index, key in enumerate(old_inputs)}
+    replacements: dict[str, LayerReplacement] = {}
     for target in sorted(targets, key=lambda t: order.get(id(t.old), len(order))):
         _set_bias(target.new, target.map.bias)
-        if initialize == "fresh":
-            results[id(target)] = (None, None)
-            continue
         with bars.task(f"fit {target.path}", steps) as advance:
-            if id(target.old) in seen:
-                given = _rows(new, {target.new: (1, 1)}, data, bars, f"run for {target.path}")[id(target.new)]
-                error = _fit_outputs(target, seen[id(target.old)], given, steps, advance)
-                results[id(target)] = (error, "data")
+            if id(target.old) in old_inputs:
+                inputs = _layer_inputs(new, {target.new: (1, 1)}, data, bars, f"run for {target.path}")[id(target.new)]
+                error = _fit_outputs(target, old_inputs[id(target.old)], inputs, steps, advance)
+                replacements[target.path] = target.replacement(error, "data")
             else:
-                results[id(target)] = (fit(target.new, target.map.kernel, steps=steps, advance=advance), "kernel")
-    return [results[id(target)] for target in targets]
+                error = fit(target.new, target.map.kernel, steps=steps, advance=advance)
+                replacements[target.path] = target.replacement(error, "kernel")
+    return [replacements[target.path] for target in targets]
 
 
-def _fit_outputs(target: _Target, inputs: np.ndarray, given: np.ndarray, steps: int, advance) -> float:
-    """Fits the layer to give on the rows `given` what the old one gives on `inputs`; a bias takes up the mean."""
+def _fit_outputs(target: _Target, old_inputs: np.ndarray, new_inputs: np.ndarray, steps: int, advance) -> float:
+    """Fit the new layer to the outputs of the old one, and return the relative error.
+
+    Args:
+        target: both layers. If they have a bias, the new bias makes the means of the outputs equal.
+        old_inputs: inputs of the old layer (rows, inputs).
+        new_inputs: inputs of the new layer on the same examples (rows, inputs).
+        steps: number of gradient steps.
+        advance: called with 1 after each step.
+    """
     kernel, bias = target.map.kernel, target.map.bias
-    wanted = inputs @ kernel
+    outputs = old_inputs @ kernel
     if bias is None:
-        return fit(target.new, kernel, (given, wanted), steps=steps, advance=advance)
-    centre, mean = given.mean(0), wanted.mean(0)
-    error = fit(target.new, kernel, (given - centre, wanted - mean), steps=steps, advance=advance)
-    _set_bias(target.new, bias + mean - _linear(target.new, centre[None])[0])
+        return fit(target.new, kernel, (new_inputs, outputs), steps=steps, advance=advance)
+    inputs_mean, outputs_mean = new_inputs.mean(0), outputs.mean(0)
+    error = fit(target.new, kernel, (new_inputs - inputs_mean, outputs - outputs_mean), steps=steps, advance=advance)
+    mapped_mean = target.new.linear(ops.cast(inputs_mean[None], target.new.compute_dtype))
+    _set_bias(target.new, bias + outputs_mean - ops.convert_to_numpy(ops.cast(mapped_mean, "float32"))[0])
     return error
-
-
-def _linear(layer, x: np.ndarray) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(layer.linear(ops.cast(x, layer.compute_dtype)), "float32"))
 
 
 def _set_bias(layer, bias: np.ndarray | None) -> None:
@@ -387,46 +302,58 @@ def _set_bias(layer, bias: np.ndarray | None) -> None:
         layer.bias.assign(bias)
 
 
-def _rows(model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars: Progress, description: str):
-    """Rows of the last axis that each layer (a key) is given on `data`, by id, in the order of the first calls.
+def _layer_inputs(
+    model: keras.Model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars: Progress, description: str
+) -> dict[int, np.ndarray]:
+    """Return the inputs of each layer on `data`, as a dict from `id(layer)` to an array (rows, features).
 
-    At most MOST_ROWS, the same of two models whose layers are called alike; of a convolution with strides only those that it
-    looks at. Layers that let no values out, inside a compiled loop, are left out. The states of stateful layers are as before.
+    The dict has the order in which the model calls the layers. At most MAX_ROWS rows are drawn, the same for two models that
+    call their layers alike. Layers that run inside a compiled loop are left out. Stateful layers keep their states.
+
+    Args:
+        model: a built model.
+        strides: the layers, each with the strides of the rows and columns that it looks at, (1, 1) for all.
+        data: inputs of the model.
+        bars: shows the progress.
+        description: text of the progress bar.
+
+    Raises:
+        ValueError: if the model has a fixed batch size, and `data` has fewer examples.
     """
     fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
     size, count = fixed or BATCH, len(keras.tree.flatten(data)[0])
     starts = [start for start in range(0, count, size) if fixed is None or start + fixed <= count]
     if not starts:
         raise ValueError(f"Expected at least one batch of {fixed} examples in the data. Received: {count}")
-    states = [state for layer in model._flatten_layers() for state in keras.tree.flatten(getattr(layer, "states", None) or ())]
-    before = [ops.convert_to_numpy(state) for state in states]
-    steps = {id(layer): step for layer, step in strides.items()}
+    states = [state for layer in all_layers(model) for state in keras.tree.flatten(getattr(layer, "states", None) or ())]
+    values_before = [ops.convert_to_numpy(state) for state in states]
+    strides_by_id = {id(layer): layer_strides for layer, layer_strides in strides.items()}
+    max_rows = -(-MAX_ROWS // len(starts))
     collected: dict[int, list[np.ndarray]] = {}
-    for start in bars.each(starts, description):
-        batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
-        with recorded(strides) as calls:
-            model(batch, training=False)
-        for key, made in calls.items():
-            try:
-                rows = np.concatenate([_flat(call.inputs, steps[key]) for call in made])
-            except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError):
-                continue
-            most = -(-MOST_ROWS // len(starts))
-            if len(rows) > most:
-                rows = rows[np.random.default_rng(start).choice(len(rows), most, replace=False)]
-            collected.setdefault(key, []).append(rows)
-    for state, value in zip(states, before, strict=True):
-        state.assign(value)
-    return {key: np.concatenate(parts)[:MOST_ROWS] for key, parts in collected.items()}
+    try:
+        for start in bars.each(starts, description):
+            batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
+            with recorded(strides) as calls:
+                model(batch, training=False)
+            for key, layer_calls in calls.items():
+                inputs = [value_of(call.inputs) for call in layer_calls]
+                if all(value is not None for value in inputs):
+                    rows = np.concatenate([_rows_of(value, strides_by_id[key]) for value in inputs])
+                    collected.setdefault(key, []).append(_sample_rows(rows, max_rows, start))
+    finally:
+        for state, value in zip(states, values_before, strict=True):
+            state.assign(value)
+    return {key: np.concatenate(parts)[:MAX_ROWS] for key, parts in collected.items()}
 
 
-def _flat(x, strides: tuple[int, int]) -> np.ndarray:
-    values = ops.convert_to_numpy(ops.cast(x, "float32"))
-    values = values if strides == (1, 1) else values[:, :: strides[0], :: strides[1]]
-    return values.reshape(-1, values.shape[-1])
+def _rows_of(values: np.ndarray, strides: tuple[int, int]) -> np.ndarray:
+    """Return the vectors along the last axis of `values` as float32 rows, of an image only every so many rows and columns."""
+    seen = values if strides == (1, 1) else values[:, :: strides[0], :: strides[1]]
+    return seen.astype("float32").reshape(-1, values.shape[-1])
 
 
-def _change(target: _Target, error: float | None, fitted_to: str | None) -> Change:
-    was, kind = type(target.old).__name__, type(target.new).__name__
-    counts = (target.map.weights, target.new.count_params())
-    return Change(target.path, was, kind, target.map.inputs, target.map.units, *counts, error, fitted_to)
+def _sample_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return `count` rows drawn at random, or all if there are no more."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.random.default_rng(seed).choice(len(rows), count, replace=False)]
