@@ -47,17 +47,17 @@ CALIBRATION = 512  # examples
 
 
 def low_rank(rank: int) -> list[keras.Layer]:
-    """Return a pair of dense layers of that rank, 1024 wide."""
+    """Return two dense layers whose product has rank `rank`. The second one is 1024 wide."""
     return [keras.layers.Dense(rank, use_bias=False), keras.layers.Dense(WIDTH, "relu")]
 
 
 def butterflies(nodes: str, *orders: str) -> list[keras.Layer]:
-    """Return two butterfly layers with these nodes and orders. A random subset of a square layer's nodes is all of them."""
+    """Return a butterfly layer for each of `orders`, all with `truncation=nodes`."""
     return [Butterfly(WIDTH, "relu", truncation=nodes, order=order) for order in orders]
 
 
 def dense(width: int) -> list[keras.Layer]:
-    """Return two dense hidden layers."""
+    """Return two dense layers of the given width."""
     return [keras.layers.Dense(width, "relu") for _ in range(2)]
 
 
@@ -85,12 +85,12 @@ OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": lambda rate: keras.optimizer
 
 
 def network(kind: str, features: int, classes: int) -> keras.Model:
-    """Return an untrained network with the hidden layers of that kind."""
+    """Return an untrained network with hidden layers of the given kind."""
     return keras.Sequential([keras.Input((features,)), *KINDS[kind](), keras.layers.Dense(classes, activation="softmax")])
 
 
 def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs: int, batch: int) -> dict:
-    """Train a network; return its test accuracy, 0 .. 1, and its number of weights."""
+    """Train a network, and return its test accuracy, from 0 to 1, and its number of weights."""
     keras.utils.set_random_seed(seed)
     model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(data.x_train) // batch))
@@ -133,7 +133,7 @@ def read_hapt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
-    """Export an untrained network of each kind; return size in KiB, median latency in microseconds and lowerings."""
+    """Export an untrained network of each kind, and return its size in KiB, median latency in microseconds and lowerings."""
     exported = {}
     for kind in kinds:
         keras.utils.set_random_seed(0)
@@ -152,7 +152,7 @@ def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
 
 
 def accuracies(results: Results, kinds, seeds: int, epochs, rates, run: Callable) -> dict:
-    """Train what is missing; return for each kind and number of epochs the best rate and each seed's accuracy there."""
+    """Train what is missing, and return the best rate and each seed's accuracy there, for each kind and number of epochs."""
 
     def accuracy(kind: str, length: int, rate: float, seed: int) -> float:
         names = (kind, f"{length} epochs", f"{rate:g}", f"seed {seed}")
@@ -167,7 +167,7 @@ def accuracies(results: Results, kinds, seeds: int, epochs, rates, run: Callable
 
 
 def table(best: dict, results: Results, title: str) -> Table:
-    """Return one row a kind: weights, and for each number of epochs the mean accuracy, the seeds' range and the rate."""
+    """Return a table of the kinds: weights, and for each number of epochs the mean accuracy, its range over seeds, the rate."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("hidden layers")
     lengths = list(next(iter(best.values())))
@@ -184,7 +184,7 @@ def table(best: dict, results: Results, title: str) -> Table:
 
 
 def latencies(measured: dict) -> Table:
-    """Return one row a kind: the size and the latency of its export in each precision."""
+    """Return a table of the kinds: the size and the latency of the export in each precision."""
     shown = Table("hidden layers", title="exports: KiB, us (XNNPACK partitions)", title_justify="left")
     for precision in measured:
         shown.add_column(precision, justify="right")

@@ -26,8 +26,8 @@ from keras_butterfly import replace_dense
 from keras_butterfly.export import files
 
 MODELS = ("MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "ResNet50", "VGG16")
-LEAST, SHAPE = 50_000, (224, 224, 3)
-# What a user of the saved file runs: nothing is left of the process that replaced the layers.
+MIN_WEIGHTS, SHAPE = 50_000, (224, 224, 3)
+# Run by a new process, as a user of the saved file would, so that nothing is left of the process that replaced the layers.
 EXPORT = """
 import json, sys
 import keras, numpy as np
@@ -46,9 +46,10 @@ print(json.dumps({
 
 
 def round_trip(name: str, steps: int, convolutions: bool) -> dict:
+    """Replace layers of a model, save, load, export and measure it, and return the figures."""
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=SHAPE, classifier_activation=None)
-    new, record = replace_dense(model, where=LEAST if convolutions else None, steps=steps, seed=0)
+    new, record = replace_dense(model, min_weights=MIN_WEIGHTS if convolutions else None, steps=steps, seed=0)
     x = np.random.default_rng(0).uniform(0, 1, (2, *SHAPE)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path, values = Path(folder) / "small.keras", Path(folder) / "values.npz"
@@ -79,7 +80,7 @@ def main(chosen, steps, convolutions, path):
         before, after = result["weights_before"], result["weights_after"]
         sizes = f"{4 * before / 2**20:,.1f}", f"{result['size_bytes'] / 2**20:,.1f}"
         errors = f"{result['loaded_error']:.1e}", f"{result['error']:.1e}"
-        table.add_row(name, str(len(result["changes"])), f"{before:,}", f"{after:,}", *sizes, *errors)
+        table.add_row(name, str(len(result["replacements"])), f"{before:,}", f"{after:,}", *sizes, *errors)
         console.print(f"{name}: {result['error']:.1e}")
     console.print(table)
     if path:

@@ -58,7 +58,7 @@ def butterfly(**settings):
 
 
 def sequential(model, hidden) -> keras.Model:
-    """The teacher with other hidden layers, lists of layers; the output layer keeps its weights."""
+    """Return a student with the hidden layers `hidden`, a list of lists of layers, and the output layer of `model`."""
     output = layers.Dense(10, "softmax", name="class")
     student = keras.Sequential([keras.Input(model.input_shape[1:]), *itertools.chain(*hidden), output])
     output.set_weights(model.get_layer("class").get_weights())
@@ -66,7 +66,10 @@ def sequential(model, hidden) -> keras.Model:
 
 
 def low_rank(rank: int):
-    """Pairs of Dense layers: the kernel seen through the leading singular vectors of the layer's outputs on the examples."""
+    """Return a maker of students whose hidden layers are pairs of Dense layers of the given rank.
+
+    Each kernel is projected onto the leading singular vectors of the layer's outputs on the examples.
+    """
 
     def make(model, examples, seed):
         hidden, x = [[layers.Dense(rank, use_bias=False), layers.Dense(WIDTH, "relu")] for _ in HIDDEN], examples
@@ -83,7 +86,7 @@ def low_rank(rank: int):
 
 
 def monarch(model, examples, seed):
-    """Two block-diagonal factors with the inputs regrouped between them, from the kernel."""
+    """Return a student whose hidden layers are Monarch matrices, which are projected from the kernels of `model`."""
     sides = {"hidden_0": 28, "hidden_1": 32}
     hidden = [
         [
@@ -116,14 +119,14 @@ class Bias(layers.Layer):
         return x + self.bias
 
 
-# Names say how many weights a hidden layer holds; SVD's ranks are those of as many weights as 1, 2 and 4 butterflies.
+# The ranks of the SVD are those at which a pair of layers has about as many weights as 1, 2 and 4 butterflies.
 VARIANTS = {
     "butterfly": butterfly(),
     "butterfly, 2 stacks": butterfly(stacks=2),
     "butterfly, 4 stacks": butterfly(stacks=4),
-    "sandwich, k = 10": butterfly(k=10),
-    "sandwich, k = 64": butterfly(k=64),
-    "sandwich, k = 128": butterfly(k=128),
+    "ButterflyDense, k = 10": butterfly(k=10),
+    "ButterflyDense, k = 64": butterfly(k=64),
+    "ButterflyDense, k = 128": butterfly(k=128),
     "SVD, rank 10": low_rank(10),
     "SVD, rank 20": low_rank(20),
     "SVD, rank 40": low_rank(40),
@@ -132,7 +135,7 @@ VARIANTS = {
 
 
 class Work:
-    """What has been done, in a folder."""
+    """A folder with the models, files and figures of this benchmark. Finished steps are read from it instead of repeated."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "results.json"
@@ -156,7 +159,7 @@ class Work:
         return path
 
     def once(self, name: str, seed: int, key: str, compute):
-        """The result `key`, computed and written where it is not there."""
+        """Return the figure `key` of a network. If it is missing, compute and write it."""
         entry = self.results.setdefault(name, {}).setdefault(str(seed), {})
         if key not in entry:
             entry[key] = compute()
@@ -193,7 +196,7 @@ def train(work: Work, data: Data, names, seed: int, epochs: int, note) -> None:
 
 
 def export(work: Work, data: Data, names, seeds: int, console: Console):
-    """The int8 accuracy of every seed's file, and the files of the first seed measured in turn."""
+    """Export the networks, record the int8 accuracy of each seed, and return the comparison of the first seed's files."""
     jobs = [(name, seed) for seed in range(seeds) for name in names]
     for name, seed in track(jobs, "export to int8", console=console, disable=not console.is_terminal):
 
@@ -230,7 +233,7 @@ def table(work: Work, names, comparison, epochs: int) -> Table:
 
 
 def plot(work: Work, names, comparison, path: Path) -> None:
-    """Accuracy over file size and over latency; what no other beats in both is joined by a line."""
+    """Plot the accuracy over the file size and over the latency. A line joins the networks that no other beats in both."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5), layout="constrained")

@@ -28,8 +28,8 @@ from keras_butterfly.export.tflite.quantize import Precision
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-LARGEST_DENSE = 4096
-# One row, and several: XNNPACK has kernels of their own for one.
+MAX_DENSE_WIDTH = 4096
+# Numbers of rows. One row is fitted separately, because XNNPACK has special kernels for it.
 REGIMES = {"row": (1,), "rows": (3, 16, 64)}
 
 
@@ -41,7 +41,8 @@ def layers():
 
 
 def drawn(layer, n: int, samples: int, draw: random.Random) -> list[Lowering]:
-    choices = [lowering for lowering in lowerings(layer) if not isinstance(lowering, Dense) or n <= LARGEST_DENSE]
+    """Return a sample of the fused lowerings of a layer, and all of its other lowerings."""
+    choices = [lowering for lowering in lowerings(layer) if not isinstance(lowering, Dense) or n <= MAX_DENSE_WIDTH]
     fused = [lowering for lowering in choices if isinstance(lowering, Fused)]
     several = [lowering for lowering in fused if sum(len(grouping.counts) for grouping in lowering.groupings) <= 6]
     rest = [lowering for lowering in choices if lowering not in fused]
@@ -49,7 +50,7 @@ def drawn(layer, n: int, samples: int, draw: random.Random) -> list[Lowering]:
 
 
 def measured(precision: Precision, rows: int, samples: int, runs: int) -> list[tuple[dict, float]]:
-    """(work, seconds) of each lowering drawn."""
+    """Measure a sample of lowerings of every layer, and return the work and the seconds of each."""
     draw, points = random.Random(0), []
     for n, layer in track(list(layers()), description=f"{precision.name or 'float32'}, {rows} rows"):
         spec = [tf.TensorSpec((rows, n), name="x")]
@@ -63,6 +64,7 @@ def measured(precision: Precision, rows: int, samples: int, runs: int) -> list[t
 
 
 def fitted(points: list[tuple[dict, float]]) -> dict[str, float]:
+    """Return the seconds per unit of each kind of work that fit the measurements best."""
     units = sorted({unit for amounts, _ in points for unit in amounts})
     seconds = np.array([second for _, second in points])
     matrix = np.array([[amounts.get(unit, 0.0) for unit in units] for amounts, _ in points]) / seconds[:, None]

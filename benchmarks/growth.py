@@ -28,7 +28,7 @@ sys.path.insert(0, {folder!r})
 import training
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 x, upstream = (tf.zeros(({batch}, {n})) for _ in range(2))
-tf.linalg.matmul(x, x, transpose_b=True)  # starts the runtime's threads
+tf.linalg.matmul(x, x, transpose_b=True)  # Starts the threads of the runtime.
 before = peak()
 run = training.step(training.layers({n})[{layer!r}](), x, upstream, jit_compile=False)
 run(), run()
@@ -37,7 +37,7 @@ print(peak() - before)
 
 
 def peak_memory(layer: str, n: int, batch: int) -> int:
-    """Bytes."""
+    """Return how many bytes of memory a training step of the layer needs at most."""
     program = PEAK.format(folder=str(Path(__file__).parent), batch=batch, n=n, layer=layer)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
@@ -56,7 +56,7 @@ def table(times: dict[int, dict[str, float]]) -> Table:
 
 
 def figure(times: dict[int, dict[str, float]], batch: int):
-    """Time against n on logarithmic axes, with the slopes of n log n and n^2 for comparison; a matplotlib Figure."""
+    """Return a matplotlib Figure of the time over n on logarithmic axes, with the slopes of n log n and n^2."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(7, 5), layout="constrained")

@@ -32,7 +32,8 @@ from keras_butterfly.export import files
 from keras_butterfly.export.tflite.converter import convert
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
-# The least speed-ups aimed at, by batch and precision, over Dense; "over gather" over the butterfly's own gather export.
+# The smallest speed-ups that the project aims at, by batch and precision. They are over Dense, and those of "over gather" are
+# over the export of the same butterfly with the lowering "gather".
 AIMS = {
     (1, None): {
         "Butterfly": dict(zip(SIZES, (2, 4.5, 35, 65, 150, 350), strict=True)),
@@ -42,14 +43,14 @@ AIMS = {
     (128, None): {"Butterfly": dict(zip(SIZES, (2, 4, 8, 10, 20, 25), strict=True))},
     (1, "int8"): {"Butterfly": {512: 1, 1024: 1, 2048: 1, 4096: 20, 8192: 1}},
 }
-# The largest error over Dense's aimed at, where there is an aim.
-ERRORS = {"int8": 1.5}
-STREAM = 2**26  # floats, 256 MiB
+# precision -> the largest error that the project aims at, as a multiple of the error of Dense.
+MAX_ERRORS = {"int8": 1.5}
+STREAM = 2**26  # number of float32 values, 256 MiB
 ADDITIONS = 65
 
 
 def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lowering: str = "auto") -> export.TFLiteModel:
-    # Where int8 does not need them, the few random batches that an export compares by itself do, in less memory.
+    # Only quantization needs data. Without data an export is compared on a few random batches, which take less memory.
     typical = np.random.default_rng(0).standard_normal((max(1000, 100 * batch), n)) if quantize else None
     model = keras.Sequential([keras.Input((n,)), layer])
     return export.to_tflite(
@@ -68,7 +69,7 @@ def models(n: int, batch: int, quantize: str | None) -> dict[str, export.TFLiteM
 
 
 def bandwidth() -> float:
-    """Bytes per second that one thread reads: a dot product of one long vector with itself."""
+    """Return how many bytes per second one thread reads, measured by the dot product of one long vector with itself."""
     values = np.ones(STREAM, np.float32)
     seconds = []
     for _ in range(9):
@@ -79,12 +80,12 @@ def bandwidth() -> float:
 
 
 def overheads() -> tuple[float, float]:
-    """Seconds of an invocation of one addition of one number, and of every further such operator."""
+    """Return the seconds of an invocation of a model with one small operator, and the seconds that each further one adds."""
 
     def additions(count):
         def added(x, y):
             for _ in range(count):
-                x = x + y  # of two inputs, which the converter cannot add up beforehand
+                x = x + y  # The converter cannot simplify a sum of two inputs.
             return x
 
         return convert(added, [tf.TensorSpec((1, 1), name=name) for name in ("x", "y")])
@@ -154,10 +155,12 @@ def main(sizes, batch, quantize, runs, path):
             "lowered to:", ", ".join(f"{name} {lowering}" for name, lowering in lowered.items()), "\n", highlight=False
         )
     console.print(against_aims(reached, AIMS.get((batch, quantize), {})))
-    if quantize in ERRORS:
+    if quantize in MAX_ERRORS:
         ratios = {n: errors[f"Butterfly({n}) auto"] / errors[f"Dense({n})"] for n, errors in all_errors.items()}
-        aimed = (f"n = {n} {ratio:.2f}{'' if ratio <= ERRORS[quantize] else ' MISSED'}" for n, ratio in ratios.items())
-        console.print(f"error of Butterfly over Dense's (aim at most {ERRORS[quantize]}):", ", ".join(aimed), highlight=False)
+        aimed = (f"n = {n} {ratio:.2f}{'' if ratio <= MAX_ERRORS[quantize] else ' MISSED'}" for n, ratio in ratios.items())
+        console.print(
+            f"error of Butterfly over Dense's (aim at most {MAX_ERRORS[quantize]}):", ", ".join(aimed), highlight=False
+        )
     if path:
         files.write(path, json.dumps(report).encode())
 

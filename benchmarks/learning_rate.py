@@ -44,14 +44,14 @@ OPTIMIZERS = {
 
 
 def gaussian_classes(distance: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return examples of Gaussian classes of unit deviation, whose centres are N(0, distance^2) in each input."""
+    """Return examples of Gaussian classes of unit deviation, whose centers are N(0, distance^2) in each input."""
     rng = np.random.default_rng(seed)
     centres, y = distance * rng.standard_normal((CLASSES, INPUTS)), rng.integers(0, CLASSES, EXAMPLES)
     return centres[y] + rng.standard_normal((EXAMPLES, INPUTS)), y
 
 
 def digits(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return real digits, the same for every seed."""
+    """Return images of digits, which are the same for every seed."""
     x, y = load_digits(n_class=CLASSES, return_X_y=True)
     return x[:EXAMPLES, np.sort(np.argsort(-x.std(0), kind="stable")[:INPUTS])], y[:EXAMPLES]
 
@@ -64,7 +64,7 @@ DATA = {
 
 
 def accuracy(layer: str, width: int, optimizer: str, data: str, seed: int) -> float:
-    """Return the training accuracy, 0 .. 1, or NaN if the loss became NaN."""
+    """Train a network, and return its training accuracy, from 0 to 1, or NaN if the loss became NaN."""
     keras.utils.set_random_seed(seed)
     x, y = DATA[data](seed)
     x = (x - x.mean(0)) / x.std(0)

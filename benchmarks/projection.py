@@ -34,19 +34,22 @@ N = 1024
 FITTED_ON = 4096
 
 
-def relative(given, wanted) -> float:
-    return float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted))
+def relative(approximation, exact) -> float:
+    """Return the relative error of an approximation in the 2-norm."""
+    return float(np.linalg.norm(approximation - exact) / np.linalg.norm(exact))
 
 
 def layers() -> dict[str, keras.layers.Layer]:
+    """Return the butterfly layers to fit, by name."""
     made = {f"butterfly, {n} stack{'s' * (n > 1)}": Butterfly(N, stacks=n, seed=0) for n in (1, 2, 3)}
-    made |= {f"sandwich, k = {k}": ButterflyDense(N, k1=k, k2=k, use_bias=False, seed=0) for k in (10, 64)}
+    made |= {f"ButterflyDense, k = {k}": ButterflyDense(N, k1=k, k2=k, use_bias=False, seed=0) for k in (10, 64)}
     for layer in made.values():
         layer.build((None, N))
     return made
 
 
 def kernels(trained) -> dict[str, np.ndarray]:
+    """Return the kernels to approximate, by name."""
     butterfly = Butterfly(N, seed=1)
     butterfly.build((None, N))
     return {
@@ -59,11 +62,18 @@ def kernels(trained) -> dict[str, np.ndarray]:
 
 
 def rows(kernels: dict[str, np.ndarray], x: np.ndarray, chosen, console: Console):
-    """(name, weights, error of each kernel, error of the outputs of the first on x); of the fitted maps those `chosen`."""
+    """Yield the name, the weights, the error of each kernel, and the error of the outputs on `x`, for each map.
+
+    Args:
+        kernels: name -> kernel. The outputs are those of the kernel "trained".
+        x: the inputs of the layer.
+        chosen: the names of the maps to fit. Empty: all.
+        console: shows the progress.
+    """
     outputs = x @ kernels["trained"]
     fitted = {name: layer for name, layer in layers().items() if not chosen or name in chosen}
     for name, layer in track(fitted.items(), "fit", console=console, disable=not console.is_terminal):
-        # The cosine transform alone is no butterfly; as a product of butterflies it is exact, see `transforms.dct`.
+        # The DCT-II is not a single butterfly. `transforms.dct` represents it exactly by a product of butterflies.
         errors = {key: fitting.fit(layer, kernel) for key, kernel in kernels.items()}
         yield name, layer.effective_parameters, errors, fitting.fit(layer, kernels["trained"], (x, outputs))
     for rank in (10, 20, 30, 32):

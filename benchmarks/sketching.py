@@ -72,7 +72,10 @@ def sparse_products(n: int, d: int, ell: int) -> dict:
 
 
 def sparse_variants(n: int, d: int, ell: int) -> dict:
-    """Of a sparse X: a dense sketch costs ell multiply-adds for every non-zero of X, whatever its structure."""
+    """Return functions that apply sketches to a sparse X, by name.
+
+    A dense sketch costs `ell` multiply-adds for every non-zero of X, whatever its structure.
+    """
     gaussian = GaussianSketch(ell, seed=0)
     gaussian.build((n, d))
     transposed = np.ascontiguousarray(np.asarray(gaussian.matrix).T)
@@ -80,7 +83,7 @@ def sparse_variants(n: int, d: int, ell: int) -> dict:
 
 
 def medians(variants: dict, X, runs: int) -> dict[str, float]:
-    """Seconds, the variants in turn, after one untimed round."""
+    """Return the median seconds of each variant. The variants take turns, and the first round is not timed."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(runs + 1):
         for name, apply in variants.items():

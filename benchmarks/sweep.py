@@ -19,19 +19,21 @@ from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import files
 
 SIZES = (8, 16, 32, 64, 100, 128, 256, 300, 512, 640, 784, 1024, 1280, 2048, 3000, 4096, 8192)
-# Two measurements of the same file in one run have been seen to differ by this much.
+# The relative difference that was seen between two measurements of the same file in one run.
 NOISE = 0.1
 
 
 def layers(n: int) -> dict[str, keras.Layer]:
+    """Return the butterfly layers of width n, by name."""
     ranks = {"k = log2 n": None, "k = 64": 64, "k = n / 4": n // 4}
-    sandwiches = {
+    butterfly_dense = {
         f"ButterflyDense, {name}": ButterflyDense(n, k1=k, k2=k, seed=0) for name, k in ranks.items() if k is None or k < n
     }
-    return {"Butterfly": Butterfly(n, seed=0), **sandwiches}
+    return {"Butterfly": Butterfly(n, seed=0), **butterfly_dense}
 
 
 def exported(layer: keras.Layer, n: int, precision: str) -> export.TFLiteModel:
+    """Return the export of a model of a single layer."""
     quantize = None if precision == "float32" else precision
     typical = np.random.default_rng(0).standard_normal((100, n))
     model = keras.Sequential([keras.Input((n,)), layer])
@@ -39,6 +41,7 @@ def exported(layer: keras.Layer, n: int, precision: str) -> export.TFLiteModel:
 
 
 def compared(n: int, precision: str, runs: int) -> list[dict]:
+    """Export and measure the layers of width n beside Dense, and return the figures of each."""
     variants = {"Dense": exported(keras.layers.Dense(n), n, precision)}
     variants |= {name: exported(layer, n, precision) for name, layer in layers(n).items()}
     comparison = export.compare(variants, runs=runs)

@@ -25,7 +25,7 @@ from keras_butterfly.layers.butterfly_dense import default_width
 
 
 def layers(n: int) -> dict[str, Callable[[], keras.Model]]:
-    """Makers of a model of each kind, n -> n."""
+    """Return a function for each kind of layer that makes a model of n inputs and n outputs."""
     parts = {
         "Dense": lambda: [keras.layers.Dense(n)],
         "low-rank pair": lambda: [keras.layers.Dense(default_width(n), use_bias=False), keras.layers.Dense(n)],
@@ -37,7 +37,7 @@ def layers(n: int) -> dict[str, Callable[[], keras.Model]]:
 
 
 def step(model: keras.Model, x: tf.Tensor, upstream: tf.Tensor, jit_compile: bool):
-    """A function that runs forward and backward once and waits for the result."""
+    """Return a function that runs the forward and backward pass once and waits for the result."""
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def gradients(x):
@@ -50,7 +50,7 @@ def step(model: keras.Model, x: tf.Tensor, upstream: tf.Tensor, jit_compile: boo
 
 
 def measure(n: int, batch: int, runs: int) -> dict[str, list[float]]:
-    """Raw seconds per variant."""
+    """Measure all variants of width n, and return the raw seconds of each."""
     rng = np.random.default_rng(0)
     x, upstream = (tf.constant(rng.standard_normal((batch, n)), tf.float32) for _ in range(2))
     steps = {
