@@ -1,14 +1,17 @@
-"""Which k? Accuracy, weights, file size and latency of one model compressed in several ways."""
+"""Compressing one model in several ways, and measuring the accuracy, size and latency of each, to choose one."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_butterfly.compression.distillation import distill
+from keras_butterfly.compression.fitting import STEPS
 from keras_butterfly.compression.replace import check_model, replace_dense
 from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.utils.labels import check_labels
@@ -28,33 +31,32 @@ from .planning.planner import Objective
 from .planning.wisdom import Wisdom
 from .tflite.quantize import Quantize
 
-ORIGINAL = "original"
-# Examples of the training data that the new layers are fitted to.
-MOST_FITTED = 4096
+# Number of examples of the training data that the new layers are fitted to.
+MAX_FITTED = 4096
 
 
 class TargetError(ValueError):
-    """Nothing that was tried meets the targets."""
+    """The error that no model of a sweep meets the targets."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way to compress the model, exported and measured.
+    """A compressed model, exported and measured.
 
     Attributes:
         name: "original", "k = 64", "full" or "full, 2 stacks".
         model: the Keras model.
-        record: what was replaced; None for the original.
-        exported: the .tflite file that score and latency are those of.
-        score: accuracy or the caller's metric of the exported file on the evaluation data; higher is better.
-        latency: in seconds per invocation.
+        report: which layers were replaced. None for the original.
+        exported: the exported model, whose score and latency are given.
+        score: accuracy, or the caller's metric, of the exported model on the evaluation data. Higher is better.
+        latency: seconds per invocation.
     """
 
     name: str
     model: keras.Model
-    record: ReplacementReport | None
+    report: ReplacementReport | None
     exported: TFLiteModel
     score: float
     latency: Latency
@@ -68,42 +70,45 @@ class Point:
         return self.exported.size_bytes
 
     def to_dict(self) -> dict:
-        """Ready for JSON; seconds and bytes."""
+        """Return the figures as a dict of plain values, which JSON can hold. Times are in seconds, sizes in bytes."""
         return {
             "name": self.name,
             "score": self.score,
             "weights": self.weights,
             "size_bytes": self.size_bytes,
             "median_seconds": self.latency.median,
-            "changes": [asdict(change) for change in self.record.replacements] if self.record else [],
+            "replacements": [asdict(each) for each in self.report.replacements] if self.report else [],
         }
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `sweep` found.
+    """The result of `sweep`: a model compressed in several ways.
 
     Attributes:
-        points: the first is the original model.
-        skipped: name -> why, of what fits no layer.
+        points: the models. The first is the original.
+        skipped: maps the name of a variant that fits no layer of the model to the reason.
     """
 
     points: tuple[Point, ...]
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def front(self, cost: str = "latency") -> list[Point]:
-        """The points that no other beats in both score and `cost`, "latency" or "size"; the cheapest first.
+    def pareto_points(self, cost: str = "latency") -> list[Point]:
+        """Return the points that no other point beats in both score and cost, the cheapest first.
+
+        Args:
+            cost: "latency" or "size".
 
         Raises:
-            ValueError: for another `cost`.
+            ValueError: if `cost` is another word.
         """
         if cost not in ("latency", "size"):
             raise ValueError(f'`cost` must be "latency" or "size". Received: cost={cost!r}')
-        front: list[Point] = []
+        best: list[Point] = []
         for point in sorted(self.points, key=lambda p: (_cost(p, cost), -p.score)):
-            if not front or point.score > front[-1].score:
-                front.append(point)
-        return front
+            if not best or point.score > best[-1].score:
+                best.append(point)
+        return best
 
     def pick(
         self,
@@ -112,16 +117,19 @@ class Sweep:
         target_size: int | None = None,
         max_accuracy_drop: float | None = None,
     ) -> Point:
-        """The compressed point that meets all targets: the best score where latency or size are limited, else the fastest.
+        """Return the best compressed model that meets all targets.
+
+        It is the one with the highest score if latency or size are limited, and else the fastest.
 
         Args:
-            target_latency: largest median, in seconds.
+            target_latency: largest median latency, in seconds.
             target_size: largest file, in bytes.
-            max_accuracy_drop: how far the score may lie below the original's.
+            max_accuracy_drop: largest difference of the original's score and the model's, in the unit of the score; of an
+                accuracy, 0.01 is one percentage point.
 
         Raises:
-            TargetError: if none does; it names the nearest.
-            ValueError: without a target.
+            TargetError: if no model meets the targets. The message names the figures of each.
+            ValueError: if no target is given.
         """
         if target_latency is None and target_size is None and max_accuracy_drop is None:
             raise ValueError("Expected at least one target: target_latency, target_size or max_accuracy_drop. Received: none")
@@ -161,10 +169,11 @@ class Sweep:
         return table
 
     def to_dict(self) -> dict:
+        """Return the sweep as a dict of plain values, which JSON can hold. Times are in seconds, sizes in bytes."""
         return {"points": [point.to_dict() for point in self.points], "skipped": self.skipped}
 
     def to_json(self, path, overwrite: bool = False) -> Path:
-        """Writes `to_dict` as JSON.
+        """Write `to_dict` to a JSON file, and return its path.
 
         Raises:
             ValueError: if the file exists and `overwrite` is False.
@@ -172,7 +181,7 @@ class Sweep:
         return files.write(path, json.dumps(self.to_dict(), indent=2).encode(), overwrite)
 
     def plot(self, path, overwrite: bool = False) -> Path:
-        """Writes a picture: score over latency and over file size, the Pareto fronts as lines. Needs matplotlib.
+        """Write `figure` to a picture file, and return its path. Needs matplotlib.
 
         Raises:
             ValueError: if the file exists and `overwrite` is False.
@@ -183,7 +192,7 @@ class Sweep:
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 
     def figure(self):
-        """The picture that `plot` writes, as a matplotlib Figure."""
+        """Return a matplotlib Figure: the scores over latency and over file size, with the Pareto fronts as lines."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 4), layout="constrained")
@@ -192,8 +201,8 @@ class Sweep:
             for point in self.points:
                 axes.scatter(_cost(point, cost) * scale, point.score)
                 axes.annotate(f" {point.name}", (_cost(point, cost) * scale, point.score), fontsize=8)
-            front = self.front(cost)
-            axes.plot([_cost(p, cost) * scale for p in front], [p.score for p in front], color="gray", zorder=0)
+            best = self.pareto_points(cost)
+            axes.plot([_cost(p, cost) * scale for p in best], [p.score for p in best], color="gray", zorder=0)
             axes.set(xscale="log", xlabel=label)
         figure.axes[0].set(ylabel="score of the exported file")
         return figure
@@ -209,12 +218,13 @@ def sweep(
     epochs: int = 0,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
+    loss=None,
     metric: Callable | None = None,
     where=None,
-    initialize: str = "fit",
-    steps: int | None = None,
+    min_weights: int | None = None,
+    initialize: Literal["fit", "fresh"] = "fit",
+    steps: int = STEPS,
     seed: int | None = None,
-    loss=None,
     quantize: Quantize | None = None,
     objective: Objective = "latency",
     wisdom: Wisdom | None = None,
@@ -222,93 +232,159 @@ def sweep(
     device: str | devices.Device = "host",
     progress: bool | None = None,
 ) -> Sweep:
-    """Compresses a model in several ways, recovers, exports, and measures all in turn.
+    """Compress a model in several ways, and measure the accuracy, size and latency of each.
+
+    Each compressed model is made by `replace_dense`, trained by `distill` if `epochs` is not 0, and exported by `to_tflite`.
+    The latencies of all exported models are then measured in turns.
 
     Args:
         model: a built model.
-        data: (x, y) that every exported file is scored on; x as the model takes it.
-        ks: of sandwiches J2^T W' J1, one point each.
-        stacks: of full butterflies, one point each; () for none.
-        train: (x, y), or (x, None) without labels: the layers are fitted to a part of x, and `epochs` of distillation from the
-            original follow. Default: nothing is trained, and the layers are fitted to x of `data`.
-        epochs, batch_size, learning_rate: of `distill`.
-        metric: function of (y, outputs) to a number, higher is better. Default: accuracy, of integer labels y.
-        where, initialize, steps, seed: as in `replace_dense`.
-        loss: of the labels, as in `distill`.
-        quantize: precision of the exports; for "int8" calibrated on x of `train`, else of `data`.
-        objective: of the exports, "latency" or "size".
-        wisdom: as in `to_tflite`.
-        runs: timed blocks of each model.
-        device: the device that measures, as for `to_tflite`.
-        progress: show bars on stderr. Default: where it is a terminal.
+        data: (x, y), on which every exported model is scored. x is in the form that the model takes.
+        ks: for each k, the model is compressed by `ButterflyDense` layers of that rank.
+        stacks: for each number, the model is compressed by `Butterfly` layers of that many stacks. (): by none.
+        train: (x, y), or (x, None) without labels. The layers are fitted to a part of x. Then `epochs` of distillation from the
+            original follow. None (default): nothing is trained, and the layers are fitted to x of `data`.
+        epochs, batch_size, learning_rate, loss: as in `distill`.
+        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
+        where, min_weights, initialize, steps, seed: as in `replace_dense`.
+        quantize: precision of the exported models. "int8" is calibrated on x of `train`, or else of `data`.
+        objective, wisdom: as in `to_tflite`.
+        runs: number of timed blocks of each model.
+        device: where latency is measured, as in `measure`.
+        progress: True: show progress bars on stderr. False: show none. None (default): show them if stderr is a terminal.
 
     Returns:
-        A `Sweep`: the original first, then full butterflies, then sandwiches.
+        A `Sweep`, whose points are the original, then the models of `stacks`, then those of `ks`.
 
     Raises:
-        ValueError: as `replace_dense`, `distill` and `to_tflite`; for nothing to try, epochs without `train`, or labels that do
-            not fit.
+        ValueError: as `replace_dense`, `distill` and `to_tflite`. Also if `ks` and `stacks` are both empty, if `epochs` is
+            given without `train`, or if labels do not fit.
     """
     check_model(model)
-    x, y = _pair(model, data, "data")
+    x, y = _inputs_and_labels(model, data, "data")
+    if y is None:
+        raise ValueError("Expected labels to score with: `data` as (x, y). Received: y=None")
     if train is None and epochs:
-        raise ValueError(f"Expected `train` to train on; scores on what was trained on say little. Received: epochs={epochs}")
-    tried: list[tuple[str, dict]] = []
-    tried += [("full" if n == 1 else f"full, {n} stacks", {"stacks": positive_integer(n, "stacks")}) for n in stacks]
-    tried += [(f"k = {k}", {"k": positive_integer(k, "k")}) for k in ks]
-    if not tried:
-        raise ValueError("Expected something to try: `ks`, `stacks` or both. Received: neither")
-    score = accuracy if metric is None else metric
-    taught, labels = (x, None) if train is None else _pair(model, train, "train")
-    some = sample(taught, MOST_FITTED)
-    settings: dict = {"where": where, "initialize": initialize, "data": some, "seed": seed}
-    settings |= {} if steps is None else {"steps": steps}
-    training: dict = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
-    exporting: dict = {"quantize": quantize, "objective": objective, "wisdom": wisdom, "device": device}
-    exporting |= {"representative_data": some} if quantize == "int8" else {}
-    models: dict[str, tuple[keras.Model, ReplacementReport | None]] = {ORIGINAL: (model, None)}
-    exported: dict[str, TFLiteModel] = {}
-    scores, skipped = {}, {}
+        raise ValueError(
+            f"Expected `train`, other examples than `data` to train on, with `epochs`. Received: epochs={epochs}, train=None"
+        )
+    train_x, train_y = (x, None) if train is None else _inputs_and_labels(model, train, "train")
+    fitted = sample(train_x, MAX_FITTED)
+    compress = partial(
+        replace_dense,
+        model,
+        where=where,
+        min_weights=min_weights,
+        initialize=initialize,
+        data=fitted,
+        steps=steps,
+        seed=seed,
+        progress=False,
+    )
+    recover = partial(
+        distill,
+        teacher=model,
+        x=train_x,
+        y=train_y,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        loss=loss,
+        progress=False,
+    )
+    export = partial(
+        to_tflite,
+        quantize=quantize,
+        representative_data=fitted if quantize == "int8" else None,
+        objective=objective,
+        wisdom=wisdom,
+        device=device,
+        progress=False,
+    )
+    scored: list[_ScoredModel] = []
+    skipped: dict[str, str] = {}
     with Progress(progress) as bars:
-        # The original first: labels or a metric that do not fit are found before the long work.
-        for name, how in bars.each([(ORIGINAL, {}), *tried], "compress, recover and export"):
-            if name != ORIGINAL:
+        # The original comes first, so that labels or a metric that do not fit are found before the long work.
+        for variant in bars.each([_ORIGINAL, *_variants(ks, stacks)], "compress, recover and export"):
+            new, report = model, None
+            if variant is not _ORIGINAL:
                 try:
-                    models[name] = replace_dense(model, progress=False, **settings, **how)
+                    new, report = compress(k=variant.k, stacks=variant.stacks)
                 except ValueError as error:
-                    skipped[name] = str(error)
+                    skipped[variant.name] = str(error)
                     continue
                 if epochs:
-                    distill(models[name][0], model, taught, labels, progress=False, **training)
-            exported[name] = to_tflite(models[name][0], progress=False, **exporting)
-            scores[name] = float(score(y, exported[name].predict(_listed(x))))
-        if len(models) == 1:
-            raise ValueError(next(iter(skipped.values())))
-    latencies = compare(exported, runs=runs, device=device, progress=progress).latencies
-    points = (Point(name, *models[name], exported[name], scores[name], latencies[name]) for name in models)
-    return Sweep(tuple(points), skipped)
+                    recover(student=new)
+            exported = export(new)
+            score = (accuracy if metric is None else metric)(y, exported.predict(_as_exported(x)))
+            scored.append(_ScoredModel(variant.name, new, report, exported, float(score)))
+    if len(scored) == 1:
+        raise ValueError(next(iter(skipped.values())))
+    exports = {each.name: each.exported for each in scored}
+    latencies = compare(exports, runs=runs, device=device, progress=progress).latencies
+    return Sweep(tuple(Point(*each, latencies[each.name]) for each in scored), skipped)
+
+
+class _Variant(NamedTuple):
+    """A way to compress the model: the arguments `k` and `stacks` of `replace_dense`."""
+
+    name: str
+    k: int | None = None
+    stacks: int = 1
+
+
+_ORIGINAL = _Variant("original")
+
+
+class _ScoredModel(NamedTuple):
+    """The attributes of a `Point` that are known before latency is measured."""
+
+    name: str
+    model: keras.Model
+    report: ReplacementReport | None
+    exported: TFLiteModel
+    score: float
+
+
+def _variants(ks: Sequence[int], stacks: Sequence[int]) -> list[_Variant]:
+    """Return the ways to compress a model that a sweep tries.
+
+    Raises:
+        ValueError: if there is none, or a number is not a positive integer.
+    """
+    full = [_Variant("full" if n == 1 else f"full, {n} stacks", stacks=positive_integer(n, "stacks")) for n in stacks]
+    variants = full + [_Variant(f"k = {k}", k=positive_integer(k, "k")) for k in ks]
+    if not variants:
+        raise ValueError("Expected at least one way to compress the model: `ks`, `stacks` or both. Received: neither")
+    return variants
 
 
 def sample(x, count: int):
-    """At most `count` examples, drawn at random: the first may be all of one kind."""
+    """Return `count` random examples of the inputs `x`, or all if there are no more.
+
+    They are random because the examples may be sorted by class.
+    """
     total = len(keras.tree.flatten(x)[0])
     chosen = np.sort(np.random.default_rng(0).choice(total, min(count, total), replace=False))
     return keras.tree.map_structure(lambda array: array[chosen], x)
 
 
-def _listed(x):
-    """Inputs in the order in which the exported model takes them."""
+def _as_exported(x):
+    """Return inputs as an exported model takes them: a list, or for one input an array."""
     flat = keras.tree.flatten(x)
     return flat if len(flat) > 1 else flat[0]
 
 
-def _pair(model, data, name: str):
+def _inputs_and_labels(model, data, name: str):
+    """Return `data` as inputs in the structure that `model` takes, and labels as an array, or None if there are none.
+
+    Raises:
+        ValueError: if `data` is not a pair, or its parts do not fit. The message calls it `name`.
+    """
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"Expected `{name}` as a pair (x, y). Received: {type(data).__name__}")
     x = check_data(model, data[0])
     if data[1] is None:
-        if name == "data":
-            raise ValueError("Expected labels to score with: `data` as (x, y). Received: y=None")
         return x, None
     y = np.asarray(data[1])
     if y.ndim == 0 or len(y) != len(keras.tree.flatten(x)[0]):
@@ -317,13 +393,16 @@ def _pair(model, data, name: str):
 
 
 def accuracy(labels, outputs) -> float:
-    """Return the part of the examples whose largest output is the label; of a single output whether it lies above 1/2.
+    """Return the part of the examples that the outputs classify correctly.
+
+    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2.
 
     Raises:
-        ValueError: for labels that are not one integer for each output, or beyond the classes, or for several outputs.
+        ValueError: if the labels are not one integer for each example, or beyond the classes, or if the model has several
+            outputs.
     """
     if isinstance(outputs, list):
-        raise ValueError(f"Expected a model of one output, or a `metric` of your own. Received: {len(outputs)} outputs")
+        raise ValueError(f"Expected a model of one output, or the argument `metric`. Received: {len(outputs)} outputs")
     guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
     flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
     return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))

@@ -68,7 +68,7 @@ def test_table_json_and_plot(swept, tmp_path):
 
 
 class Fake:
-    """What `pick` and `front` look at, with chosen figures."""
+    """What `pick` and `pareto_points` look at, with chosen figures."""
 
     def __init__(self, name, score, microseconds, size):
         self.name, self.score, self.size_bytes = name, score, size
@@ -100,11 +100,11 @@ def test_pick_says_what_came_nearest():
         FAKES.pick()
 
 
-def test_front():
-    assert [point.name for point in FAKES.front()] == ["b", "a", "original"]
-    assert [point.name for point in FAKES.front("size")] == ["c", "b", "a", "original"]
+def test_pareto_points():
+    assert [point.name for point in FAKES.pareto_points()] == ["b", "a", "original"]
+    assert [point.name for point in FAKES.pareto_points("size")] == ["c", "b", "a", "original"]
     with pytest.raises(ValueError, match='`cost` must be "latency" or "size"'):
-        FAKES.front("weights")
+        FAKES.pareto_points("weights")
 
 
 def test_accuracy():
@@ -122,8 +122,8 @@ def test_accuracy():
         ({"data": np.ones((3, 64))}, r"Expected `data` as a pair \(x, y\)"),
         ({"data": (np.ones((3, 64)), None)}, "Expected labels to score with"),
         ({"data": (np.ones((3, 64)), np.ones(2))}, "Expected as many labels as examples"),
-        ({"epochs": 2}, "Expected `train` to train on"),
-        ({"stacks": ()}, "Expected something to try"),
+        ({"epochs": 2}, "Expected `train`, other examples than `data`"),
+        ({"stacks": ()}, "Expected at least one way to compress"),
         ({"ks": (0,)}, "`k` must be a positive integer"),
         ({"ks": (500,), "stacks": ()}, "Found none for where=None"),
         ({"data": (np.ones((3, 64)), np.ones((3, 10), int))}, "Expected one integer label for each"),

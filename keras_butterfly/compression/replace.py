@@ -336,8 +336,8 @@ def _layer_inputs(
             with recorded(strides) as calls:
                 model(batch, training=False)
             for key, layer_calls in calls.items():
-                inputs = [value_of(call.inputs) for call in layer_calls]
-                if all(value is not None for value in inputs):
+                inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
+                if len(inputs) == len(layer_calls):
                     rows = np.concatenate([_rows_of(value, strides_by_id[key]) for value in inputs])
                     collected.setdefault(key, []).append(_sample_rows(rows, max_rows, start))
     finally:
