@@ -49,7 +49,7 @@ def round_trip(name: str, steps: int, convolutions: bool) -> dict:
     """Replace layers of a model, save, load, export and measure it, and return the figures."""
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=SHAPE, classifier_activation=None)
-    new, record = replace_dense(model, min_weights=MIN_WEIGHTS if convolutions else None, steps=steps, seed=0)
+    new, report = replace_dense(model, min_weights=MIN_WEIGHTS if convolutions else None, steps=steps, seed=0)
     x = np.random.default_rng(0).uniform(0, 1, (2, *SHAPE)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path, values = Path(folder) / "small.keras", Path(folder) / "values.npz"
@@ -59,7 +59,7 @@ def round_trip(name: str, steps: int, convolutions: bool) -> dict:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    return {**json.loads(done.stdout.splitlines()[-1]), **record.to_dict()}
+    return {**json.loads(done.stdout.splitlines()[-1]), **report.to_dict()}
 
 
 @click.command()
