@@ -1,4 +1,4 @@
-"""Latency and comparison: what is recorded, how the figures derive from the raw seconds, what is refused."""
+"""Tests of measuring and comparing: the conditions that are recorded, the figures, and arguments that do not fit."""
 
 import io
 import json
@@ -102,6 +102,36 @@ def test_comparison_has_a_table_a_plot_and_a_file(models, tmp_path):
     with pytest.raises(ValueError, match="`name` must be one of"):
         comparison.speedup("fast")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.json", "c.png"]
+
+
+class FakeDevice:
+    """A device that runs nothing. Each model takes as many nanoseconds as its file has bytes."""
+
+    name, runtime, machine = "fake", "no runtime", "no machine"
+
+    def measure(self, models, *, threads, warmup, runs, on_round):
+        for round_number in range(runs):
+            on_round(round_number + 1)
+        return {
+            name: export.Latency((len(content) * 1e-9,) * runs, 1, warmup, threads, self.runtime, self.machine)
+            for name, content in models.items()
+        }
+
+
+def test_compare_measures_on_the_given_device(models):
+    comparison = export.compare(models, runs=3, threads=2, device=FakeDevice())
+    latency = comparison.latencies["wide"]
+    assert latency.seconds == (models["wide"].size_bytes * 1e-9,) * 3
+    assert (latency.threads, latency.machine) == (2, "no machine")
+    with pytest.raises(ValueError, match="`device` must be one of"):
+        export.compare(models, device="phone")
+
+
+@pytest.mark.parametrize(("terminal", "progress", "shown"), [(True, None, True), (True, False, False), (False, None, False)])
+def test_compare_shows_progress_where_stderr_is_a_terminal(terminal, progress, shown, models, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")  # If it is set, rich takes stderr for a terminal.
+    export.compare(models, runs=3, device=FakeDevice(), progress=progress)
+    assert ("measure" in capsys.readouterr().err) == shown
 
 
 def test_nothing_to_compare_is_an_error():

@@ -1,4 +1,4 @@
-"""Exports in float16, dynamic-range and int8: what is stored, how far from Keras, and data that do not fit."""
+"""Tests of exports in float16, "dynamic" and int8: what the file stores, its error against Keras, and data that do not fit."""
 
 import re
 
@@ -32,12 +32,12 @@ def two_inputs():
 
 
 def data(n=128, examples=200):
-    """Examples whose outputs reach as far as those of the fresh ones in these tests. Int8 clips what lies beyond."""
+    """Return examples for calibration. Outputs of new examples in these tests stay in their range, so int8 clips nothing."""
     return np.random.default_rng(4).standard_normal((examples, n)).astype("float32")
 
 
-def tensor_types(content):
-    """How many bytes of constants each type takes."""
+def constant_bytes(content):
+    """Return how many bytes the constants of each type take in a file."""
     flat = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     names = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
     sizes = {}
@@ -60,9 +60,9 @@ def test_error_on_fresh_inputs_is_that_of_the_precision(quantize, bound, lowerin
     exported = export.to_tflite(trained, quantize=quantize, representative_data=data(), lowering=lowering)
     fresh = np.random.default_rng(2).standard_normal((50, 128)).astype("float32")
     error = relative_error(exported, trained, fresh)
-    # In int8 "gather" rounds every stage's result, and is less exact than what multiplies stages out.
+    # In int8 "gather" rounds the result of every stage, so it is less exact than lowerings that multiply stages out.
     assert error < (2 * bound if lowering == "gather" else bound)
-    # The dynamic range leaves MUL's weights in float; all else rounds.
+    # "dynamic" leaves the weights of MUL operators in float32, and rounds all others.
     assert error > 1e-4 or (quantize, lowering) == ("dynamic", "gather")
     assert exported.parity.examples == (50 if quantize == "int8" else 200)
     assert not [operator for operator in exported.operators if operator.startswith(("CUSTOM", "Flex"))]
@@ -70,7 +70,7 @@ def test_error_on_fresh_inputs_is_that_of_the_precision(quantize, bound, lowerin
 
 def test_weights_are_stored_in_the_precision():
     sizes = {
-        quantize: tensor_types(
+        quantize: constant_bytes(
             export.to_tflite(model(), quantize=quantize, representative_data=data(), lowering="dense").content
         )
         for quantize in (None, *PRECISIONS)
@@ -104,7 +104,7 @@ def test_auto_measures_candidates_in_the_precision_and_takes_an_exact_enough_one
     assert len(errors) > 2
     assert all(error > 1e-4 for error in errors.values())
     exact = min(errors.values())
-    # The planner alone: the whole model is compared on data held back, of which the layer's limit says nothing.
+    # Only the planner runs here. The whole model is compared on other data, for which the limit of the layer does not hold.
     settings = convert._Settings("int8", data(256), False, 1, exact * 1.01, "host", export.Wisdom(), False)
     with settings.export(trained, "auto", "measure", "latency") as exporter:
         (strict,) = exporter.planner.plan(exporter.layers).values()
@@ -153,22 +153,22 @@ def test_a_precision_beyond_the_tolerance_is_an_error():
         export.to_tflite(net, quantize="dynamic", tolerance=1e-5)
 
 
-class Counted(layers.Layer):
-    """Halves its input three times, in a loop that is no recurrent layer."""
+class HalvedThreeTimes(layers.Layer):
+    """A layer that halves its input three times, in a loop that is no recurrent layer."""
 
     def call(self, inputs):
         return keras.ops.fori_loop(0, 3, lambda step, value: value / 2, inputs)
 
 
 def test_a_loop_is_refused_before_calibration_kills_the_process():
-    net = keras.Sequential([keras.Input((16,), name="x"), Counted(), Butterfly(seed=0)])
+    net = keras.Sequential([keras.Input((16,), name="x"), HalvedThreeTimes(), Butterfly(seed=0)])
     x = np.random.default_rng(0).standard_normal((20, 16))
     with pytest.raises(ValueError, match=r"a loop that is no recurrent layer of Keras\. Write the steps one after the other"):
         export.to_tflite(net, quantize="int8", representative_data=x)
     assert export.to_tflite(net, quantize="dynamic", representative_data=x).parity.relative_error < 0.1
 
 
-def test_recurrent_layers_are_unrolled_while_they_are_quantised():
+def test_recurrent_layers_are_unrolled_while_they_are_quantized():
     net = keras.Sequential([keras.Input((4, 16), name="x"), layers.Bidirectional(layers.GRU(8)), layers.Dense(3)])
     x = np.random.default_rng(0).standard_normal((40, 4, 16))
     assert export.to_tflite(net, quantize="int8", representative_data=x).parity.relative_error < 0.25
@@ -176,7 +176,7 @@ def test_recurrent_layers_are_unrolled_while_they_are_quantised():
 
 
 def test_a_file_that_the_runtime_dies_of_is_refused():
-    """RSQRT of a variance that is always 0 has no int8 scale that the runtime takes: it aborts."""
+    """A variance that is always 0 has no int8 scale that the runtime accepts for RSQRT. The runtime aborts."""
     net = keras.Sequential([keras.Input((1,), name="x"), layers.LayerNormalization()])
     x = np.random.default_rng(0).standard_normal((20, 1))
     with pytest.raises(ValueError, match=r"dies of signal 6 on this one, of the operators .*RSQRT"):

@@ -1,4 +1,4 @@
-"""What an export is calibrated on and compared on."""
+"""Tests of the data that an export is calibrated on and compared on."""
 
 import keras
 import numpy as np
@@ -21,7 +21,8 @@ def batches_of(data, precision=INT8, batch=1):
     return representative_batches(model(), data, [tf.TensorSpec((batch, 4), tf.float32, name="x")], precision)
 
 
-def rows(batches):
+def joined(batches):
+    """Return the examples of all batches in one array."""
     return np.concatenate([batch["x"] for batch in batches])
 
 
@@ -32,7 +33,7 @@ def examples(count):
 def test_int8_holds_a_quarter_back():
     found = batches_of(examples(100))
     assert (len(found.calibration), len(found.verification)) == (75, 25)
-    both = np.concatenate([rows(found.calibration), rows(found.verification)])
+    both = np.concatenate([joined(found.calibration), joined(found.verification)])
     np.testing.assert_array_equal(both[np.argsort(both[:, 0])], examples(100))
     assert found.inputs == "a part of the representative data, held back from calibration"
     assert found.notes == ()
@@ -41,7 +42,7 @@ def test_int8_holds_a_quarter_back():
 def test_two_batches_are_one_for_each():
     found = batches_of(examples(64), batch=32)
     assert (len(found.calibration), len(found.verification)) == (1, 1)
-    assert not np.array_equal(rows(found.calibration), rows(found.verification))
+    assert not np.array_equal(joined(found.calibration), joined(found.verification))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_few_or_constant_data_are_compared_on_random_inputs_too(data, note):
     found = batches_of(data)
     assert note in found.notes[0] and "Give some hundred typical examples" in found.notes[0]
     assert found.inputs.endswith("and random inputs in its range")
-    random = rows(found.verification)[-4:]
+    random = joined(found.verification)[-4:]
     low, high = min(data.min(), data.max() - 1), max(data.max(), data.min() + 1)
     assert low <= random.min() and random.max() <= high and random.std() > 0
 
@@ -70,7 +71,7 @@ def test_float_precisions_use_all_data_for_both():
 
 def test_at_most_so_many_batches_spread_over_all_examples():
     found = batches_of(examples(10 * MAX_BATCHES), FLOAT32)
-    values = rows(found.verification)
+    values = joined(found.verification)
     assert len(values) == MAX_BATCHES
     assert (values[0, 0], values[-1, 0]) == (0, 4 * (10 * MAX_BATCHES - 1))
 
@@ -89,7 +90,7 @@ def test_tflites_own_way_of_giving_data_is_taken():
 
 
 def classifier():
-    """A model that has learned three classes from data whose inputs are within 0 .. 8."""
+    """Return a model that has learned three classes, and its training data, whose values are between 0 and 8."""
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 8, (400, 64)).astype("float32")
     y = (x @ rng.standard_normal((64, 3))).argmax(-1)

@@ -1,4 +1,4 @@
-"""The encoder-decoder network as TFLite: the encoder by itself, and the whole."""
+"""Tests of exporting the encoder-decoder network: the encoder alone, and the whole network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and never over another file unasked."""
+"""Tests of writing files: a reader sees the whole file or none, and an existing file is replaced only on request."""
 
 import os
 import stat
@@ -10,6 +10,7 @@ from keras_butterfly.export import files
 
 
 def leftovers(folder):
+    """Return the names of the temporary files in a folder."""
     return [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
 
 

@@ -1,4 +1,4 @@
-"""Layers that compute in float32 inside quantized models: what is stored, what is computed, and where weights lie."""
+"""Tests of layers that compute in float32 inside quantized models: their weights in the file, and their outputs."""
 
 import keras
 import numpy as np
@@ -17,12 +17,13 @@ DYNAMIC, INT8 = Precision("dynamic"), Precision("int8")
 
 
 def built(layer, n):
+    """Build a layer for n inputs, and return it."""
     layer.build((None, n))
     return layer
 
 
 def exported(layer, lowering, n, precision=DYNAMIC, rows=64, batch=1):
-    """Return the file of one layer in float32 amid a quantized model, and the data it was calibrated on."""
+    """Return a quantized file in which a layer computes in float32, and the batches that calibrated it."""
     x = np.random.default_rng(0).standard_normal((rows, n)).astype("float32")
     batches = [{"x": x[start : start + batch]} for start in range(0, rows, batch)]
     spec = [tf.TensorSpec((batch, n), name="x")]
@@ -30,12 +31,13 @@ def exported(layer, lowering, n, precision=DYNAMIC, rows=64, batch=1):
 
 
 def outputs(content, batches):
+    """Return the single output of a file for all batches."""
     (values,) = runtime.run_all(runtime.load(content), batches).values()
     return values
 
 
 def rounded(kernel):
-    """The oracle: each column of a kernel rounded to 255 steps up to its largest value."""
+    """Return a kernel whose columns are rounded to 255 steps up to their largest value. This is the oracle."""
     scales = np.abs(kernel).max(axis=0) / 127
     return np.round(kernel / scales) * scales
 
@@ -46,7 +48,7 @@ def test_only_the_weights_are_rounded(precision):
     content, batches = exported(layer, Dense(keep_float32="arithmetic"), 64, precision)
     x = np.concatenate([batch["x"] for batch in batches])
     expected = x @ rounded(np.asarray(layer.kernel)) + 1
-    # An int8 model takes and gives float32 here by way of int8, whose steps are 1/255 of the range.
+    # The inputs and outputs of an int8 model are rounded to int8, whose steps are 1/255 of the range.
     steps = {"dynamic": 1e-5, "int8": 3 / 255}[precision.name]
     np.testing.assert_allclose(outputs(content, batches), expected, atol=steps * np.abs(expected).max())
 
@@ -78,14 +80,16 @@ def test_weights_lie_at_multiples_of_sixteen_bytes():
 def test_the_names_and_the_signature_survive():
     net = keras.Sequential([keras.Input((64,), name="pixels"), Butterfly(1024, name="wide"), keras.layers.Dense(10)])
 
-    class Clock:
+    class Float32Device:
+        """A device on which layers that compute in float32 are the fastest."""
+
         name, machine, runtime = "clock", "table 1", "paper"
 
         def measure(self, models, *, threads, warmup, runs, on_round):
             seconds = {name: 1.0 if name.endswith("from int8") else 2.0 for name in models}
             return {name: export.Latency((value,), 1, warmup, threads, "table 1", "paper") for name, value in seconds.items()}
 
-    file = export.to_tflite(net, quantize="dynamic", device=Clock(), wisdom=export.Wisdom())
+    file = export.to_tflite(net, quantize="dynamic", device=Float32Device(), wisdom=export.Wisdom())
     assert file.plan[0].lowering.keep_float32 == "arithmetic"
     assert file.input_names == ("pixels",)
     assert any(name.startswith("wide/butterfly_float32/") for name in tensor_names(file.content))
@@ -101,7 +105,7 @@ def test_a_layer_called_twice_shares_its_weights():
     affine = lower(layer, Fused((Grouping((4, 4), ("conv", "conv")),), keep_float32="arithmetic"))
     spec, x = [tf.TensorSpec((1, 256), name="x")], np.ones((1, 256), "float32")
     content = convert(lambda value: affine(affine(value)), spec, DYNAMIC, keep_float32=True)
-    assert len(content) < 2 * 4 * 1024 + 12 * 1024  # once each factor of 16 blocks of 16 x 16 in int8
+    assert len(content) < 2 * 4 * 1024 + 12 * 1024  # Each factor of 16 blocks of 16 x 16 is stored once in int8.
     expected = np.asarray(model(x))
     np.testing.assert_allclose(outputs(content, [{"x": x}]), expected, atol=0.05 * np.abs(expected).max())
 

@@ -1,4 +1,4 @@
-"""Whole models to TFLite: equal to Keras, built-in operators only, refused with a clear message otherwise."""
+"""Tests of whole models in TFLite: equal to Keras, built-in operators only, and clear messages for other models."""
 
 import dataclasses
 
@@ -57,7 +57,7 @@ def test_export_agrees_with_keras_and_is_built_in(name, lowering):
 def test_predict_gives_what_keras_predicts_for_any_number_of_examples(rng):
     model = sequential(Butterfly(32), ButterflyDense(4))
     exported = export.to_tflite(model, batch_size=4)
-    x = rng.standard_normal((10, 16)).astype("float32")  # two full batches and a half one
+    x = rng.standard_normal((10, 16)).astype("float32")  # Two full batches and half a batch.
     np.testing.assert_allclose(exported.predict(x), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 
@@ -252,7 +252,7 @@ def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
     x = rng.standard_normal((5, 20)).astype("float32")
     expected = np.asarray(model.predict(x, verbose=0), "float32")
     assert np.abs(exported.predict(x) - expected).max() < 0.05 * np.abs(expected).max()
-    assert model.layers[0].dtype_policy.name == policy  # the model itself stays as it is
+    assert model.layers[0].dtype_policy.name == policy  # The model itself is not changed.
     assert exported.original_parity.relative_error < 0.05
 
 
