@@ -22,7 +22,7 @@ def measure(
         threads: number of threads of the interpreter.
         warmup: number of untimed invocations before the first timed block.
         runs: number of timed blocks. A block is as many invocations as filled 200 microseconds in the warm-up, at least one.
-        device: "host", the machine that runs this process, or a `devices.Device`.
+        device: "host", the machine that runs this process, or an object like `devices.Device`.
 
     Returns:
         A `Latency`, in seconds per invocation.

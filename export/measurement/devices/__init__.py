@@ -57,5 +57,8 @@ def find(device: str | Device) -> Device:
     if all(hasattr(device, part) for part in ("name", "runtime", "machine", "measure")):
         return device  # type: ignore[return-value]
     if device not in DEVICES:
-        raise ValueError(f"`device` must be one of {tuple(DEVICES)}, or an export.devices.Device. Received: device={device!r}")
+        raise ValueError(
+            f"`device` must be one of {tuple(DEVICES)}, or an object like export.measurement.devices.Device. "
+            f"Received: device={device!r}"
+        )
     return DEVICES[device]
