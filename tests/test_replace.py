@@ -8,8 +8,9 @@ import pytest
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
-from keras_butterfly.compression.cloning import Exchanged, clone_with
+from keras_butterfly.compression.cloning import clone_with
 from keras_butterfly.compression.dense_map import DenseMap
+from keras_butterfly.compression.user_layers import WithReplacedLayers
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.model_walk import named_layers
 
@@ -315,7 +316,7 @@ def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     assert {each.fitted_to for each in report.replacements} == {"data"}
     block = new.block if subclassed else new.get_layer("block")
     assert isinstance(block, Block)
-    assert isinstance(new if subclassed else block, Exchanged)
+    assert isinstance(new if subclassed else block, WithReplacedLayers)
     assert isinstance(block.pair[0], Butterfly) and isinstance(block.gates["gate"], Butterfly)
     assert all(isinstance(layer, layers.Dense) for layer in (model.block if subclassed else model.get_layer("block")).pair)
     assert new.count_params() == report.weights_after < report.weights_before

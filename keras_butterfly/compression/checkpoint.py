@@ -1,4 +1,4 @@
-"""The state of a training in one file, so that an interrupted training goes on where it stopped."""
+"""Saving the state of a training in one file, so that the training can be continued after an interruption."""
 
 import json
 import os
@@ -14,15 +14,16 @@ FILE, PARTIAL = "training.npz", "training.npz.partial"
 
 
 class Checkpoint:
-    """A folder that holds the state of a training after its last finished epoch.
+    """A folder with one file, which holds the state of a training after its last finished epoch.
 
-    The file is written under another name and renamed, so the state of the epoch before is kept until the new one is whole.
+    The file is written under another name and then renamed, so that the state of the previous epoch is kept until the new file
+    is complete.
 
     Args:
-        folder: made if it does not exist. It must be empty, or hold a checkpoint.
+        folder: the folder. It is made if it does not exist. It must be empty, or hold a checkpoint.
 
     Raises:
-        ValueError: if `folder` is a file, cannot be made or written to, or holds files that are not a checkpoint's.
+        ValueError: if `folder` is a file, cannot be made or written to, or holds other files and no checkpoint.
     """
 
     def __init__(self, folder):
@@ -46,10 +47,10 @@ class Checkpoint:
         Args:
             variables: Keras variables, in an order that the same training always has.
             epoch: number of finished epochs.
-            settings: what the training depends on, ready for JSON.
+            settings: the arguments that the training depends on, as plain values that JSON can hold.
 
         Raises:
-            OSError: naming the file, for example if the disk is full. The last whole checkpoint is kept.
+            OSError: if the file cannot be written, for example because the disk is full. The previous checkpoint is kept.
         """
         values: dict[str, Any] = {f"value_{index}": _storable(variable) for index, variable in enumerate(variables)}
         about = json.dumps({"epoch": epoch, "settings": settings})
@@ -65,10 +66,10 @@ class Checkpoint:
             raise OSError(error.errno, f"could not write the checkpoint: {error.strerror or error}", str(partial)) from error
 
     def restore(self, variables, settings: dict) -> int:
-        """Give `variables` the values of the checkpoint; return how many epochs are finished, 0 if there is no checkpoint.
+        """Set `variables` to the saved values, and return the number of finished epochs, 0 if nothing is saved.
 
         Raises:
-            ValueError: naming the file, if it is damaged or belongs to a training with other settings.
+            ValueError: if the file is damaged, or belongs to a training with other settings.
         """
         path = self.folder / FILE
         if not path.exists():
@@ -94,13 +95,13 @@ class Checkpoint:
         return epoch
 
     def remove(self) -> None:
-        """Remove the checkpoint's own files. The folder stays, and whatever else it holds."""
+        """Remove the file that this class writes. The folder and other files in it are kept."""
         for name in (FILE, PARTIAL):
             (self.folder / name).unlink(missing_ok=True)
 
 
 class SaveEachEpoch(keras.callbacks.Callback):
-    """Writes a checkpoint at the end of every epoch: the model's variables and those of its optimizer."""
+    """A callback that saves the variables of the model and of its optimizer at the end of every epoch."""
 
     def __init__(self, checkpoint: Checkpoint, settings: dict):
         super().__init__()
@@ -111,13 +112,13 @@ class SaveEachEpoch(keras.callbacks.Callback):
 
 
 def _storable(variable) -> np.ndarray:
-    """Return the value of a variable in a dtype that NumPy's files know, which bfloat16 is not."""
+    """Return the value of a variable in a dtype that a .npz file can hold: float32 instead of bfloat16."""
     value = ops.convert_to_numpy(variable)
     return value if value.dtype.kind in "biufc" and value.dtype.isbuiltin == 1 else value.astype("float32")
 
 
 def state_of(model: keras.Model) -> list:
-    """Return the variables of a compiled model and of its optimizer, which is built if it was not."""
+    """Return the variables of a compiled model and of its optimizer, and build the optimizer if needed."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]

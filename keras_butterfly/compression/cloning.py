@@ -1,67 +1,75 @@
-"""A Keras model again, with some of its layers exchanged, however deep they sit."""
+"""Copying a Keras model with other layers in place of some of its layers, at any depth."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 from keras.layers import Layer
 
+from ..utils.keras_internals import all_layers, held_layers, lambda_output_shape
+from .user_layers import Place, make_saveable, replace_inside
 
-def clone_with(model: keras.Model, exchanged: Mapping[int, Layer], build=lambda clone: None) -> keras.Model:
-    """A new model with the weights of `model`, where each layer whose id is a key is the value instead; it is compiled alike.
 
-    Sequential and functional models are rebuilt along their graph. In models and layers of a user's class, which Keras makes
-    again from their config, the layers are exchanged where they are held: as attributes, in lists and in dicts.
+def clone_with(
+    model: keras.Model, replacements: Mapping[int, Layer], build: Callable[[keras.Model], None] = lambda clone: None
+) -> keras.Model:
+    """Return a copy of `model`, with the same weights, in which some layers are replaced. It is compiled like `model`.
+
+    Sequential and functional models are made again along their graph. Models and layers of a user's class are made again by
+    Keras from their config. Layers that they hold are then replaced in their attributes, lists and dicts.
 
     Args:
         model: a built model.
-        exchanged: new layers, which take and give what the old ones do.
-        build: called on the copy of a model of a user's class, to build it where its config does not.
+        replacements: maps `id(layer)` of a layer of `model` to the layer to put in its place.
+        build: function that builds the copy of a model of a user's class, if Keras cannot from its config.
 
     Raises:
-        ValueError: for a model or layer that Keras cannot make again from its config.
+        ValueError: if Keras cannot make a model or a layer again from its config.
     """
-    clone = _Cloner(exchanged).model(model, build)
+    clone = _Cloner(replacements).clone(model, build)
     if model.compiled:
         try:
             clone.compile_from_config(model.get_compile_config())
-        except (TypeError, ValueError):  # a loss or metric that Keras knows no name of: the user compiles again
+        except (TypeError, ValueError):  # Keras cannot find a loss or metric by name. The user compiles the copy.
             clone.optimizer = None
             clone.compiled = False
     return clone
 
 
 class _Cloner:
-    def __init__(self, exchanged: Mapping[int, Layer]):
-        self.exchanged = exchanged
+    """A maker of copies of models in which the same layers are replaced."""
 
-    def model(self, model: keras.Model, build) -> keras.Model:
+    def __init__(self, replacements: Mapping[int, Layer]):
+        self.replacements = replacements
+
+    def clone(self, model: keras.Model, build: Callable[[keras.Model], None]) -> keras.Model:
+        """Return a copy of a model of any kind."""
         if is_graph(model):
-            return self.graph(model)
-        clone = remade(model)
+            return self.clone_graph(model)
+        clone = remake(model)
         if not clone.built and model.get_build_config():
             clone.build_from_config(model.get_build_config())
         if not clone.built:
             build(clone)
-        self.finish(model, clone)
+        self.fill(clone, model)
         return clone
 
-    def graph(self, model: keras.Model) -> keras.Model:
-        """A Sequential or functional model."""
+    def clone_graph(self, model: keras.Model) -> keras.Model:
+        """Return a copy of a Sequential or functional model."""
         copies: list[tuple[Layer, Layer]] = []
 
-        def copied(layer):
-            if id(layer) in self.exchanged:
-                return self.exchanged[id(layer)]
-            copy = remade(layer)
-            if isinstance(layer, Layer):  # else a bare operation, such as the sum of two tensors
-                copies.append((layer, copy))
+        def copy_or_replacement(layer):
+            if id(layer) in self.replacements:
+                return self.replacements[id(layer)]
+            copy = remake(layer)
+            if isinstance(layer, Layer):  # An operation that is no layer, such as the sum of two tensors, has no weights.
+                copies.append((copy, layer))
             return copy
 
-        compiled, model.compiled = model.compiled, False  # or Keras would compile the copy, before its layers are final
+        # Otherwise Keras compiles the copy, before it has its final layers.
+        compiled, model.compiled = model.compiled, False
         try:
-            clone = keras.models.clone_model(model, clone_function=copied, recursive=True)
+            clone = keras.models.clone_model(model, clone_function=copy_or_replacement, recursive=True)
         finally:
             model.compiled = compiled
         if type(clone) is not type(model):
@@ -72,41 +80,41 @@ class _Cloner:
             )
         if not clone.built:
             clone.build(model.input_shape)
-        for layer, copy in copies:
-            self.finish(layer, copy)
+        for copy, layer in copies:
+            self.fill(copy, layer)
         return clone
 
-    def finish(self, layer: Layer, copy: Layer) -> None:
-        """Gives `copy` the weights of `layer`, then exchanges what is to be inside it."""
+    def fill(self, copy: Layer, layer: Layer) -> None:
+        """Give `copy` the weights and states of `layer`, and then replace the layers inside it."""
         if layer.built and not copy.built and layer.get_build_config():
             copy.build_from_config(layer.get_build_config())
         copy.set_weights(layer.get_weights())
-        for old, new in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+        for old, new in zip(all_layers(layer), all_layers(copy), strict=True):
             new.trainable = old.trainable
             _copy_state(old, new)
-        inside = dict(self.inside(layer))
-        if inside:
-            exchange(copy, inside)
-            if not _describes_itself(copy):
-                _become_exchanged(copy, inside)
+        replacements = dict(self.replacements_inside(layer))
+        if replacements:
+            replace_inside(copy, replacements)
+            if not _config_makes_same_layers(copy):
+                make_saveable(copy, replacements)
 
-    def inside(self, layer: Layer, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
-        """Places within `layer`, as indices through `_layers`, and what belongs there.
+    def replacements_inside(self, layer: Layer, place: Place = ()) -> Iterator[tuple[Place, Layer]]:
+        """Yield (place, new layer) for each layer inside `layer` that is to be replaced.
 
-        A copy was made by the same code, so that it holds its layers in the same order.
+        A copy of `layer` is made by the same code. So it holds its layers in the same order, and the places hold for it too.
         """
-        for index, held in enumerate(layer._layers):
-            if id(held) in self.exchanged:
-                yield (*place, index), self.exchanged[id(held)]
-            elif any(id(inner) in self.exchanged for inner in held._flatten_layers(include_self=False)):
+        for index, held in enumerate(held_layers(layer)):
+            if id(held) in self.replacements:
+                yield (*place, index), self.replacements[id(held)]
+            elif any(id(inner) in self.replacements for inner in all_layers(held, include_self=False)):
                 if is_graph(held):
-                    yield (*place, index), self.graph(held)
+                    yield (*place, index), self.clone_graph(held)
                 else:
-                    yield from self.inside(held, (*place, index))
+                    yield from self.replacements_inside(held, (*place, index))
 
 
 def _copy_state(old: Layer, new: Layer) -> None:
-    """What an adapted preprocessing layer has besides weights: tables of words, values worked out from its weights."""
+    """Copy the state of an adapted preprocessing layer that is not in its weights, such as a table of words."""
     if hasattr(old, "save_assets") and hasattr(old, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
@@ -115,86 +123,26 @@ def _copy_state(old: Layer, new: Layer) -> None:
         new.finalize_state()
 
 
-@keras.saving.register_keras_serializable("keras_butterfly")
-class Exchanged:
-    """How a layer of a user's class is saved and loaded once layers inside it were exchanged: its class makes the old ones.
-
-    A saved layer is described by its own class and config, and the new layers with their places. Loading makes the layer,
-    builds it, and exchanges them again.
-    """
-
-    def get_config(self):
-        own = self._own_class  # type: ignore[attr-defined]
-        return {
-            "layer": {
-                "module": own.__module__,
-                "class_name": own.__name__,
-                "config": super().get_config(),  # type: ignore[misc]
-                "registered_name": keras.saving.get_registered_name(own),
-            },
-            "build_config": self.get_build_config(),  # type: ignore[attr-defined]
-            "inside": [[list(place), keras.saving.serialize_keras_object(new)] for place, new in self._inside()],
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        if config["build_config"] and not layer.built:
-            layer.build_from_config(config["build_config"])
-        inside = {tuple(place): keras.saving.deserialize_keras_object(new) for place, new in config["inside"]}
-        exchange(layer, inside)
-        _become_exchanged(layer, inside)
-        return layer
-
-    def _inside(self):
-        for place in self._places:  # type: ignore[attr-defined]
-            held = self
-            for index in place:
-                held = held._layers[index]  # type: ignore[attr-defined]
-            yield place, held
-
-
-def _become_exchanged(layer: Layer, inside: Mapping[tuple[int, ...], Layer]) -> None:
-    """Makes `layer` say of itself what `Exchanged` saves; it stays an instance of its class."""
-    own = getattr(type(layer), "_own_class", type(layer))
-    places = tuple(dict.fromkeys((*getattr(layer, "_places", ()), *inside)))
-    # Keras saves a class that is not registered under its name: this one is loaded by the registered base.
-    name = keras.saving.get_registered_name(Exchanged)
-    layer.__class__ = type(name, (Exchanged, own), {"_own_class": own, "_places": places, "__module__": own.__module__})
-
-
-def _describes_itself(layer: Layer) -> bool:
-    """Whether the layer's config makes what it holds now, as that of a Keras wrapper does."""
+def _config_makes_same_layers(layer: Layer) -> bool:
+    """Return whether the config of `layer` makes the layers that it holds now, as that of a Keras wrapper does."""
     again = type(layer).from_config(layer.get_config())
-    return [type(held) for held in again._flatten_layers()] == [type(held) for held in layer._flatten_layers()]
-
-
-def exchange(layer: Layer, inside: Mapping[tuple[int, ...], Layer]) -> None:
-    """Puts new layers at places within `layer`, indices through `_layers`."""
-    owners: dict[tuple[int, ...], dict[int, Layer]] = {}
-    for (*above, index), new in inside.items():
-        owners.setdefault(tuple(above), {})[index] = new
-    for path, swaps in owners.items():
-        owner = layer
-        for index in path:
-            owner = owner._layers[index]
-        substitute(owner, {id(owner._layers[index]): new for index, new in swaps.items()})
+    return [type(held) for held in all_layers(again)] == [type(held) for held in all_layers(layer)]
 
 
 def is_graph(layer: Layer) -> bool:
-    """Whether Keras knows the graph of the layer: a Sequential or functional model."""
+    """Return whether Keras knows the graph of `layer`: it is a Sequential or functional model."""
     return isinstance(layer, keras.Sequential | keras.Function)
 
 
-def remade(layer: Layer) -> Layer:
-    """A new layer from the config of `layer`.
+def remake(layer: Layer) -> Layer:
+    """Return a new layer, made from the config of `layer`.
 
     Raises:
-        ValueError: if Keras cannot; the message says what to do.
+        ValueError: if Keras cannot make it. The message says what to do.
     """
-    if type(layer) is keras.layers.Lambda:  # its config holds bytecode, which Keras does not run unasked
+    if type(layer) is keras.layers.Lambda:  # Its config holds bytecode, which Keras refuses to run.
         settings = {"name": layer.name, "dtype": layer.dtype_policy}
-        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **settings)
+        return keras.layers.Lambda(layer.function, lambda_output_shape(layer), layer.mask, layer.arguments, **settings)
     try:
         return type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -204,40 +152,3 @@ def remade(layer: Layer) -> Layer:
             f"{reason} Give the class a get_config() that returns its constructor's arguments, or build the model from inputs "
             "to outputs with keras.Model(inputs, outputs)."
         ) from error
-
-
-def substitute(owner: Layer, swaps: Mapping[int, Layer]) -> None:
-    """Puts the values of `swaps` where `owner` holds the layers whose ids are the keys."""
-    locked = owner._tracker.locked
-    owner._tracker.unlock()
-    for name, value in list(vars(owner).items()):
-        if id(value) in swaps:
-            setattr(owner, name, swaps[id(value)])
-        elif name != "_layers":
-            exchanged = _exchanged(value, swaps)
-            if exchanged is not value:
-                owner.__dict__[name] = exchanged
-    # Keras appended what was set; the order is that of the layers before.
-    held = [swaps.get(id(layer), layer) for layer in owner._layers]
-    owner._layers[:] = list({id(layer): layer for layer in held}.values())
-    if locked:
-        owner._tracker.lock()
-
-
-def _exchanged(value: Any, swaps: Mapping[int, Layer]) -> Any:
-    """`value` with the layers exchanged: lists and dicts in place, tuples anew."""
-    if isinstance(value, list):
-        for index, item in enumerate(list(value)):
-            new = swaps.get(id(item)) or _exchanged(item, swaps)
-            if new is not item:
-                value[index] = new
-    elif isinstance(value, dict):
-        for key, item in list(value.items()):
-            new = swaps.get(id(item)) or _exchanged(item, swaps)
-            if new is not item:
-                value[key] = new
-    elif isinstance(value, tuple):
-        items = [swaps.get(id(item)) or _exchanged(item, swaps) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value

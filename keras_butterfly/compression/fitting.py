@@ -1,4 +1,4 @@
-"""Fitting all factors of a butterfly layer to a trained kernel, or to what that kernel gives on data."""
+"""Fitting all factors of a butterfly layer to a trained kernel, or to the outputs of that kernel on data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from ..utils.quiet import quiet_tensorflow
 
 STEPS = 300
 LEARNING_RATE = 3e-3
-# Rows of one gradient step; of more, each step takes others.
+# Number of rows of one gradient step. If there are more, each step draws other rows.
 BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Find B with `inputs @ B` nearest to `targets` in the 2-norm.
+class FitProblem:
+    """The problem to find a matrix B for which `inputs @ B` is nearest to `targets` in the 2-norm.
 
     Attributes:
-        inputs: (rows, n), or None for the identity, which for a wide layer is larger than all else.
+        inputs: (rows, n). None: the identity, which would take much memory for a wide layer.
         targets: (rows, units).
-        rest: squared norm of what no B can reach.
+        rest: squared norm of the part of the targets that no B can reach.
     """
 
     inputs: np.ndarray | None
@@ -33,27 +33,32 @@ class Problem:
     rest: float = 0.0
 
     @classmethod
-    def of_kernel(cls, kernel: np.ndarray) -> "Problem":
-        """B near to the kernel itself, in Frobenius norm."""
+    def of_kernel(cls, kernel: np.ndarray) -> "FitProblem":
+        """Return the problem to find a B near to `kernel` in Frobenius norm."""
         return cls(None, kernel)
 
     @classmethod
-    def of_data(cls, inputs: np.ndarray, targets: np.ndarray) -> "Problem":
-        """The same minimum as on all examples, on as many rows as the inputs have directions: with inputs = U S V^T it is
-        enough to compare S V^T B with U^T targets."""
+    def of_data(cls, inputs: np.ndarray, targets: np.ndarray) -> "FitProblem":
+        """Return the problem to find a B for which `inputs @ B` is near to `targets`, with as few rows as possible.
+
+        With the singular value decomposition inputs = U S V^T, comparing S V^T B with U^T targets has the same minimum. It has
+        only as many rows as the rank of the inputs.
+        """
         u, s, vt = np.linalg.svd(inputs, full_matrices=False)
-        kept = max(1, np.count_nonzero(s > s[0] * max(inputs.shape) * np.finfo(s.dtype).eps))  # others are round-off
+        kept = max(
+            1, np.count_nonzero(s > s[0] * max(inputs.shape) * np.finfo(s.dtype).eps)
+        )  # smaller ones are rounding errors
         reduced = u[:, :kept].T @ targets
         rest = float(np.sum(np.square(targets, dtype=np.float64)) - np.sum(np.square(reduced, dtype=np.float64)))
         return cls((s[:kept, None] * vt[:kept]).astype(np.float32), reduced.astype(np.float32), max(rest, 0.0))
 
     @property
     def norm(self) -> float:
-        """Squared norm of all targets."""
+        """Return the squared norm of all targets."""
         return float(np.sum(np.square(self.targets, dtype=np.float64))) + self.rest
 
     def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the inputs, with their targets."""
+        """Return the rows `index` of the inputs and of the targets."""
         if self.inputs is not None:
             return self.inputs[index], self.targets[index]
         inputs = np.zeros((len(index), len(self.targets)), np.float32)
@@ -61,12 +66,12 @@ class Problem:
         return inputs, self.targets[index]
 
     def error(self, layer) -> float:
-        """Relative error in the 2-norm of the layer's linear map."""
-        off = self.rest
+        """Return the relative error in the 2-norm if B is the linear map of `layer`."""
+        squared = self.rest
         for start in range(0, len(self.targets), BATCH):
             inputs, targets = self.rows(np.arange(start, min(start + BATCH, len(self.targets))))
-            off += float(np.sum(np.square(ops.convert_to_numpy(layer.linear(inputs)) - targets, dtype=np.float64)))
-        return float(np.sqrt(off / self.norm)) if self.norm else 0.0
+            squared += float(np.sum(np.square(ops.convert_to_numpy(layer.linear(inputs)) - targets, dtype=np.float64)))
+        return float(np.sqrt(squared / self.norm)) if self.norm else 0.0
 
 
 def fit(
@@ -77,107 +82,119 @@ def fit(
     steps: int = STEPS,
     advance: Callable[[float], None] = lambda done: None,
 ) -> float:
-    """Fits the linear map of a built layer: all factors, to `kernel`, or where given to (inputs, targets) = `data`.
+    """Fit all factors of a built layer to a kernel, or to outputs on data, and return the relative error.
 
-    Starts from the hierarchical factorisation of the kernel, of what earlier stacks have left of it, or for J2^T W' J1 of its
-    leading singular vectors (those seen on the data); then takes `steps` of Adam on the mean squared error.
+    The fit starts from a hierarchical factorization. The first stack of a `Butterfly` is a factorization of the kernel, and
+    each further stack one of the remaining difference. J1 and J2 of a `ButterflyDense` are factorizations of the leading
+    singular vectors of the outputs. Then `steps` steps of Adam reduce the mean squared error.
 
     Args:
-        layer: a built `Butterfly` or `ButterflyDense` n -> units; its bias is left alone.
-        kernel: (n, units) trained kernel, y = x @ kernel.
-        data: examples (rows, n) that the layer is given, and (rows, units) what it is to give for each.
-        steps: gradient steps; 0 keeps the start.
-        advance: called with 1 after each.
+        layer: a built `Butterfly` or `ButterflyDense` n -> units. Its bias is not changed.
+        kernel: trained kernel (n, units), y = x @ kernel.
+        data: inputs of the layer (rows, n), and the outputs that it should have on them (rows, units). None (default): the
+            layer is fitted to the kernel.
+        steps: number of gradient steps. 0: the factors are those of the start.
+        advance: called with 1 after each step.
 
     Returns:
-        The relative error in the 2-norm, of the kernel or of the outputs on the data: 1 is that of the zero map.
+        The relative error in the 2-norm, of the kernel or of the outputs on the data. 1 is the error of a layer that returns
+        zeros.
 
     Raises:
-        ValueError: if the kernel's or the data's shape is not the layer's, or they are not finite.
+        ValueError: if the shapes of kernel and data do not fit the layer, or they are not finite.
     """
     kernel = np.asarray(kernel, np.float32)
-    problem = Problem.of_kernel(kernel) if data is None else Problem.of_data(*_checked(data, kernel.shape))
-    twin = _twin(layer, len(kernel))
-    _start(twin, kernel, problem)
-    before = [ops.convert_to_numpy(value) for value in twin.trainable_variables]
-    first = problem.error(twin)
-    _descend(twin, problem, steps, advance)
-    error = problem.error(twin)
-    if not error < first:  # never worse than the start, NaN included
+    problem = FitProblem.of_kernel(kernel) if data is None else FitProblem.of_data(*_inputs_and_targets(data, kernel.shape))
+    linear_copy = _linear_copy(layer, len(kernel))
+    _start(linear_copy, kernel, problem)
+    before = [ops.convert_to_numpy(value) for value in linear_copy.trainable_variables]
+    first = problem.error(linear_copy)
+    _descend(linear_copy, problem, steps, advance)
+    error = problem.error(linear_copy)
+    if not error < first:  # also if the error is NaN
         error = first
-        for variable, value in zip(twin.trainable_variables, before, strict=True):
+        for variable, value in zip(linear_copy.trainable_variables, before, strict=True):
             variable.assign(value)
-    _copy(twin, layer)
+    _copy_weights(linear_copy, layer)
     return error
 
 
-def _checked(data, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _inputs_and_targets(data, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return both parts of `data` as float32 arrays.
+
+    Raises:
+        ValueError: if their shapes do not fit a kernel of this shape, or they are not finite.
+    """
     inputs, targets = (np.asarray(part, np.float32) for part in data)
     if (inputs.shape[1:], targets.shape[1:]) != ((shape[0],), (shape[1],)) or len(inputs) != len(targets) or not len(inputs):
         raise ValueError(
-            f"Expected examples (rows, {shape[0]}) and targets (rows, {shape[1]}). Received: {inputs.shape}, {targets.shape}"
+            f"Expected inputs (rows, {shape[0]}) and targets (rows, {shape[1]}). Received: {inputs.shape}, {targets.shape}"
         )
     if not (np.all(np.isfinite(inputs)) and np.all(np.isfinite(targets))):
-        raise ValueError("Expected finite examples and targets. Received NaN or infinite values.")
+        raise ValueError("Expected finite inputs and targets. Received NaN or infinite values.")
     return inputs, targets
 
 
-def _twin(layer, inputs: int):
-    """The layer's linear map alone, in float32, free of regularisers and constraints."""
+def _linear_copy(layer, inputs: int):
+    """Return a built float32 layer that computes only the linear map of `layer`, without regularizers and constraints."""
     config = layer.get_config()
     dropped = {key: None for key in config if key.endswith(("_regularizer", "_constraint"))}
     plain = {"use_bias": False, "activation": None, "dtype": "float32", "trainable": True}
     plain |= {"lora_rank": None} if "lora_rank" in config else {}
-    twin = type(layer).from_config({**config, **dropped, **plain})
-    twin.build((None, inputs))
-    return twin
+    linear_copy = type(layer).from_config({**config, **dropped, **plain})
+    linear_copy.build((None, inputs))
+    return linear_copy
 
 
-def _start(twin, kernel: np.ndarray, problem: Problem) -> None:
-    if isinstance(twin, Butterfly):
-        return _start_stacks(twin, kernel)
-    _start_sandwich(twin, kernel, problem)
+def _start(linear_copy, kernel: np.ndarray, problem: FitProblem) -> None:
+    """Set the weights to those from which the gradient steps start."""
+    if isinstance(linear_copy, Butterfly):
+        return _start_butterfly(linear_copy, kernel)
+    _start_butterfly_dense(linear_copy, kernel, problem)
 
 
-def _start_stacks(twin: Butterfly, kernel: np.ndarray) -> None:
-    """Each stack is near to what those before it have left of the kernel."""
-    weights = np.zeros(tuple(twin.gadget_weights.shape))
-    for stack in range(twin.stacks):
-        left = kernel - ops.convert_to_numpy(twin.kernel) if stack else kernel
-        weights[stack] = _alive(factorize(left, twin.wiring))
-        twin.set_gadget_weights(weights)
+def _start_butterfly(linear_copy: Butterfly, kernel: np.ndarray) -> None:
+    """Set each stack to a factorization of the kernel minus the stacks before it."""
+    weights = np.zeros(tuple(linear_copy.gadget_weights.shape))
+    for stack in range(linear_copy.stacks):
+        remaining = kernel - ops.convert_to_numpy(linear_copy.kernel) if stack else kernel
+        weights[stack] = _replace_zeros(factorize(remaining, linear_copy.wiring))
+        linear_copy.set_gadget_weights(weights)
 
 
-def _start_sandwich(twin: ButterflyDense, kernel: np.ndarray, problem: Problem) -> None:
-    """J1 and J2 near to the singular vectors of the outputs, W' the best between them."""
-    k1, k2 = twin.middle_kernel.shape
+def _start_butterfly_dense(linear_copy: ButterflyDense, kernel: np.ndarray, problem: FitProblem) -> None:
+    """Set J1 and J2 to factorizations of the leading singular vectors of the outputs, and W' to the best matrix for them."""
+    k1, k2 = linear_copy.middle_kernel.shape
     rank = min(k1, k2)
     right = np.linalg.eigh(problem.targets.T @ problem.targets)[1].T[: -rank - 1 : -1]  # the outputs' leading directions
     left = kernel @ right.T
-    for butterfly, matrix in ((twin.j1, _widened(left.T, k1).T), (twin.j2_t, _widened(right, k2))):
-        butterfly.set_gadget_weights(_alive(factorize(matrix, butterfly.wiring))[None])
-    twin._kernel.assign(middle_kernel(kernel, *(ops.convert_to_numpy(butterfly.kernel) for butterfly in (twin.j1, twin.j2_t))))
+    for butterfly, matrix in ((linear_copy.j1, _repeat_rows(left.T, k1).T), (linear_copy.j2_t, _repeat_rows(right, k2))):
+        butterfly.set_gadget_weights(_replace_zeros(factorize(matrix, butterfly.wiring))[None])
+    linear_copy._kernel.assign(
+        middle_kernel(kernel, *(ops.convert_to_numpy(butterfly.kernel) for butterfly in (linear_copy.j1, linear_copy.j2_t)))
+    )
 
 
-def _widened(rows: np.ndarray, count: int) -> np.ndarray:
-    """`rows` repeated to `count` of them."""
+def _repeat_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` rows, by repeating `rows` from the start."""
     return np.resize(rows, (count, rows.shape[1]))
 
 
-def _alive(weights: np.ndarray) -> np.ndarray:
-    """Without zeros, which where two meet have no gradient: small random values instead."""
+def _replace_zeros(weights: np.ndarray) -> np.ndarray:
+    """Replace exact zeros by small random values. Two zero weights on one path would both have zero gradient."""
     scale = 1e-3 * (np.sqrt(np.mean(np.square(weights))) if len(weights) else 0.0)
     return np.where(weights == 0, scale * np.random.default_rng(0).standard_normal(len(weights)), weights)
 
 
-def _descend(twin, problem: Problem, steps: int, advance: Callable[[float], None]) -> None:
-    if not steps or not problem.norm or not twin.trainable_variables:
+def _descend(linear_copy, problem: FitProblem, steps: int, advance: Callable[[float], None]) -> None:
+    """Take `steps` steps of Adam on the mean squared error."""
+    if not steps or not problem.norm or not linear_copy.trainable_variables:
         return
-    inputs = keras.Input((twin.input_spec.axes[-1],))
-    model = keras.Model(inputs, twin(inputs))
+    inputs = keras.Input((linear_copy.input_spec.axes[-1],))
+    model = keras.Model(inputs, linear_copy(inputs))
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    scale = len(problem.targets) / problem.norm  # a loss of 1 at zero, whatever the data's scale
-    model.compile(keras.optimizers.Adam(schedule), lambda wanted, given: ops.sum(ops.square(wanted - given), -1) * scale)
+    scale = len(problem.targets) / problem.norm  # the loss of zero outputs is then 1, whatever the scale of the data
+    model.compile(keras.optimizers.Adam(schedule), lambda target, output: ops.sum(ops.square(target - output), -1) * scale)
     rng, count = np.random.default_rng(0), len(problem.targets)
     with quiet_tensorflow():
         for _ in range(steps):
@@ -185,12 +202,11 @@ def _descend(twin, problem: Problem, steps: int, advance: Callable[[float], None
             advance(1)
 
 
-def _copy(twin, layer) -> None:
-    for source, target in _butterflies(twin, layer):
+def _copy_weights(linear_copy, layer) -> None:
+    pairs = (
+        [(linear_copy, layer)] if isinstance(layer, Butterfly) else [(linear_copy.j1, layer.j1), (linear_copy.j2_t, layer.j2_t)]
+    )
+    for source, target in pairs:
         target.set_gadget_weights(ops.convert_to_numpy(source.gadget_weights))
     if isinstance(layer, ButterflyDense):
-        layer._kernel.assign(twin._kernel)
-
-
-def _butterflies(twin, layer):
-    return [(twin, layer)] if isinstance(layer, Butterfly) else [(twin.j1, layer.j1), (twin.j2_t, layer.j2_t)]
+        layer._kernel.assign(linear_copy._kernel)
