@@ -1,4 +1,4 @@
-"""A dense matrix as one part of a layer's product."""
+"""The class `Matrix`: a dense matrix among the parts whose product is the linear map of a layer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A dense matrix, (inputs, outputs), that a layer multiplies by between other parts.
+    """A dense matrix, (inputs, outputs), as one of the parts whose product is the linear map of a layer.
 
     Attributes:
-        name: what the layer calls the part.
-        kernel: the tensor.
+        name: name of the part, different from those of the layer's other parts.
+        kernel: tensor (inputs, outputs).
     """
 
     name: str
