@@ -1,4 +1,4 @@
-"""What each layer of a model holds and computes, as a table."""
+"""A table of the weights, multiply-adds and bytes of each layer of a model."""
 
 import math
 from collections import Counter
@@ -17,30 +17,34 @@ from .layers.kaleidoscope import Kaleidoscope
 from .utils.keras_internals import all_layers, held_layers
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
+from .utils.validation import not_built
 
 Shape = tuple[int | None, ...]
 
 _BUTTERFLIES = (Butterfly, ButterflyDense, Kaleidoscope)
-# What they hold is part of how they compute; a cell runs inside a compiled loop, where calls cannot be counted.
+# Layers that are one row each, although they hold layers. The cell of an RNN runs inside a compiled loop, where its calls
+# cannot be counted.
 _LEAVES = (*_BUTTERFLIES, keras.layers.RNN)
-# Stand for axes that a model leaves open. Large enough for images, and halved five times they still differ.
+# Sizes that are tried for axes that a model leaves open. They suit images, and still differ if they are halved five times.
 _LENGTHS = (96, 128)
 _FILE_WIDTH = 120
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one layer holds and computes.
+    """The weights and multiply-adds of one layer.
 
     Attributes:
-        layer: its name, after those of the layers it is part of: "block/dense". The same path again is "block/dense (2)".
-        kind: its class.
-        output_shape: of its first call, None for axes that are not fixed; a tuple of shapes for several outputs. None if it is
-            not called, and for what a composite layer does outside its parts.
-        weights: how many numbers it holds, without those of its parts and those that an earlier row has counted.
-        biases: how many of them are biases.
-        dense_weights: of the same map with a dense kernel: n units and the bias for butterflies, `weights` for all else.
-        multiply_adds: per example, over all calls. None if they depend on axes that are not fixed.
+        layer: path of the layer: the names on the way to it, as in "block/dense". If a path occurs again, it is followed by
+            "(2)".
+        kind: class of the layer.
+        output_shape: shape of the output of the layer's first call, None for axes that are not fixed. A tuple of shapes if the
+            layer has several outputs. None if the layer is not called.
+        weights: number of weights that the layer holds, without those of layers inside it and those counted in earlier rows.
+        biases: number of them that are biases.
+        dense_weights: number of weights that the layer would have with a dense kernel. The same as `weights` for layers that
+            are no butterflies.
+        multiply_adds: multiply-adds per example, over all calls. None if they depend on axes that are not fixed.
     """
 
     layer: str
@@ -53,17 +57,17 @@ class Row:
 
     @property
     def size_bytes(self) -> dict[str, int]:
-        """Bytes of the weights by precision: 4, 2 and 1 each, but 4 for a bias in int8, where it is kept in int32."""
+        """Return the bytes of the weights in each precision. In int8 a bias still has 4 bytes, because it is int32."""
         return {"float32": 4 * self.weights, "float16": 2 * self.weights, "int8": self.weights + 3 * self.biases}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model holds and computes; the totals are the sums of the rows.
+    """The weights and multiply-adds of the layers of a model. The totals are sums of the rows.
 
     Attributes:
-        model: its name.
-        rows: in the order in which layers hold each other, parts before the whole.
+        model: name of the model.
+        rows: one row for each layer. A layer comes after the layers inside it.
     """
 
     model: str
@@ -71,23 +75,23 @@ class Summary:
 
     @property
     def weights(self) -> int:
-        """How many numbers the model holds, as `model.count_params()`."""
+        """Return the number of weights of the model, as `model.count_params()` does."""
         return sum(row.weights for row in self.rows)
 
     @property
     def dense_weights(self) -> int:
-        """How many it would hold with dense kernels in place of butterflies."""
+        """Return the number of weights that the model would have with dense kernels in place of butterflies."""
         return sum(row.dense_weights for row in self.rows)
 
     @property
     def multiply_adds(self) -> int | None:
-        """Per example. None if those of a row are."""
+        """Return the multiply-adds per example, or None if those of a row are None."""
         counts = [row.multiply_adds for row in self.rows]
         return None if None in counts else sum(filter(None, counts))
 
     @property
     def size_bytes(self) -> dict[str, int]:
-        """Bytes of the weights by precision, see `Row.size_bytes`."""
+        """Return the bytes of the weights in each precision, see `Row.size_bytes`."""
         sizes: Counter[str] = Counter({"float32": 0, "float16": 0, "int8": 0})
         for row in self.rows:
             sizes.update(row.size_bytes)
@@ -95,12 +99,12 @@ class Summary:
 
     @property
     def compression(self) -> float:
-        """`dense_weights` over `weights`; 1 for a model without weights."""
+        """Return `dense_weights` over `weights`, or 1 for a model without weights."""
         return self.dense_weights / self.weights if self.weights else 1.0
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each butterfly layer that saves little."""
+        """Return a sentence for each butterfly layer that has more than half as many weights as a dense one."""
         kinds = {kind.__name__ for kind in _BUTTERFLIES}
         found = (little_saved(row.layer, row.weights, row.dense_weights) for row in self.rows if row.kind in kinds)
         return tuple(note for note in found if note)
@@ -121,7 +125,7 @@ class Summary:
         return table
 
     def to_dict(self) -> dict:
-        """Ready for JSON; sizes in bytes."""
+        """Return the summary as a dict of plain values, which JSON can hold. Sizes are in bytes."""
         totals = ("weights", "dense_weights", "multiply_adds", "size_bytes", "compression")
         return {
             "model": self.model,
@@ -132,30 +136,34 @@ class Summary:
 
 
 def summary(model: keras.Model, *, show: bool = True) -> Summary:
-    """Weights, multiply-adds and bytes of each layer of a built model, and what they would be with dense kernels.
+    """Return the weights, multiply-adds and bytes of each layer of a built model, and print them as a table.
 
-    A row for each layer without inner layers, however deep it sits in models, wrappers and composite layers; `Butterfly`,
-    `ButterflyDense`, `Kaleidoscope` and recurrent layers are one row each. What a composite layer holds or multiplies outside
-    its parts is a row of its own, after theirs. A layer that is used twice has one row: its weights count once, its
-    multiply-adds for each call. Layers that hold nothing and are not called have none.
+    There is a row for each layer that holds no other layers, at any depth of the model. `Butterfly`, `ButterflyDense`,
+    `Kaleidoscope` and recurrent layers are one row each. If a layer that holds other layers has weights or multiply-adds
+    besides theirs, these are in a row after their rows. A layer that is called twice has one row: its weights count once, and
+    its multiply-adds for each call. Layers without weights that are not called have no row.
 
-    Multiply-adds per example, bias and activation not counted, P the product of the axes between batch and features:
+    Multiply-adds are per example, without bias and activation. P is the product of the axes between batch and features:
 
-    - `Butterfly`, `ButterflyDense`, `Kaleidoscope`: P `effective_parameters`, one a weight, as stage by stage.
-    - `Dense`: P n units. `EinsumDense`: the product of all axes of its equation but the batch.
-    - Convolutions: output positions times kernel size; transposed ones: input positions times kernel size.
-    - Recurrent layers: steps times the size of all kernels; `ConvLSTM`: that times output positions.
-    - `MultiHeadAttention`: its row holds the two attention products, queries x keys x heads x (depth of keys + of values).
-    - All others 0, and so are operations outside layers. What runs inside a compiled loop (`ops.scan`) counts as one pass.
+    - `Butterfly`, `ButterflyDense`, `Kaleidoscope`: P times `effective_parameters`, one for each weight.
+    - `Dense`: P n units. `EinsumDense`: the product of all axes of the equation except the batch.
+    - Convolutions: output positions times kernel size. Transposed convolutions: input positions times kernel size.
+    - Recurrent layers: steps times the size of all kernels. `ConvLSTM`: the same times output positions.
+    - `MultiHeadAttention`: the two attention products, queries x keys x heads x (depth of keys + depth of values).
+    - Other layers, and operations outside layers: 0. A compiled loop (`ops.scan`) counts as one pass.
 
-    Shapes come from symbolic calls, which compute no values. A subclassed model is called as it was first, with float32 inputs.
+    Shapes come from symbolic calls, which compute no values. A subclassed model is called with float32 inputs, of the shapes of
+    its first call.
 
     Args:
         model: a built `keras.Model`.
-        show: print the table to stdout.
+        show: whether to print the table to stdout.
+
+    Returns:
+        A `Summary`.
 
     Raises:
-        ValueError: if `model` is no keras.Model, not built, has quantized layers, or cannot be called symbolically.
+        ValueError: if `model` is no keras.Model, is not built, has quantized layers, or cannot be called symbolically.
 
     Example:
         >>> model = keras.Sequential([keras.Input((64,)), Butterfly(seed=0), keras.layers.Dense(10)])
@@ -163,9 +171,10 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
         >>> totals.weights, totals.dense_weights
         (1418, 4746)
     """
-    parts = _parts(_checked(model))
-    runs = _Runs(model, [layer for _, layer in parts if _is_leaf(layer)])
-    result = Summary(model.name, tuple(_rows(parts, runs)))
+    _check_model(model)
+    parts = _parts(model)
+    runs = _SymbolicRuns(model, [layer for _, layer in parts if _is_leaf(layer)])
+    result = Summary(model.name, tuple(_table_rows(parts, runs)))
     if show:
         console = Console()
         if not console.is_terminal:  # a file or a pipe has no width of its own
@@ -174,28 +183,30 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     return result
 
 
-def _checked(model) -> keras.Model:
+def _check_model(model) -> None:
+    """Check that `model` is a built Keras model without quantized layers.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a keras.Model. Received: {type(model).__name__}. Wrap a layer: keras.Sequential([...])."
         )
     if not model.built:
-        raise ValueError(
-            f"Expected a built model. Received: '{model.name}', whose layers do not know their shapes yet. "
-            "Give it a keras.Input, or call it on an input, first."
-        )
+        raise not_built(model)
     quantized = [layer.name for layer in all_layers(model) if getattr(layer, "quantization_mode", None)]
     if quantized:
-        raise ValueError(f"Expected float layers. Received quantized ones: {quantized}. Summarise the model before `quantize`.")
-    return model
+        raise ValueError(f"Expected float layers. Received quantized ones: {quantized}. Call summary before `quantize`.")
 
 
 def _is_leaf(layer) -> bool:
+    """Return whether the layers inside `layer` have no rows of their own, or there are none."""
     return isinstance(layer, _LEAVES) or not held_layers(layer)
 
 
 def _parts(model) -> list[tuple[str, Any]]:
-    """All layers, each once, with their paths: leaves, and after them what holds them."""
+    """Return (path, layer) for each layer once. A layer comes after the layers inside it."""
     parts: list[tuple[str, Any]] = []
     visited: set[int] = set()
     taken: Counter[str] = Counter()
@@ -214,18 +225,19 @@ def _parts(model) -> list[tuple[str, Any]]:
     return parts
 
 
-def _rows(parts, runs: "_Runs") -> Iterator[Row]:
+def _table_rows(parts, runs: "_SymbolicRuns") -> Iterator[Row]:
+    """Yield a row for each layer that is called or has weights."""
     counted: set[int] = set()
     for path, layer in parts:
-        own = [weight for weight in layer.weights if id(weight) not in counted]
-        counted.update(map(id, own))
-        weights = sum(map(_size, own))
+        new_weights = [weight for weight in layer.weights if id(weight) not in counted]
+        counted.update(map(id, new_weights))
+        weights = sum(map(_size, new_weights))
         row = Row(
             layer=path,
             kind=type(layer).__name__,
             output_shape=runs.output_shape(layer),
             weights=weights,
-            biases=sum(_size(weight) for weight in own if weight.name == "bias"),
+            biases=sum(_size(weight) for weight in new_weights if weight.name == "bias"),
             dense_weights=_dense_weights(layer) if isinstance(layer, _BUTTERFLIES) and layer.built else weights,
             multiply_adds=runs.multiply_adds(layer),
         )
@@ -249,19 +261,20 @@ def _numbers(part: Row | Summary) -> list[str]:
     return [f"{part.weights:,}", f"{part.dense_weights:,}", multiply_adds, *sizes]
 
 
-# Not a number is an axis that is unknown even with inputs of known shape: no count it enters equals itself.
+# NaN is the size of an axis that is unknown even if all inputs have known shapes. A count that depends on it is NaN, and so
+# does not equal itself.
 _Sizes = tuple[float, ...]
 
 
-class _Seen(NamedTuple):
-    """The shapes of one call of a layer: of its first input and of all outputs."""
+class _CallShapes(NamedTuple):
+    """The shapes in one call of a layer: of its first input and of all outputs."""
 
-    given: _Sizes
-    made: tuple[_Sizes, ...]
+    inputs: _Sizes
+    outputs: tuple[_Sizes, ...]
 
     @classmethod
-    def of(cls, call: Call) -> "_Seen":
-        given, made = (
+    def of(cls, call: Call) -> "_CallShapes":
+        inputs, outputs = (
             tuple(
                 tuple(math.nan if axis is None else int(axis) for axis in tensor.shape)
                 for tensor in keras.tree.flatten(part)
@@ -269,38 +282,46 @@ class _Seen(NamedTuple):
             )
             for part in (call.inputs, call.outputs)
         )
-        return cls(given[0] if given else (), made or ((),))
+        return cls(inputs[0] if inputs else (), outputs or ((),))
 
 
 class _Run(keras.Operation):
-    """Calls a model and notes what its layers see. As an operation it can be called on symbols, on any backend."""
+    """A call of a model that records the shapes in the calls of its layers.
+
+    It is an operation because Keras can call operations on symbolic inputs on every backend.
+    """
 
     def __init__(self, model, layers):
         super().__init__()
         self.model, self.layers = model, layers
-        self.seen: dict[int, list[_Seen]] = {}
+        self.seen: dict[int, list[_CallShapes]] = {}
 
     def call(self, *args, **kwargs):
         with recorded(self.layers) as calls:
             outputs = self.model(*args, **kwargs)
-        # Not before the end: on torch a first attempt may fail halfway.
-        self.seen = {key: [_Seen.of(call) for call in noted] for key, noted in calls.items()}
+        # Set only at the end, because on torch a first attempt may fail halfway.
+        self.seen = {key: [_CallShapes.of(call) for call in noted] for key, noted in calls.items()}
         return outputs
 
 
-class _Runs:
-    """A model called symbolically with different sizes for axes that are not fixed: what differs depends on them."""
+class _SymbolicRuns:
+    """Symbolic calls of a model with different sizes for the axes that are not fixed.
+
+    Figures that differ between the calls depend on these axes, and are unknown.
+    """
 
     def __init__(self, model, layers):
         self._model, self._layers, self._signature = model, layers, _signature(model)
         inputs = keras.tree.flatten(self._signature)
         short, long = _LENGTHS
-        self._one, self._two = self._seen(1, short), self._seen(2, long)
-        # The batch is left as it is, as not all of a model need depend on it.
-        self._longer = self._seen(1, long) if any(None in tensor.shape[1:] for tensor in inputs) else self._one
-        self._batch = math.prod(filter(None, inputs[0].shape[:1]))  # 1 where it is open
+        self._one, self._two = self._shapes(1, short), self._shapes(2, long)
+        # With the same batch size, because not every layer need depend on it.
+        self._longer = self._shapes(1, long) if any(None in tensor.shape[1:] for tensor in inputs) else self._one
+        self._batch = math.prod(filter(None, inputs[0].shape[:1]))  # 1 if it is not fixed
 
-    def _seen(self, batch: int, length: int) -> dict[int, list[_Seen]]:
+    def _shapes(self, batch: int, length: int) -> dict[int, list[_CallShapes]]:
+        """Call the model with these sizes for axes that are not fixed, and return the shapes in each layer's calls."""
+
         def filled(tensor):
             defaults = [batch] + [length] * len(tensor.shape)
             shape = [default if axis is None else axis for axis, default in zip(tensor.shape, defaults, strict=False)]
@@ -311,44 +332,44 @@ class _Runs:
         try:
             run.compute_output_spec(*args, **kwargs)
         except Exception as error:
-            given = [(tuple(tensor.shape), tensor.dtype) for tensor in keras.tree.flatten(self._signature)]
+            received = [(tuple(tensor.shape), tensor.dtype) for tensor in keras.tree.flatten(self._signature)]
             raise ValueError(
                 f"Expected a model that can be called on symbolic inputs. Received: '{self._model.name}', which fails on "
-                f"{given}. Wrap it: keras.Model(inputs, model(inputs)), with inputs = keras.Input(shape=...)."
+                f"{received}. Wrap it: keras.Model(inputs, model(inputs)), with inputs = keras.Input(shape=...)."
             ) from error
         return run.seen
 
     def output_shape(self, layer):
-        """Of the layer's first call; None if it is not called."""
+        """Return the shape of the outputs of the layer's first call, or None if the layer is not called."""
         if id(layer) not in self._one:
             return None
-        pair = (run[id(layer)][0].made for run in (self._one, self._two))
+        pair = (run[id(layer)][0].outputs for run in (self._one, self._two))
         shapes = tuple(
-            tuple(axis if axis == other else None for axis, other in zip(*made, strict=True))
-            for made in zip(*pair, strict=True)
+            tuple(axis if axis == other else None for axis, other in zip(*sizes, strict=True))
+            for sizes in zip(*pair, strict=True)
         )
         return shapes[0] if len(shapes) == 1 else shapes
 
     def multiply_adds(self, layer) -> int | None:
-        """Per example, over all calls; None if unknown."""
+        """Return the multiply-adds per example over all calls, or None if they are unknown."""
         count, longer = (_multiply_adds(layer, run) for run in (self._one, self._longer))
         return int(count) // self._batch if count == longer else None
 
 
 def _signature(model) -> tuple[tuple, dict]:
-    """The arguments to call a model on, as KerasTensors: positional ones, and those by name."""
+    """Return the positional and the named arguments with which to call a model, as KerasTensors."""
     if getattr(model, "inputs", None):
         return (model.inputs[0] if isinstance(model, keras.Sequential) else model.input,), {}
     config = model.get_build_config()
     if not config:
-        raise ValueError(f"Model '{model.name}' does not know its input shapes. Call it on an input first.")
+        raise ValueError(f"Expected a model that knows its input shapes. Received: '{model.name}'. Call it on an input first.")
 
     def tensors(shapes):
-        # Made of plain lists and dicts: JAX does not know Keras's own.
+        # As plain lists and dicts, because JAX does not know those of Keras.
         if isinstance(shapes, dict):
             return {name: tensors(inner) for name, inner in shapes.items()}
         if all(axis is None or isinstance(axis, int) for axis in shapes):
-            return keras.KerasTensor((None, *shapes[1:]) if shapes else ())  # the first call's batch is not the model's
+            return keras.KerasTensor((None, *shapes[1:]) if shapes else ())  # the batch size of the first call is left open
         return [tensors(inner) for inner in shapes]
 
     if "input_shape" in config:
@@ -356,47 +377,51 @@ def _signature(model) -> tuple[tuple, dict]:
     return (), {name.removesuffix("_shape"): tensors(shapes) for name, shapes in config["shapes_dict"].items()}
 
 
-def _multiply_adds(layer, seen: dict[int, list[_Seen]]) -> float:
+def _multiply_adds(layer, seen: dict[int, list[_CallShapes]]) -> float:
+    """Return the multiply-adds of all calls of `layer`, for all examples."""
     if isinstance(layer, keras.layers.MultiHeadAttention):
         return _attention(layer, seen)
-    return sum(_of_call(layer, call.given, call.made[0]) for call in seen.get(id(layer), ()))
+    return sum(_of_call(layer, call.inputs, call.outputs[0]) for call in seen.get(id(layer), ()))
 
 
-def _attention(layer, seen: dict[int, list[_Seen]]) -> float:
-    """Of the products of queries with keys, and of attention weights with values: (batch, ..., heads, depth) each."""
+def _attention(layer, seen: dict[int, list[_CallShapes]]) -> float:
+    """Return the multiply-adds of the products of queries with keys, and of attention weights with values.
+
+    Queries, keys and values have the shape (batch, ..., heads, depth).
+    """
     projections = (layer.query_dense, layer.key_dense, layer.value_dense)
     total = 0.0
     for query, key, value in zip(*(seen.get(id(each), ()) for each in projections), strict=True):
-        (asking,), (asked,), (answer,) = query.made, key.made, value.made
-        keys = math.prod(asked[axis] for axis in layer.attention_axes)
-        total += math.prod(asking[:-1]) * keys * (asking[-1] + answer[-1])
+        (query_shape,), (key_shape,), (value_shape,) = query.outputs, key.outputs, value.outputs
+        keys = math.prod(key_shape[axis] for axis in layer.attention_axes)
+        total += math.prod(query_shape[:-1]) * keys * (query_shape[-1] + value_shape[-1])
     return total
 
 
 @singledispatch
-def _of_call(layer, given: _Sizes, made: _Sizes) -> float:
-    """Multiply-adds of one call of a leaf, for all examples, from the shapes of its input and its output."""
+def _of_call(layer, inputs: _Sizes, outputs: _Sizes) -> float:
+    """Return the multiply-adds of one call of `layer`, for all examples, from the shapes of its input and its output."""
     return 0
 
 
 @_of_call.register(Butterfly)
 @_of_call.register(ButterflyDense)
 @_of_call.register(Kaleidoscope)
-def _butterfly(layer, given, made):
-    return math.prod(given[:-1]) * layer.effective_parameters
+def _butterfly(layer, inputs, outputs):
+    return math.prod(inputs[:-1]) * layer.effective_parameters
 
 
 @_of_call.register(keras.layers.Dense)
-def _dense(layer, given, made):
-    return math.prod(given) * made[-1]
+def _dense(layer, inputs, outputs):
+    return math.prod(inputs) * outputs[-1]
 
 
 @_of_call.register(keras.layers.EinsumDense)
-def _einsum(layer, given, made):
+def _einsum(layer, inputs, outputs):
     operands, _, result = layer.equation.partition("->")
     kernel = operands.split(",")[1].strip()
     # Letters missing in the result are summed over; an ellipsis is in the result.
-    return math.prod(made) * math.prod(
+    return math.prod(outputs) * math.prod(
         size for axis, size in zip(kernel, layer.kernel.shape, strict=True) if axis not in result
     )
 
@@ -404,42 +429,45 @@ def _einsum(layer, given, made):
 @_of_call.register(keras.layers.Conv1D)
 @_of_call.register(keras.layers.Conv2D)
 @_of_call.register(keras.layers.Conv3D)
-def _convolution(layer, given, made):
-    return math.prod(made) * math.prod(layer.kernel.shape[:-1])  # (*window, channels of a group, filters)
+def _convolution(layer, inputs, outputs):
+    return math.prod(outputs) * math.prod(layer.kernel.shape[:-1])  # (*window, channels of a group, filters)
 
 
 @_of_call.register(keras.layers.Conv1DTranspose)
 @_of_call.register(keras.layers.Conv2DTranspose)
 @_of_call.register(keras.layers.Conv3DTranspose)
-def _transposed(layer, given, made):
-    return math.prod(given) * math.prod(layer.kernel.shape[:-1])  # (*window, filters, channels)
+def _transposed(layer, inputs, outputs):
+    return math.prod(inputs) * math.prod(layer.kernel.shape[:-1])  # (*window, filters, channels)
 
 
 @_of_call.register(keras.layers.DepthwiseConv1D)
 @_of_call.register(keras.layers.DepthwiseConv2D)
-def _depthwise(layer, given, made):
-    return math.prod(made) * math.prod(layer.kernel.shape[:-2])  # (*window, channels, multiplier)
+def _depthwise(layer, inputs, outputs):
+    return math.prod(outputs) * math.prod(layer.kernel.shape[:-2])  # (*window, channels, multiplier)
 
 
 @_of_call.register(keras.layers.SeparableConv1D)
 @_of_call.register(keras.layers.SeparableConv2D)
-def _separable(layer, given, made):
-    return math.prod(made) // layer.filters * (_size(layer.depthwise_kernel) + _size(layer.pointwise_kernel))
+def _separable(layer, inputs, outputs):
+    return math.prod(outputs) // layer.filters * (_size(layer.depthwise_kernel) + _size(layer.pointwise_kernel))
 
 
 @_of_call.register(keras.layers.RNN)
-def _recurrent(layer, given, made):
-    return given[0] * given[1] * _kernels(layer)
+def _recurrent(layer, inputs, outputs):
+    return inputs[0] * inputs[1] * _kernels(layer)
 
 
 @_of_call.register(keras.layers.ConvLSTM1D)
 @_of_call.register(keras.layers.ConvLSTM2D)
 @_of_call.register(keras.layers.ConvLSTM3D)
-def _recurrent_convolution(layer, given, made):
-    steps = 1 if layer.return_sequences else given[1]  # sequences have them in their shape
-    return steps * math.prod(made) // layer.filters * _kernels(layer)
+def _recurrent_convolution(layer, inputs, outputs):
+    steps = 1 if layer.return_sequences else inputs[1]  # sequences have them in their shape
+    return steps * math.prod(outputs) // layer.filters * _kernels(layer)
 
 
 def _kernels(layer) -> int:
-    """The size of all matrices that a recurrent layer multiplies by at each step; a GRU's bias is a matrix too."""
+    """Return the size of all matrices by which a recurrent layer multiplies at each step.
+
+    Weights are selected by name too, because the bias of a GRU is a matrix.
+    """
     return sum(_size(weight) for weight in layer.weights if len(weight.shape) > 1 and weight.name != "bias")

@@ -367,14 +367,14 @@ def test_expects_a_model():
 
 
 def test_expects_a_built_model():
-    with raises("Expected a built model. Received: 'raw', whose layers do not know their shapes yet. Give it a keras.Input"):
+    with raises("Sequential 'raw' is not built: the shapes of its weights depend on the size of the input"):
         summary(keras.Sequential([layers.Dense(3)], name="raw"))
 
 
 def test_expects_a_model_that_says_what_it_takes():
     model = Subclassed(layers.Dense(3))
     model.built = True
-    with raises("Model 'subclassed' does not know its input shapes. Call it on an input first."):
+    with raises("Expected a model that knows its input shapes. Received: 'subclassed'. Call it on an input first."):
         summary(model)
 
 

@@ -1,4 +1,4 @@
-"""Models and data from files."""
+"""Reading models and data from files."""
 
 import lzma
 import struct
@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# What NumPy and the modules below it raise of damaged files.
+# The errors that NumPy, and the modules that it uses, raise for damaged files.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -34,16 +34,16 @@ TEST = "_test"
 
 
 def load_model(path) -> keras.Model:
-    """The Keras model in a .keras or .h5 file.
+    """Return the Keras model in a .keras or .h5 file.
 
     Raises:
-        ValueError: if the file is none, is damaged, or holds layers of classes that are not registered.
+        ValueError: if there is no such file, it is damaged, or it holds layers of classes that are not registered.
     """
     if not Path(path).is_file():
-        raise ValueError(f"Expected a .keras file. Received: '{path}', which is no file.")
+        raise ValueError(f"Expected a .keras file. Received: '{path}', which is not a file.")
     try:
         model = keras.models.load_model(path)
-    except Exception as error:  # Keras, zipfile, h5py and json raise their own
+    except Exception as error:  # Keras, zipfile, h5py and json raise errors of many types
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: {reason}") from error
     if not isinstance(model, keras.Model):
@@ -52,10 +52,10 @@ def load_model(path) -> keras.Model:
 
 
 def load_arrays(path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file by name, or the one of a .npy file as "x".
+    """Return the arrays of a .npz file by name, or the array of a .npy file as "x".
 
     Raises:
-        ValueError: if the file is none, damaged, or holds pickled objects, NaN or infinities.
+        ValueError: if there is no such file, it is damaged, or it holds pickled objects, NaN or infinities.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -75,10 +75,15 @@ def load_arrays(path) -> dict[str, np.ndarray]:
 
 
 def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str = ""):
-    """The model's inputs among `arrays`: those of the inputs' names, or for a single input "x", or the only array.
+    """Return the inputs of a model, selected from the arrays of a file.
+
+    Args:
+        arrays: the arrays by name.
+        names: names of the model's inputs. If there is one input, its array may also be called "x", or be the only array.
+        suffix: ending of the names in the file, such as "_test".
 
     Raises:
-        ValueError: if they are not there.
+        ValueError: if the arrays of the inputs are missing.
     """
     wanted = [name + suffix for name in names]
     if all(name in arrays for name in wanted):
@@ -94,10 +99,15 @@ def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str =
 
 
 def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float = 0.2):
-    """((x, y) to train on, (x, y) to score on): by names that end in "_test", or a random part of the examples.
+    """Return (x, y) to train on, and (x, y) to score on.
+
+    Args:
+        arrays: the arrays by name. If "y_test" is among them, the arrays whose names end in "_test" are the ones to score on.
+        names: names of the model's inputs.
+        held_out: part of the examples that is drawn to score on if there is no "y_test".
 
     Raises:
-        ValueError: if inputs or labels are not there.
+        ValueError: if inputs or labels are missing, or there are fewer than two examples.
     """
     x = inputs_of(arrays, names)
     if LABELS not in arrays:

@@ -23,9 +23,9 @@ class Call(NamedTuple):
 def recorded(layers: Iterable[keras.layers.Layer]) -> Iterator[dict[int, list[Call]]]:
     """While active, record every call of one of `layers`.
 
-    Yields a dict from `id(layer)` to the list of its calls, in the order of the first calls. The tensors are values if the model
-    runs eagerly. Inside a traced function, or in a symbolic call, they are symbols. If two threads record at the same time, one
-    waits for the other, because they may record the same layers.
+    Yields a dict from `id(layer)` to the list of its calls, in the order of the first calls. The tensors are values if the
+    model runs eagerly. Inside a traced function, or in a symbolic call, they are symbols. If two threads record at the same
+    time, one waits for the other, because they may record the same layers.
     """
     calls: dict[int, list[Call]] = {}
     unique = {id(layer): layer for layer in layers}
