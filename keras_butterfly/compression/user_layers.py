@@ -65,8 +65,8 @@ def replace_inside(layer: Layer, replacements: Mapping[Place, Layer]) -> None:
     by_owner: dict[Place, dict[int, Layer]] = {}
     for (*owner_place, index), new in replacements.items():
         by_owner.setdefault(tuple(owner_place), {})[index] = new
-    for owner_place, new_layers in by_owner.items():
-        owner = _layer_at(layer, owner_place)
+    for place, new_layers in by_owner.items():
+        owner = _layer_at(layer, place)
         held = held_layers(owner)
         _substitute(owner, {id(held[index]): new for index, new in new_layers.items()})
 

@@ -1,4 +1,4 @@
-"""Labels of classes: one integer for each example."""
+"""Checks of class labels, which are one integer for each example."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ def check_labels(labels, examples: int, classes: int | None = None) -> np.ndarra
 
     Args:
         labels: integers, (examples,) or (examples, 1).
-        examples: how many there must be.
-        classes: how many classes there are. None: not known.
+        examples: number of labels that there must be.
+        classes: number of classes. None (default): not known.
 
     Raises:
-        ValueError: for labels of another kind, number or shape, or beyond the classes.
+        ValueError: if the labels are not integers, of another number or shape, or beyond the classes.
     """
     array = np.asarray(labels)
     if array.ndim == 0:

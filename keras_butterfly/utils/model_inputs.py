@@ -1,4 +1,4 @@
-"""Data for a model, in any form that Keras and TFLite users have them, as arrays in the order of the model's inputs."""
+"""Converting data in any form that Keras and TFLite take to arrays in the order of a model's inputs."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -29,7 +29,7 @@ def flat_inputs(model: keras.Model, data, name: str = "the data") -> list[np.nda
         model: a built model.
         data: what `model.predict` takes: an array, or arrays in the structure of the model's inputs; or a dict by the inputs'
             names. A list is refused where the model takes a dict, because its order would have to be guessed.
-        name: what messages call the data.
+        name: name of the data in error messages.
 
     Raises:
         ValueError: for data in another structure or of other shapes, no or unequal numbers of examples, text, NaN, or ids
@@ -68,7 +68,7 @@ def read_examples(data, most: int | None = None) -> tuple[Any, Any]:
         data: arrays, which are returned as they are; or a stream of batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
             generator, or a function that returns a generator, such as TFLite's `representative_dataset`. An element is a batch
             of inputs, or a tuple (inputs, labels).
-        most: how many examples are read at most. None: all of them.
+        most: largest number of examples to read. None (default): all of them.
 
     Returns:
         The inputs and the labels; the labels are None if there are none.
@@ -143,7 +143,7 @@ def _single(tensor, data):
 
 
 def _match(structure, data, name: str, names: list[str], found: dict[int, Any]) -> None:
-    """Note for each tensor of `structure`, by its id, what stands at its place in `data`."""
+    """Add to `found`, for each tensor of `structure`, the part of `data` at the same place. The key is the tensor's id."""
     if isinstance(structure, Mapping):
         if not isinstance(data, Mapping) or set(data) != set(structure):
             guess = "" if isinstance(data, Mapping) else ", whose order would be a guess"
@@ -167,7 +167,7 @@ def _match(structure, data, name: str, names: list[str], found: dict[int, Any]) 
 
 
 def _described(data) -> str:
-    """Return in words what kind of data were received."""
+    """Return the type of `data` in words, for an error message."""
     if isinstance(data, Mapping):
         return f"a dict with the keys {list(data)}"
     return f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, list | tuple) else "")

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal. The command line prints a line for each stage where there is no terminal."""
+"""Progress bars on stderr. Without a terminal the command line prints a line for each stage instead."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,18 +9,19 @@ import rich.progress
 from rich.console import Console
 
 T = TypeVar("T")
-# Moves a bar on by an amount, and if given changes its text.
+# A function that moves a bar on by an amount. If a text is given too, it becomes the text of the bar.
 Advance = Callable[..., None]
 
 
 class Progress:
-    """Bars on stderr while something runs that takes long.
+    """A context manager that shows progress bars on stderr.
 
     Args:
-        shown: None (default): where stderr is a terminal. True or False: always, never.
+        shown: the argument `progress` of public functions. True: show bars. False: show none. None (default): show bars if
+            stderr is a terminal.
     """
 
-    #: Whether each stage is a line on stderr where that is no terminal. The command line turns it on.
+    #: Whether to print a line for each stage if stderr is not a terminal. The command line sets it.
     lines = False
 
     def __init__(self, shown: bool | None = None):
@@ -44,14 +45,14 @@ class Progress:
         self._bars.stop()
 
     def each(self, items: Iterable[T], description: str) -> Iterable[T]:
-        """Go through `items` under a bar."""
+        """Return `items`, and move a bar on as they are iterated over."""
         listed = list(items)
         self._print(description)
         return self._bars.track(listed, total=len(listed), description=description)
 
     @contextmanager
     def task(self, description: str, total: float) -> Iterator[Advance]:
-        """Show a bar for one piece of work. The function that it gives moves the bar on, and can change its text."""
+        """Show a bar while active. Yields the function that moves the bar on, and can change its text."""
         task = self._bars.add_task(description, total=total)
         self._print(description)
 

@@ -1,4 +1,4 @@
-"""Keeping TensorFlow's notes about retracing from the user: every layer and every model is a function of its own here."""
+"""Silencing TensorFlow's warnings about retracing, which this package causes by tracing each layer and model separately."""
 
 import logging
 from collections.abc import Iterator

@@ -98,7 +98,7 @@ def test_the_sample_is_loaded_flattened_and_scaled():
 
 
 def test_wheels_hold_the_sample_and_its_licence():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[3]
     configuration = configparser.ConfigParser()
     configuration.read(root / "setup.cfg")
     patterns = configuration["options.package_data"]["keras_butterfly_cli"].replace(" ", "").split(",")
