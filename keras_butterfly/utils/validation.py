@@ -7,7 +7,11 @@ import numpy as np
 
 
 def positive_integer(value, name: str) -> int:
-    """`value` as an int, or a ValueError that names what came."""
+    """Return `value` as an int.
+
+    Raises:
+        ValueError: if it is not a positive integer. The message calls it `name`.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -18,7 +22,11 @@ def positive_integer(value, name: str) -> int:
 
 
 def check_seed(seed, name: str = "seed") -> int | None:
-    """`seed`, an int that NumPy's generators take, or None; or a ValueError that names what came."""
+    """Return `seed` as an int that NumPy's random generators take, or None if it is None.
+
+    Raises:
+        ValueError: if it is neither None nor an integer in range. The message calls it `name`.
+    """
     try:
         number = None if seed is None else operator.index(seed)
     except TypeError:
@@ -29,7 +37,12 @@ def check_seed(seed, name: str = "seed") -> int | None:
 
 
 def positive_number(value, name: str, allowed: str = "") -> float:
-    """`value` as a float, or a ValueError that names what came, and what the caller has `allowed` besides."""
+    """Return `value` as a float.
+
+    Raises:
+        ValueError: if it is not a positive finite number. The message calls it `name`, and names as `allowed` the other values
+            that the caller accepts.
+    """
     number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0
     if not 0 < number < float("inf"):
         raise ValueError(f"`{name}` must be {allowed}a positive number. Received: {name}={value!r}")
@@ -37,7 +50,11 @@ def positive_number(value, name: str, allowed: str = "") -> float:
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Raises ValueError unless `values` are finite real numbers or booleans."""
+    """Check that `values` are finite real numbers or booleans.
+
+    Raises:
+        ValueError: if they are not. The message calls them `name`.
+    """
     if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
         raise ValueError(f"Expected numbers in {name}. Received: {values.dtype}")
     if np.iscomplexobj(values):
@@ -48,7 +65,12 @@ def check_finite(values: np.ndarray, name: str) -> None:
 
 
 def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int, ...]:
-    """`nodes` as a tuple of distinct ints, all within 0 .. size - 1 where the size is known, or a ValueError."""
+    """Return `nodes` as a tuple of distinct ints.
+
+    Raises:
+        ValueError: if they are not distinct integers within 0 .. size - 1, or if `size` is None not negative. The message calls
+            them `name`.
+    """
     try:
         indices = tuple(operator.index(node) for node in nodes)
     except TypeError:

@@ -13,6 +13,7 @@ from keras_butterfly.compression.dense_map import DenseMap
 from keras_butterfly.compression.user_layers import WithReplacedLayers
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.model_walk import named_layers
+from keras_butterfly.utils.recording import value_of
 
 QUICK = {"steps": 2, "seed": 0, "progress": False}
 
@@ -415,6 +416,22 @@ def test_states_and_a_fixed_batch_are_respected(rng):
     assert all(np.array_equal(a, keras.ops.convert_to_numpy(b)) for a, b in zip(state, model.layers[1].states, strict=True))
     with pytest.raises(ValueError, match="at least one batch of 5 examples in the data"):
         replace_dense(model, where="dense", data=np.ones((4, 3, 32)), **QUICK)
+
+
+def test_states_are_restored_if_the_model_fails(rng):
+    def fail_on_values(x):
+        if value_of(x) is not None:
+            raise RuntimeError("this layer fails on data")
+        return x
+
+    inputs = keras.Input(batch_shape=(5, 3, 32))
+    x = layers.Dense(64, name="dense")(layers.LSTM(64, stateful=True)(inputs))
+    model = keras.Model(inputs, layers.Lambda(fail_on_values)(x))
+    before = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
+    with pytest.raises(RuntimeError, match="this layer fails on data"):
+        replace_dense(model, where="dense", data=rng.standard_normal((5, 3, 32)).astype("float32"), **QUICK)
+    after = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_graphs_of_a_users_class_are_refused():
