@@ -127,7 +127,7 @@ def test_several_inputs_by_order_and_by_name():
         ({"quantize": "int4"}, "`quantize` must be one of (None, 'float16', 'dynamic', 'int8'). Received: quantize='int4'"),
         (
             {"quantize": "int8"},
-            'Expected `representative_data`, some hundred examples, from which quantize="int8" takes its ranges. Received: None',
+            'Expected `representative_data`, some hundred examples, from which quantize="int8" takes its ranges',
         ),
         ({"integer_io": True}, '`integer_io` needs quantize="int8". Received: quantize=None'),
         ({"quantize": "int8", "representative_data": data(64)}, "of the shapes [('examples', 128)]. Received: [(200, 64)]"),
