@@ -1,7 +1,5 @@
 """The evidence for an export in words and tables: its size, its errors, and the lowerings that were considered."""
 
-from typing import TYPE_CHECKING
-
 from rich.text import Text
 
 from keras_butterfly.utils.text_table import TextGroup, TextTable
@@ -10,11 +8,8 @@ from .planning.plan import LayerPlan
 from .planning.wisdom import Candidate
 from .tflite.operators import count_operators
 
-if TYPE_CHECKING:
-    from .model import TFLiteModel
 
-
-def summary_lines(model: "TFLiteModel") -> list[str]:
+def summary_lines(model) -> list[str]:
     """Return the few lines that `print(exported)` shows: precision, size, errors, and what the butterfly layers save."""
     precision, parity = model.precision.name or "float32", model.parity
     decisions = "" if parity.agreement is None else f", {parity.agreement:.1%} equal decisions"
@@ -37,7 +32,7 @@ def summary_lines(model: "TFLiteModel") -> list[str]:
     return [*lines, *model.notes]
 
 
-def explanation(model: "TFLiteModel") -> TextGroup:
+def explanation(model) -> TextGroup:
     """Return the summary of an export, its operators, and for each butterfly layer a table of the lowerings considered."""
     parts: list[Text | TextTable] = [Text(line) for line in summary_lines(model)]
     parts.append(Text(f"operators: {count_operators(model.operators)}"))
