@@ -191,8 +191,9 @@ class _Export:
         self.float32 = in_float32(model)
         self.model = with_inputs(self.float32)
         self.specs, self.output_names = input_specs(self.model, batch_size), output_names(self.model)
-        self.data = representative_batches(self.model, data, self.specs, planner.precision)
-        for note in self.data.notes:
+        prepared = isinstance(data, RepresentativeBatches)
+        self.data = data if prepared else representative_batches(self.model, data, self.specs, planner.precision)
+        for note in () if prepared else self.data.notes:
             warnings.warn(note, stacklevel=4)
         self.layers, self.expected = self._observed()
 
@@ -244,16 +245,11 @@ class _Export:
         dynamic = Precision("dynamic")
         easier = replace(planner, precision=dynamic, tolerance=dynamic.tolerance, effort="estimate", objective="size")
         try:
-            fits = _Export(self.original, easier, [*self._arrays()], self.specs[0].shape[0])
+            fits = _Export(self.original, easier, self.data, self.specs[0].shape[0])
             error = fits.lowered(easier.plan(fits.layers)).parity.relative_error
         except ValueError:
             return f"{advice} Give more typical data, or take float32."
         return f'{advice} quantize="dynamic" fits: it is off by {error:.2g}.'
-
-    def _arrays(self) -> list[np.ndarray]:
-        """Return the representative data again, one array for each input, in the order of the model's inputs."""
-        batches = self.data.calibration
-        return [np.concatenate([batch[spec.name] for batch in batches]) for spec in self.specs]
 
     def _original_parity(self, interpreter: runtime.Interpreter) -> Parity | None:
         """Return how far the export is from the model itself, if that does not compute in float32."""

@@ -113,7 +113,11 @@ def summary(model, as_json):
 @click.option("--checkpoint", type=MODEL, help="Folder in which a distillation is saved, to continue it after an interruption.")
 @click.option("--target-latency-us", type=POSITIVE, help="Target: largest median latency in microseconds.")
 @click.option("--target-size-kib", type=POSITIVE, help="Target: largest .tflite file in KiB.")
-@click.option("--max-accuracy-drop", type=NOT_NEGATIVE, help="Target: largest loss of accuracy in percentage points, 0 to 100.")
+@click.option(
+    "--max-accuracy-drop",
+    type=Number(min=0, max=100),
+    help="Target: largest loss of accuracy in percentage points, 0 to 100.",
+)
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which targets are measured.")
 @click.option("--plot", type=MODEL, help="With a target: write a picture of all models tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)

@@ -1,34 +1,13 @@
 """Reading models and data from files."""
 
-import lzma
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
-# The errors that NumPy, and the modules that it uses, raise for damaged files.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    NotImplementedError,
-    SyntaxError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    tokenize.TokenError,
-)
+from keras_butterfly.utils.npz import read_npz
+
 LABELS = "y"
 TEST = "_test"
 
@@ -58,16 +37,9 @@ def load_arrays(path) -> dict[str, np.ndarray]:
         ValueError: if there is no such file, it is damaged, or it holds pickled objects, NaN or infinities.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-    except _DAMAGED as error:
-        too_large = isinstance(error, MemoryError | OverflowError)
-        reason = "its header claims more than fits into memory" if too_large else str(error)
-        raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {reason}") from error
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {error}") from error
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             raise ValueError(f"Expected finite numbers in '{path}'. The array '{name}' holds some that are NaN or infinite.")
@@ -112,6 +84,10 @@ def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float =
     x = inputs_of(arrays, names)
     if LABELS not in arrays:
         raise ValueError(f"Expected labels '{LABELS}' in the data, to score with. Received: {list(arrays)}")
+    counts = {array.shape[:1] for array in [*keras.tree.flatten(x), arrays[LABELS]]}
+    if len(counts) != 1 or () in counts:
+        shapes = [array.shape for array in keras.tree.flatten(x)]
+        raise ValueError(f"Expected a label for each example. Received inputs of {shapes} and labels of {arrays[LABELS].shape}")
     if LABELS + TEST in arrays:
         return (x, arrays[LABELS]), (inputs_of(arrays, names, TEST), arrays[LABELS + TEST])
     count = len(arrays[LABELS])

@@ -69,7 +69,7 @@ def observe(
     outputs = []
     for batch in batches:
         with quiet_tensorflow():
-            result, inputs = run(*(tf.constant(value) for value in batch.values()))
+            result, inputs = _run(run, batch)
         outputs.append({name: value.numpy() for name, value in result.items()})
         for layer, calls in zip(values, inputs, strict=True):
             room = MAX_BATCHES - len(seen[layer].inputs)
@@ -80,3 +80,20 @@ def observe(
             shape = [1 if axis is None else axis for axis in known.shape]
             known.inputs.append(rng.standard_normal(shape).astype(layer.compute_dtype))
     return seen, outputs
+
+
+def _run(traced: Callable, batch: dict[str, np.ndarray]):
+    """Run the traced model on one batch.
+
+    Raises:
+        ValueError: if TensorFlow cannot, for example because an Embedding has no row for an id.
+    """
+    try:
+        return traced(*(tf.constant(value) for value in batch.values()))
+    except tf.errors.InvalidArgumentError as error:
+        reason = next((line for line in str(error.message).splitlines() if "indices" in line or " is not in " in line), None)
+        reason = (reason or str(error.message).splitlines()[0]).strip()
+        raise ValueError(
+            f"Expected representative data on which the model runs. On the inputs {list(batch)} TensorFlow says: {reason}. Ids "
+            "must be below the `input_dim` of the Embedding that looks them up. Without representative data they are 0 and 1."
+        ) from error

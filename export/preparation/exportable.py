@@ -71,7 +71,9 @@ def in_float32(model: keras.Model) -> keras.Model:
     if not other:
         return model
     try:
-        copy = keras.saving.deserialize_keras_object(_float32_config(keras.saving.serialize_keras_object(model)))
+        config = keras.saving.serialize_keras_object(model)
+        config.pop("compile_config", None)  # An export needs no loss, and Keras may not find the user's.
+        copy = keras.saving.deserialize_keras_object(_float32_config(config))
         if not copy.built:
             copy.build_from_config(model.get_build_config())
         pairs = list(zip(copy.variables, model.variables, strict=True))
@@ -136,7 +138,7 @@ def input_names(tensors) -> tuple[str, ...]:
         if not _is_valid_name(name):
             name = re.sub(r"\W", "_", name, flags=re.ASCII)
             name = name if _is_valid_name(name) else f"input_{name}"
-        while _without_hyphens(name) in map(_without_hyphens, names):  # For TensorFlow "a-b" and "a_b" are the same name.
+        while _as_compared(name) in map(_as_compared, names):
             name += "_"
         names.append(name)
     return tuple(names)
@@ -157,8 +159,9 @@ def _is_valid_name(name: str) -> bool:
     return bool(_VALID_NAME.fullmatch(name)) and not keyword.iskeyword(name) and name != "self"
 
 
-def _without_hyphens(name: str) -> str:
-    return name.replace("-", "_")
+def _as_compared(name: str) -> str:
+    """Return a name as TensorFlow compares it: "a-b", "a_b" and "A_b" are one name there."""
+    return name.replace("-", "_").lower()
 
 
 @contextmanager

@@ -69,8 +69,8 @@ def representative_batches(
         return RepresentativeBatches(batches, batches, "random inputs")
     batch = specs[0].shape[0] or 1
     x, _ = read_examples(data, MAX_BATCHES * batch)
-    listed = flat_inputs(model, x, "`representative_data`")
-    arrays = {spec.name: array.astype(spec.dtype.as_numpy_dtype) for spec, array in zip(specs, listed, strict=True)}
+    listed = flat_inputs(model, _by_model_names(x, model, specs), "`representative_data`")
+    arrays = {spec.name: _cast(array, spec) for spec, array in zip(specs, listed, strict=True)}
     count = len(listed[0])
     if count < batch:
         raise ValueError(f"Expected at least one batch of {batch} examples in `representative_data`. Received: {count}")
@@ -79,6 +79,30 @@ def representative_batches(
     if precision.name != "int8":
         return RepresentativeBatches(batches, batches, "the representative data")
     return _hold_back(batches, arrays, specs)
+
+
+def _by_model_names(x, model: keras.Model, specs: Sequence[tf.TensorSpec]):
+    """Return `x`, but a dict by the names of the signature as a dict by the names of the model's inputs."""
+    if isinstance(x, Mapping) and set(x) == {spec.name for spec in specs}:
+        return {tensor.name: x[spec.name] for tensor, spec in zip(model.inputs, specs, strict=True)}
+    return x
+
+
+def _cast(array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
+    """Return the values of one input in its dtype.
+
+    Raises:
+        ValueError: if the dtype cannot hold them.
+    """
+    dtype = spec.dtype.as_numpy_dtype
+    if spec.dtype.is_floating or spec.dtype.is_integer:
+        limit = spec.dtype.limits if spec.dtype.is_integer else (np.finfo(dtype).min, np.finfo(dtype).max)
+        if array.size and (array.min() < limit[0] or array.max() > limit[1]):
+            raise ValueError(
+                f"Expected values of the input '{spec.name}' that {spec.dtype.name} can hold. Received: {array.min():.3g} to "
+                f"{array.max():.3g}. Replace markers of missing values, and scale the data as for training."
+            )
+    return array.astype(dtype)
 
 
 def _hold_back(batches: list[Batch], arrays: Batch, specs: Sequence[tf.TensorSpec]) -> RepresentativeBatches:

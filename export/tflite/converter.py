@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import tensorflow as tf
 
-from keras_butterfly.utils.quiet import quiet_tensorflow
+from keras_butterfly.utils.quiet import SharedContext, quiet_tensorflow
 
 from .mixed_precision import with_float32_layers
+from .operators import check_ranges
 from .quantize import Precision
+from .tensorflow_internals import quantize_calibrated
 
 _OUT_OF_MEMORY = (
     "Expected a model that fits into memory during the conversion, which takes several times the size of its weights. "
@@ -40,7 +42,8 @@ def convert(
 
     Raises:
         ValueError: if the function needs operators that TFLite has not built in (the message names them), has a loop although
-            the precision is "int8", or does not fit into memory.
+            the precision is "int8", computes infinite values on `batches` although the precision is "int8", or does not fit
+            into memory.
     """
 
     def call_by_name(values):
@@ -57,11 +60,20 @@ def convert(
     owner = tf.Module()
     owner.weights = list(variables)  # Without an owner of the variables the converter drops the signature.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
-    precision.configure(converter, batches, keep_float32)
+    precision.configure(converter, batches)
+    content = _run(converter.convert)
+    if precision.name == "int8":
+        check_ranges(content)  # TensorFlow dies of infinite ranges when it quantizes.
+    if keep_float32:
+        return _run(with_float32_layers, content, precision)
+    return _run(quantize_calibrated, content, precision.integer_io, ()) if precision.name == "int8" else content
+
+
+def _run(step: Callable[..., bytes], *arguments) -> bytes:
+    """Run one step of TensorFlow's converter. Its errors become a ValueError that says what to do."""
     try:
-        with _quiet():
-            content = converter.convert()
-            return with_float32_layers(content, precision) if keep_float32 else content
+        with _QUIET:
+            return step(*arguments)
     except MemoryError as error:
         raise ValueError(_OUT_OF_MEMORY) from error
     except Exception as error:
@@ -74,7 +86,7 @@ def convert(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silent() -> Iterator[None]:
     """While active, suppress the warnings of TensorFlow's converter and everything written on stderr.
 
     The converter and the runtime that it calibrates with are compiled code. They write to file descriptor 2, past `sys.stderr`.
@@ -92,6 +104,9 @@ def _quiet() -> Iterator[None]:
         if stderr is not None:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+_QUIET = SharedContext(_silent)
 
 
 def _complaint(error: Exception) -> str:

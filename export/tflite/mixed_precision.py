@@ -30,8 +30,8 @@ def with_float32_layers(content: bytes, precision: Precision) -> bytes:
     """Return the quantized file, in which the layers whose lowering has `keep_float32` compute in float32.
 
     Args:
-        content: the bytes that the converter returned after `Precision.configure` with `keep_float32`: a calibrated model in
-            float32 for "int8", a quantized model for "dynamic".
+        content: the bytes that the converter returned after `Precision.configure`: a calibrated model in float32 for "int8", a
+            quantized model for "dynamic".
         precision: "int8" or "dynamic".
     """
     model = _parsed(_quantize_other_layers(content, precision) if precision.name == "int8" else content)

@@ -3,7 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+# TensorFlow computes the scales of int8 in float32, and dies of larger values than this.
+MAX_RANGE = 1e37
 
 _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
@@ -52,3 +56,25 @@ def operator_name(code) -> str:
     if builtin == schema.BuiltinOperator.CUSTOM:
         return f"CUSTOM {code.customCode.decode()}"
     return _BUILTIN_NAMES[builtin]
+
+
+def check_ranges(calibrated: bytes) -> None:
+    """Check that all ranges of a calibrated model are finite.
+
+    Raises:
+        ValueError: if a tensor took infinite values or NaN on the representative data. The message names it.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(calibrated))
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        ranges = tensor.quantization
+        limits = [] if ranges is None else [*_listed(ranges.min), *_listed(ranges.max)]
+        if not np.all(np.abs(np.asarray(limits, np.float64)) <= MAX_RANGE):
+            raise ValueError(
+                "Expected finite values inside the model on the representative data, from which int8 takes its ranges. The "
+                f"tensor '{tensor.name.decode()}' takes values up to {np.max(np.abs(limits)):.3g}. Change the layer that "
+                'computes it, for example by clipping, or take quantize="dynamic".'
+            )
+
+
+def _listed(values) -> list:
+    return [] if values is None else list(values)

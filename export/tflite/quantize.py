@@ -43,14 +43,12 @@ class Precision:
         """The largest permitted error by default, relative to the largest output."""
         return TOLERANCES[self.name]
 
-    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]], keep_float32: bool = False) -> None:
-        """Set up a TFLite converter for this precision.
+    def configure(self, converter, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Set up a TFLite converter for this precision. For "int8" it only calibrates; the ranges are checked before the rest.
 
         Args:
             converter: a `tf.lite.TFLiteConverter`.
             batches: the data that the ranges of "int8" come from. Each batch is a dict of the inputs by name.
-            keep_float32: whether some layers of the quantized model compute in float32. For "int8" the converter then only
-                calibrates, and `mixed_precision.with_float32_layers` quantizes the calibrated model.
         """
         # SELECT_TF_OPS is never allowed: such a model converts, but does not load where the Flex delegate is not linked in.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -62,10 +60,7 @@ class Precision:
         if self.name == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: ((SIGNATURE, dict(batch)) for batch in batches)
-        if keep_float32 and self.name == "int8":
             set_calibrate_only(converter)
-        elif self.integer_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
 
 
 def dense_error(inputs: Sequence[np.ndarray], units: int) -> float:

@@ -2,13 +2,14 @@
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from ..utils.npz import read_npz
 
 FILE, PARTIAL = "training.npz", "training.npz.partial"
 
@@ -56,7 +57,8 @@ class Checkpoint:
         about = json.dumps({"epoch": epoch, "settings": settings})
         partial = self.folder / PARTIAL
         try:
-            with partial.open("wb") as file:
+            partial.unlink(missing_ok=True)  # what a killed run has left, or a link that must not be followed
+            with partial.open("xb") as file:
                 np.savez(file, about=np.array(about), **values)
                 file.flush()
                 os.fsync(file.fileno())
@@ -75,11 +77,11 @@ class Checkpoint:
         if not path.exists():
             return 0
         try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                values = [file[f"value_{index}"] for index in range(len(file.files) - 1)]
+            arrays = read_npz(path)
+            about = json.loads(str(arrays["about"]))
+            values = [arrays[f"value_{index}"] for index in range(len(arrays) - 1)]
             epoch, saved = int(about["epoch"]), about["settings"]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"Expected a checkpoint that can be read. '{path}' is damaged: {error}. Remove it to start the training anew."
             ) from error

@@ -310,7 +310,8 @@ def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[ke
 
 
 def relative_error(target, output):
-    """Return the mean squared error of `output` over the mean square of `target`."""
+    """Return the mean squared error of `output` over the mean square of `target`, in float32 whatever the layers compute in."""
+    target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
     return ops.mean(ops.square(output - target)) / ops.maximum(ops.mean(ops.square(target)), MIN_DIVISOR)
 
 

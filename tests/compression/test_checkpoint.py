@@ -113,3 +113,15 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with raises("Expected a folder for the checkpoint"):
         Checkpoint(tmp_path / "file")
+
+
+def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path):
+    users = tmp_path / "users.json"
+    users.write_text("mine")
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "training.npz.partial").symlink_to(users)
+    variable = keras.Variable(np.ones(3))
+    Checkpoint(folder).save([variable], 1, {})
+    assert users.read_text() == "mine"
+    assert Checkpoint(folder).restore([variable], {}) == 1
