@@ -21,7 +21,7 @@ FRESH = 4.0
 # A quantised model that was refused is wrong if it is so many times as far off as with Dense kernels.
 WORSE_THAN_DENSE = 4.0
 # More refusals than this would hide something.
-MOST_REFUSED = 0.1
+MAX_REFUSED = 0.1
 ACTIVATIONS = (None, "relu", "tanh", "sigmoid", "gelu", "softmax")
 ORDERS = (None, None, "increasing", "decreasing")
 WIDTHS = (1, 2, 3, 5, 8, 10, 16, 24, 31, 32, 50, 64, 100, 128)
@@ -139,7 +139,7 @@ def main(models, first):
             print(f"model {seed} {kind}: {why}\n  {describe(seed)}", flush=True)
         keras.backend.clear_session()
     print(f"{models} models: {counts}")
-    sys.exit(1 if counts["wrong"] or counts["refused"] > MOST_REFUSED * models else 0)
+    sys.exit(1 if counts["wrong"] or counts["refused"] > MAX_REFUSED * models else 0)
 
 
 if __name__ == "__main__":

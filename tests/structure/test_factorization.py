@@ -153,7 +153,7 @@ def test_fit_keeps_bias_activation_and_precision(rng):
     [
         ((np.ones((5, 4)), np.ones((5, 7))), r"Received: \(5, 4\), \(5, 7\)"),
         ((np.ones((5, 4)), np.ones((4, 8))), r"Received: \(5, 4\), \(4, 8\)"),
-        ((np.full((5, 4), np.inf), np.ones((5, 8))), "Expected finite examples"),
+        ((np.full((5, 4), np.inf), np.ones((5, 8))), "Expected finite inputs and targets"),
     ],
 )
 def test_fit_refuses_data_that_do_not_fit(data, message):

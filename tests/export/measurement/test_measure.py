@@ -10,6 +10,7 @@ from rich.console import Console
 
 from keras_butterfly import export
 from keras_butterfly.export.measurement.devices import host
+from keras_butterfly.utils.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_compare_measures_on_the_given_device(models):
 @pytest.mark.parametrize(("terminal", "progress", "shown"), [(True, None, True), (True, False, False), (False, None, False)])
 def test_compare_shows_progress_where_stderr_is_a_terminal(terminal, progress, shown, models, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")  # If it is set, rich takes stderr for a terminal.
+    monkeypatch.setattr(Progress, "lines", False)  # The command line, which other tests run in this process, sets it.
     export.compare(models, runs=3, device=FakeDevice(), progress=progress)
     assert ("measure" in capsys.readouterr().err) == shown
 

@@ -45,10 +45,10 @@ LAYERS = {
     "no bias": lambda: built(Butterfly(use_bias=False), 64),
     "truncated, transposed, stacks": lambda: built(Butterfly(24, truncation="random", stacks=2, transposed=True), 64),
     "increasing, expanding": lambda: built(Butterfly(32, order="increasing"), 8),
-    "sandwich": lambda: built(ButterflyDense(48), 80),
-    "sandwich, thinner left": lambda: built(ButterflyDense(48, k1=3, k2=7), 80),
-    "sandwich, thinner right": lambda: built(ButterflyDense(48, k1=7, k2=3), 80),
-    "sandwich with lora": lambda: built(ButterflyDense(48, k1=7, k2=3, lora_rank=2), 80),
+    "product": lambda: built(ButterflyDense(48), 80),
+    "product, thinner left": lambda: built(ButterflyDense(48, k1=3, k2=7), 80),
+    "product, thinner right": lambda: built(ButterflyDense(48, k1=7, k2=3), 80),
+    "product with lora": lambda: built(ButterflyDense(48, k1=7, k2=3, lora_rank=2), 80),
 }
 
 
@@ -92,8 +92,8 @@ def test_any_grouping_with_any_mix_of_operators(counts, operators, n, units, bat
 
 
 @pytest.mark.parametrize("width", [0, 2, 3, 16])
-@pytest.mark.parametrize("name", ["sandwich, thinner left", "sandwich, thinner right"])
-def test_padding_the_middle_of_a_folded_sandwich_changes_nothing(name, width, rng):
+@pytest.mark.parametrize("name", ["product, thinner left", "product, thinner right"])
+def test_padding_the_middle_of_a_folded_product_changes_nothing(name, width, rng):
     layer = LAYERS[name]()
     x = rng.standard_normal((3, 80)).astype("float32")
     actual = np.asarray(lower(layer, Folded(width))(keras.ops.convert_to_tensor(x)))
@@ -185,7 +185,7 @@ def test_the_first_nodes_are_read_by_one_slice():
     assert Counter(operator_names(content)) == {"CONV_2D": 2, "TRANSPOSE": 1, "STRIDED_SLICE": 1, "RESHAPE": 4}
 
 
-def test_bias_and_relu_of_a_folded_sandwich_are_fused_into_two_operators():
+def test_bias_and_relu_of_a_folded_product_are_fused_into_two_operators():
     layer = ButterflyDense(64, activation="relu")
     assert operators_of(layer, 64, lowering="folded") == {"FULLY_CONNECTED": 2}
 
@@ -209,14 +209,14 @@ def test_what_is_estimated_to_cost_far_more_is_not_measured():
 def test_a_layer_is_found_wherever_it_sits():
     """Shared, nested, inside TimeDistributed and Bidirectional; the parts of a ButterflyDense are not listed."""
     shared, inner, wrapped = Butterfly(name="shared"), Butterfly(name="inner"), Butterfly(name="wrapped")
-    sandwich = ButterflyDense(8, name="sandwich")
+    product = ButterflyDense(8, name="product")
     block = keras.Sequential([keras.Input((6, 16)), inner])
     x = inputs = keras.Input((6, 16))
     x = keras.layers.TimeDistributed(wrapped)(block(shared(shared(x))))
-    model = keras.Model(inputs, sandwich(x))
+    model = keras.Model(inputs, product(x))
     batches = [{"x": np.ones((1, 6, 16), "float32")}]
     seen, outputs = observe(model, [tf.TensorSpec((1, 6, 16))], lambda x: {"y": model(x)}, batches)
-    assert [layer.name for layer in seen] == ["shared", "inner", "wrapped", "sandwich"]
+    assert [layer.name for layer in seen] == ["shared", "inner", "wrapped", "product"]
     assert seen[shared].shapes == [(1, 6, 16), (1, 6, 16)]
     assert len(seen[shared].inputs) == 2
     np.testing.assert_allclose(seen[inner].inputs[0], shared(seen[shared].inputs[1]), atol=1e-6)

@@ -214,7 +214,7 @@ def test_every_unit_of_work_has_a_cost():
                     assert estimate(layer, lowering, rows, precision) > 0
 
 
-def test_a_sandwich_is_fused_in_many_ways():
+def test_a_product_is_fused_in_many_ways():
     layer = ButterflyDense(256, k1=64, k2=64, seed=0)
     net = keras.Sequential([keras.Input((256,), name="x"), layer])
     considered = lowerings(layer)
