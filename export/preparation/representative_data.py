@@ -82,7 +82,7 @@ def representative_batches(
 
 
 def _by_model_names(x, model: keras.Model, specs: Sequence[tf.TensorSpec]):
-    """Return `x`, but a dict by the names of the signature as a dict by the names of the model's inputs."""
+    """Return `x`. If its keys are the names of the signature, change them to the names of the model's inputs."""
     if isinstance(x, Mapping) and set(x) == {spec.name for spec in specs}:
         return {tensor.name: x[spec.name] for tensor, spec in zip(model.inputs, specs, strict=True)}
     return x

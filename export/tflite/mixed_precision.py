@@ -12,7 +12,7 @@ import flatbuffers
 import numpy as np
 
 from ..lowering import SCOPES
-from .operators import schema, tensor_names
+from .operators import read_model, schema, tensor_names
 from .quantize import Precision
 from .tensorflow_internals import quantize_calibrated
 
@@ -34,7 +34,7 @@ def with_float32_layers(content: bytes, precision: Precision) -> bytes:
             quantized model for "dynamic".
         precision: "int8" or "dynamic".
     """
-    model = _parsed(_quantize_other_layers(content, precision) if precision.name == "int8" else content)
+    model = read_model(_quantize_other_layers(content, precision) if precision.name == "int8" else content)
     dequantize = schema.OperatorCodeT(_CODES.DEQUANTIZE, version=_PER_CHANNEL_VERSION, builtinCode=_CODES.DEQUANTIZE)
     model.operatorCodes.append(dequantize)
     for graph in model.subgraphs:
@@ -46,7 +46,7 @@ def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
     """Quantize a calibrated model to int8, but leave the layers in float32 whose lowering has `keep_float32`."""
     scopes = SCOPES["arithmetic"], SCOPES["weights"]
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
-    model = _parsed(calibrated)
+    model = read_model(calibrated)
     for graph in model.subgraphs:
         products = [operator for operator in graph.operators if _is_product(operator, graph, model, scopes)]
         kept += [graph.tensors[operator.outputs[0]].name.decode() for operator in products]
@@ -125,11 +125,6 @@ class _AlignedBuffer(schema.BufferT):
         schema.BufferStart(builder)
         schema.BufferAddData(builder, start)
         return schema.BufferEnd(builder)
-
-
-def _parsed(content: bytes):
-    """Return the model in a .tflite file as a `ModelT`, which can be changed."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
 def _packed(model) -> bytes:

@@ -12,9 +12,14 @@ MAX_RANGE = 1e37
 _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
 
+def read_model(content: bytes):
+    """Return the model in a .tflite file as a `ModelT`, which can be changed."""
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+
+
 def operator_names(content: bytes) -> tuple[str, ...]:
     """Return the names of the operators of all subgraphs in the order of execution. A custom one is "CUSTOM <name>"."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model = read_model(content)
     return tuple(
         operator_name(model.operatorCodes[op.opcodeIndex]) for graph in model.subgraphs for op in graph.operators or []
     )
@@ -22,7 +27,7 @@ def operator_names(content: bytes) -> tuple[str, ...]:
 
 def tensor_names(content: bytes) -> list[str]:
     """Return the names of all tensors that operators compute, in the order of execution."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model = read_model(content)
     return [
         graph.tensors[index].name.decode() for graph in model.subgraphs for op in graph.operators or [] for index in op.outputs
     ]
@@ -64,7 +69,7 @@ def check_ranges(calibrated: bytes) -> None:
     Raises:
         ValueError: if a tensor took infinite values or NaN on the representative data. The message names it.
     """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(calibrated))
+    model = read_model(calibrated)
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         ranges = tensor.quantization
         limits = [] if ranges is None else [*_listed(ranges.min), *_listed(ranges.max)]

@@ -166,13 +166,7 @@ class Butterfly(keras.layers.Layer):
                 autocast=False,  # block factors are multiplied out in the precision of the variable, then rounded once
             )
         if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.bias = add_bias(self, units)
 
     def call(self, inputs):
         return self.activation(compute_affine(self, self.affine, inputs))
@@ -340,6 +334,17 @@ class Butterfly(keras.layers.Layer):
         else:
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
+
+
+def add_bias(layer, units: int):
+    """Add the bias of `units` values to a layer that takes the bias arguments of `keras.layers.Dense`, and return it."""
+    return layer.add_weight(
+        name="bias",
+        shape=(units,),
+        initializer=layer.bias_initializer,
+        regularizer=layer.bias_regularizer,
+        constraint=layer.bias_constraint,
+    )
 
 
 def last_axis(layer, input_shape) -> int:

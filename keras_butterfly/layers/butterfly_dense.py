@@ -10,7 +10,7 @@ from ..structure.factorization import middle_kernel
 from ..structure.matrix import Matrix
 from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
-from .butterfly import Butterfly, check_implementation, check_lr_multiplier, get_activation, last_axis
+from .butterfly import Butterfly, add_bias, check_implementation, check_lr_multiplier, get_activation, last_axis
 from .override import compute_affine
 
 
@@ -150,13 +150,7 @@ class ButterflyDense(keras.layers.Layer):
         )
         self.j2_t.build((None, k2))
         if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.bias = add_bias(self, self.units)
         self.built = True
         if self.lora_rank:
             self.enable_lora(self.lora_rank, self.lora_alpha)

@@ -8,7 +8,7 @@ from keras import ops
 
 from ..structure.wiring import padded_size
 from ..utils.validation import check_seed, not_built, positive_integer
-from .butterfly import Butterfly, get_activation, last_axis
+from .butterfly import Butterfly, add_bias, get_activation, last_axis
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -108,13 +108,7 @@ class Kaleidoscope(keras.layers.Layer):
             butterfly.build((None, features))
             features = butterfly.units
         if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.bias = add_bias(self, units)
 
     def call(self, inputs):
         outputs = self.linear(inputs)

@@ -122,11 +122,6 @@ def fold(wiring: Wiring, weights: Tensor) -> Tensor:
     return _columns(matrix, wiring.outputs, wiring.size)
 
 
-def kernel(wiring: Wiring, weights: Tensor) -> Tensor:
-    """Return the dense matrix, (inputs, outputs), with y = x @ matrix, computed in the way that `plan_kernel` chooses."""
-    return plan_kernel(wiring)(weights)
-
-
 def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
     """Return the gadgets of each stage of the untruncated butterfly, as tensors (N / 2s, 2, 2, s) in (h, i, o, l) order.
 

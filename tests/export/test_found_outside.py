@@ -35,7 +35,7 @@ def test_whole_numbers_that_the_input_cannot_hold_are_refused():
 
 
 def test_infinite_values_inside_the_model_are_refused_in_int8():
-    """TensorFlow's quantizer dies of them, and the process with it."""
+    """See that such a model is refused before TensorFlow's quantizer ends the process."""
     inputs = keras.Input((16,))
     hidden = layers.Dense(16, activation="relu")(inputs)
     model = keras.Model(inputs, layers.Dense(4)(keras.ops.exp(keras.ops.log(hidden))))
