@@ -13,7 +13,7 @@ from keras import ops
 
 from ..structure.wiring import Wiring
 
-# Found by experiment at widths from 64 to 1024. CONTRIBUTING.md has the figures.
+# Found by experiment at widths from 64 to 2048. docs/layers.md and CONTRIBUTING.md have the figures.
 ADAPTIVE = 10.0
 SGD = 0.5
 
@@ -34,7 +34,10 @@ class Multipliers:
 def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
     """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
 
-    The rule is `adaptive = 10` and `sgd = 0.5 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs and outputs.
+    The rule is `adaptive = 10 / sqrt(spread)` and `sgd = 0.5 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs
+    and outputs. `spread` is N divided by the next power of two of the number of inputs. It is 1 unless the layer widens its
+    input beyond that power of two. The first stages of such a layer have few weights, and each of them moves many outputs.
+
     With ell / (2 m) a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
     slowly, and the cube root stays below it. Both are divided by sqrt(stacks), because the steps of the stacks add up.
 
@@ -45,8 +48,9 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
     """
     if fixed is not None:
         return Multipliers(fixed, fixed)
-    ell, m = min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
-    return Multipliers(ADAPTIVE / stacks**0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
+    n, ell, m = len(wiring.inputs), min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
+    spread = wiring.size / 2 ** (n - 1).bit_length()
+    return Multipliers(ADAPTIVE / (spread * stacks) ** 0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
 
 
 def used_weights(stored, factors: Multipliers):

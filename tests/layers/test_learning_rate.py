@@ -129,6 +129,24 @@ def test_bias_is_a_plain_variable():
     assert built("stacked", use_bias=False).bias is None
 
 
+@pytest.mark.parametrize(
+    ("features", "arguments", "adaptive"),
+    [
+        (64, {"units": 64}, 10),
+        (784, {"units": 1024}, 10),  # 784 and 1024 have the same power of two
+        (1024, {"units": 64}, 10),  # a layer that narrows spreads nothing
+        (48, {"units": 1024}, 10 / 4),
+        (1, {"units": 16}, 10 / 4),
+        (64, {"units": 1024, "transposed": True, "truncation": "random"}, 10 / 4),
+    ],
+    ids=str,
+)
+def test_a_layer_that_widens_has_a_smaller_factor_for_adam(features, arguments, adaptive):
+    layer = Butterfly(**arguments)
+    layer.build((None, features))
+    assert layer._multipliers.adaptive == pytest.approx(adaptive)
+
+
 def test_stacks_share_the_rule_but_not_a_number():
     for stacks in (1, 4, 9):
         rule, one = built("square", stacks=stacks)._multipliers, built("square")._multipliers
