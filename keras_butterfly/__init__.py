@@ -11,6 +11,7 @@ from .layers import initializers
 from .layers.butterfly import Butterfly
 from .layers.butterfly_dense import ButterflyDense
 from .layers.kaleidoscope import Kaleidoscope
+from .layers.low_rank import LowRank
 from .model_summary import summary
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ButterflyAutoencoder",
     "ButterflyDense",
     "Kaleidoscope",
+    "LowRank",
     "__version__",
     "distill",
     "initializers",

@@ -14,6 +14,7 @@ from .compression.dense_map import little_saved
 from .layers.butterfly import Butterfly
 from .layers.butterfly_dense import ButterflyDense
 from .layers.kaleidoscope import Kaleidoscope
+from .layers.low_rank import LowRank
 from .utils.keras_internals import all_layers, held_layers
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
@@ -21,7 +22,7 @@ from .utils.validation import not_built
 
 Shape = tuple[int | None, ...]
 
-_BUTTERFLIES = (Butterfly, ButterflyDense, Kaleidoscope)
+_BUTTERFLIES = (Butterfly, ButterflyDense, Kaleidoscope, LowRank)
 # Layers that are one row each, although they hold layers. The cell of an RNN runs inside a compiled loop, where its calls
 # cannot be counted.
 _LEAVES = (*_BUTTERFLIES, keras.layers.RNN)
@@ -139,13 +140,13 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     """Return the weights, multiply-adds and bytes of each layer of a built model, and print them as a table.
 
     There is a row for each layer that holds no other layers, at any depth of the model. `Butterfly`, `ButterflyDense`,
-    `Kaleidoscope` and recurrent layers are one row each. If a layer that holds other layers has weights or multiply-adds
+    `Kaleidoscope`, `LowRank` and recurrent layers are one row each. If a layer that holds other layers has weights or multiply-adds
     besides theirs, these are in a row after their rows. A layer that is called twice has one row: its weights count once, and
     its multiply-adds for each call. Layers without weights that are not called have no row.
 
     Multiply-adds are per example, without bias and activation. P is the product of the axes between batch and features:
 
-    - `Butterfly`, `ButterflyDense`, `Kaleidoscope`: P times `effective_parameters`, one for each weight.
+    - `Butterfly`, `ButterflyDense`, `Kaleidoscope`, `LowRank`: P times `effective_parameters`, one for each weight.
     - `Dense`: P n units. `EinsumDense`: the product of all axes of the equation except the batch.
     - Convolutions: output positions times kernel size. Transposed convolutions: input positions times kernel size.
     - Recurrent layers: steps times the size of all kernels. `ConvLSTM`: the same times output positions.
@@ -407,6 +408,7 @@ def _of_call(layer, inputs: _Sizes, outputs: _Sizes) -> float:
 @_of_call.register(Butterfly)
 @_of_call.register(ButterflyDense)
 @_of_call.register(Kaleidoscope)
+@_of_call.register(LowRank)
 def _butterfly(layer, inputs, outputs):
     return math.prod(inputs[:-1]) * layer.effective_parameters
 

@@ -102,7 +102,7 @@ def _fourier(
         rotations = [last_step(k) if step == steps - 1 else _twiddle(k, step + 1) for k in range(n)]
         first_and_last = {0: (2 * n, input_nodes), steps - 1: (len(outputs), list(outputs))}
         units, truncation = first_and_last.get(step, (2 * n, "first"))
-        settings = {"truncation": truncation, "order": "decreasing", "use_bias": False, "trainable": trainable}
+        settings = {"radix": 2, "truncation": truncation, "order": "decreasing", "use_bias": False, "trainable": trainable}
         layer = Butterfly(units, name=f"{name}_{step}", **settings)
         layer.build((None, 2 * n if layers else n))
         _set_stages(layer, {2 << step: np.broadcast_to(_SUM_AND_DIFFERENCE, (n, 2, 2)), 1: np.array(rotations)})

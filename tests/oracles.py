@@ -1,6 +1,6 @@
 """Independent answers in plain NumPy, by loops over single nodes and edges: the slowest version, and so the likeliest right.
 
-Of the package only the documented facts are used: a wiring's `size`, `strides`, `inputs` and `outputs`, and the order of its
+Of the package only the documented facts are used: a wiring's `size`, `radices`, `strides`, `inputs` and `outputs`, and the order of its
 flat weight vector (stage by stage the effective edges in (h, i, o, l) order, see `keras_butterfly.structure.wiring`).
 """
 
@@ -15,15 +15,17 @@ def effective_edges(wiring) -> tuple[tuple[tuple[int, int], ...], ...]:
 
     Found by following all paths: boolean matrices say which node reaches which, before and after every stage.
     """
-    size, strides = wiring.size, wiring.strides
+    size, mixing = wiring.size, list(zip(wiring.radices, wiring.strides, strict=True))
     joined = []
-    for stride in strides:
+    for radix, stride in mixing:
         matrix = np.zeros((size, size), bool)
         for node in range(size):
-            matrix[node, node] = matrix[node, node ^ stride] = True
+            first = node - node // stride % radix * stride
+            for digit in range(radix):
+                matrix[node, first + digit * stride] = True
         joined.append(matrix)
     stages = []
-    for t, stride in enumerate(strides):
+    for t, (radix, stride) in enumerate(mixing):
         before = np.eye(size, dtype=bool)
         for matrix in joined[:t]:
             before = before @ matrix
@@ -31,11 +33,11 @@ def effective_edges(wiring) -> tuple[tuple[tuple[int, int], ...], ...]:
         for matrix in joined[t + 1 :]:
             after = after @ matrix
         edges = []
-        for h in range(size // (2 * stride)):
-            for i in (0, 1):
-                for o in (0, 1):
+        for h in range(size // (radix * stride)):
+            for i in range(radix):
+                for o in range(radix):
                     for low in range(stride):
-                        source, target = (2 * h + i) * stride + low, (2 * h + o) * stride + low
+                        source, target = (radix * h + i) * stride + low, (radix * h + o) * stride + low
                         reached = any(before[node, source] for node in wiring.inputs)
                         needed = any(after[target, node] for node in wiring.outputs)
                         if reached and needed:
@@ -61,22 +63,14 @@ def papers_count(size: int, kept) -> int:
 
 
 def stage_matrices(wiring, weights) -> list[np.ndarray]:
-    """Per stage the dense (N, N) matrix M with `y = x @ M`, where y[i] = a[i] x[i] + b[i] x[i XOR stride]."""
+    """Per stage the dense (N, N) matrix M with `y = x @ M`, in which every edge is one entry."""
     weights = np.asarray(weights)
     matrices, position = [], 0
-    for stride, edges in zip(wiring.strides, effective_edges(wiring), strict=True):
-        a = np.zeros(wiring.size, weights.dtype)
-        b = np.zeros(wiring.size, weights.dtype)
-        for source, target in edges:
-            if source == target:
-                a[target] = weights[position]
-            else:
-                b[target] = weights[position]
-            position += 1
+    for edges in effective_edges(wiring):
         matrix = np.zeros((wiring.size, wiring.size), weights.dtype)
-        for i in range(wiring.size):
-            matrix[i, i] += a[i]
-            matrix[i ^ stride, i] += b[i]
+        for source, target in edges:
+            matrix[source, target] = weights[position]
+            position += 1
         matrices.append(matrix)
     assert position == len(weights), f"expected {position} weights, received {len(weights)}"
     return matrices

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,10 @@ from .factors import OPERATORS, factor_work
 from .layout import BATCH, Layout
 from .lowering import Affine, Lowering, Part, PartByPart, Work, has_stages, unflatten
 
-# A factor of more stages costs as much as a dense kernel of 128 for every node.
-MAX_STAGES = 7
+# A larger factor costs more than a dense kernel of this width for every node.
+MAX_BLOCK = 128
 # SUM keeps a product for every weight of a row. From radix 16 on it was slower than CONV_2D at every size measured.
-MAX_SUMMED_STAGES = 3
+MAX_SUMMED_BLOCK = 8
 # Splitting into more blocks than this makes too many operators.
 MAX_SPLIT_BLOCKS = 16
 
@@ -30,15 +31,16 @@ class Grouping(NamedTuple):
     """How one butterfly is cut into factors.
 
     Attributes:
-        counts: the number of stages in each factor, in the order of application.
+        blocks: the size R of the blocks of each factor, in the order of application. Each is a product of radices of
+            consecutive stages.
         operators: the key in `factors.OPERATORS` by which each factor is written.
     """
 
-    counts: tuple[int, ...]
+    blocks: tuple[int, ...]
     operators: tuple[str, ...]
 
     def __str__(self) -> str:
-        return ", ".join(f"{1 << count} {operator}" for count, operator in zip(self.counts, self.operators, strict=True))
+        return ", ".join(f"{block} {operator}" for block, operator in zip(self.blocks, self.operators, strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ class Fused(PartByPart):
                 yield from (cls(chosen) for chosen in zip(*(each[operators] for each in ranked), strict=False))
 
     def stack(self, wiring: Wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
-        counts, operators = self._grouping(number, wiring)
-        factors = fusion.factors(wiring, counts)
+        blocks, operators = self._grouping(number, wiring)
+        factors = fusion.factors(wiring, fusion.stage_counts(wiring, blocks))
         factor_blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), factors)
-        blocks = [ops.convert_to_numpy(block) for block in factor_blocks]
+        constants = [ops.convert_to_numpy(block) for block in factor_blocks]
         # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
         biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]
 
@@ -79,8 +81,9 @@ class Fused(PartByPart):
             entry = layouts.entry(factors)
             first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
             x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
-            for index, (operator, *constants) in enumerate(zip(operators, factors, blocks, biases, strict=True)):
-                factor, block, added = constants
+            for index, (operator, factor, block, added) in enumerate(
+                zip(operators, factors, constants, biases, strict=True)
+            ):
                 with tf.name_scope(f"factor_{index}"):
                     x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
             return unflatten(_leave(x, layout, wiring, batch), shape)
@@ -93,8 +96,8 @@ class Fused(PartByPart):
         for kept in (wiring.inputs, wiring.outputs):
             if kept != tuple(range(len(kept))):
                 total += Counter({"gathers": 1, "gathered": rows * wiring.size})
-        counts, operators = self._grouping(number, wiring)
-        factors = fusion.factors(wiring, counts)
+        blocks, operators = self._grouping(number, wiring)
+        factors = fusion.factors(wiring, fusion.stage_counts(wiring, blocks))
         layout = layouts.entry(factors)
         for factor, operator in zip(factors, operators, strict=True):
             total += factor_work(operator, factor, rows)
@@ -119,64 +122,76 @@ class Fused(PartByPart):
 
     @classmethod
     def from_dict(cls, saved: dict) -> Lowering:
-        read = [Grouping(tuple(each["counts"]), tuple(each["operators"])) for each in saved["groupings"]]
-        for counts, operators in read:
-            whole = all(isinstance(count, int) and count >= 1 for count in counts)
-            if not whole or len(counts) != len(operators) or not set(operators) <= set(OPERATORS):
+        read = [Grouping(tuple(each["blocks"]), tuple(each["operators"])) for each in saved["groupings"]]
+        for blocks, operators in read:
+            whole = all(isinstance(block, int) and block > 1 for block in blocks)
+            if not whole or len(blocks) != len(operators) or not set(operators) <= set(OPERATORS):
                 raise ValueError(f"Expected groupings into factors. Received: {saved['groupings']}")
         return super().from_dict({**saved, "groupings": tuple(read)})
 
     def _grouping(self, number: int, wiring: Wiring) -> Grouping:
         if self.groupings:
             return self.groupings[number]
-        counts = fusion.best_counts(wiring)
-        return Grouping(counts, ("conv",) * len(counts))
+        blocks = tuple(factor.radix for factor in fusion.best_factors(wiring))
+        return Grouping(blocks, ("conv",) * len(blocks))
 
 
 def groupings(wiring: Wiring) -> Iterator[Grouping]:
-    """Return every grouping into factors, the larger ones at the small strides, with every sensible choice of operators.
+    """Return every sensible grouping into factors, with every sensible choice of operators.
 
-    SUM works on values that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left
-    out, the blocks at the largest strides are smaller, so that a larger factor may be cheaper there.
+    If all radices are equal, the larger factors are those at the small strides. SUM works on values that are far apart, at
+    large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at the largest strides are
+    smaller, so that a larger factor may be cheaper there.
     """
     partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
-    for counts in _partitions(len(wiring.strides), MAX_STAGES):
-        if len(counts) < 2:  # one factor is the dense kernel
+    rising = wiring.radices if wiring.increasing else wiring.radices[::-1]
+    alike = len(set(rising)) == 1
+    for blocks in _compositions(rising, MAX_BLOCK):
+        falls = list(blocks) == sorted(blocks, reverse=True)
+        if len(blocks) < 2 or (alike and not falls):  # one factor is the dense kernel
             continue
-        for operators in _operators(counts, wiring):
-            ordered = Grouping(counts, operators) if wiring.increasing else Grouping(counts[::-1], operators[::-1])
-            yield ordered
-            if partial and "sum" not in operators and counts != counts[::-1]:
-                yield Grouping(ordered.counts[::-1], operators)
+        for operators in _operators(blocks, wiring.size):
+            yield Grouping(blocks, operators) if wiring.increasing else Grouping(blocks[::-1], operators[::-1])
+            if alike and partial and "sum" not in operators and blocks != blocks[::-1]:
+                yield Grouping(blocks[::-1] if wiring.increasing else blocks, operators)
 
 
 def _ranked_by_operators(wiring: Wiring) -> dict[tuple[str, ...], list[Grouping]]:
     """Return the groupings by the set of operators that they use, by rising multiply-adds and a charge for each factor."""
+
+    def cost(grouping: Grouping) -> int:
+        return fusion.factors_cost(wiring, fusion.stage_counts(wiring, grouping.blocks))
+
     ranked: dict[tuple[str, ...], list[Grouping]] = {}
-    for grouping in sorted(groupings(wiring), key=lambda grouping: fusion.factors_cost(wiring, grouping.counts)):
+    for grouping in sorted(groupings(wiring), key=cost):
         ranked.setdefault(tuple(sorted(set(grouping.operators))), []).append(grouping)
     return ranked
 
 
-def _operators(counts: tuple[int, ...], wiring: Wiring) -> Iterator[tuple[str, ...]]:
-    """Return the sensible operators of factors of `counts` stages, of which the first ones work on blocks of neighbours."""
-    for blocked in range(len(counts) + 1):
-        summed = counts[blocked:]
+def _operators(blocks: tuple[int, ...], size: int) -> Iterator[tuple[str, ...]]:
+    """Return the sensible operators of factors with blocks of these sizes, of which the first work on neighbours."""
+    for blocked in range(len(blocks) + 1):
+        summed = blocks[blocked:]
         # One sum of radix 4 is never slower than two of radix 2.
-        if summed and (max(summed) > MAX_SUMMED_STAGES or summed.count(1) > 1):
+        if summed and (max(summed) > MAX_SUMMED_BLOCK or summed.count(2) > 1):
             continue
-        few_blocks = blocked and wiring.size >> min(counts[:blocked]) <= MAX_SPLIT_BLOCKS
+        few_blocks = blocked and size // min(blocks[:blocked]) <= MAX_SPLIT_BLOCKS
         for operator in ("conv", "matmul", "split") if few_blocks else ("conv", "matmul") if blocked else ("",):
             yield (operator,) * blocked + ("sum",) * len(summed)
 
 
-def _partitions(total: int, largest: int) -> Iterator[tuple[int, ...]]:
-    """Return all ways to write `total` as a sum of integers up to `largest`, the larger first."""
-    if total == 0:
+def _compositions(radices: tuple[int, ...], largest: int) -> Iterator[tuple[int, ...]]:
+    """Return the sizes of the blocks for all ways to cut the stages into consecutive groups. Larger first groups come first.
+
+    A group of several stages has blocks up to `largest`. A single stage may have larger ones.
+    """
+    if not radices:
         yield ()
-    for first in range(min(total, largest), 0, -1):
-        for rest in _partitions(total - first, first):
-            yield (first, *rest)
+    for count in range(len(radices), 0, -1):
+        block = prod(radices[:count])
+        if count == 1 or block <= largest:
+            for rest in _compositions(radices[count:], largest):
+                yield (block, *rest)
 
 
 def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:

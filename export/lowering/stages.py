@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,9 @@ from keras_butterfly.structure import kernels
 from keras_butterfly.structure.wiring import Wiring
 
 from .lowering import Affine, Lowering, Part, PartByPart, Work, has_stages, plus, unflatten
+
+# The number of operators of a stage by slices grows with the radix. Above this one it is not worth a measurement.
+MAX_RADIX = 4
 
 
 @dataclass(frozen=True)
@@ -27,48 +31,61 @@ class Gather(PartByPart):
         def affine(x):
             for index, stage in enumerate(wiring.stages):
                 with tf.name_scope(f"stage_{index}"):
-                    straight = _take(x, stage.straight) * weights[stage.straight_weight]
-                    x = straight + _take(x, stage.cross) * weights[stage.cross_weight]
+                    pairs = zip(stage.sources, stage.weights, strict=True)
+                    x = reduce(tf.add, [_take(x, source) * weights[weight] for source, weight in pairs])
             return plus(x, bias)
 
         return affine
 
     def butterfly_work(self, butterfly: Butterfly, number: int, rows: int) -> Work:
-        wiring, stages = butterfly.wiring, len(butterfly.wiring.strides)
+        # Of the r values that a node takes, one mostly lies at its own place.
+        wiring, gathers = butterfly.wiring, sum(radix - 1 for radix in butterfly.wiring.radices)
         weights = 4 * 2 * wiring.effective_weights
-        return Counter({"gathers": stages, "gathered": stages * rows * wiring.size, "weights": weights})
+        return Counter({"gathers": gathers, "gathered": gathers * rows * wiring.size, "weights": weights})
 
 
 @dataclass(frozen=True)
 class Slice(PartByPart):
-    """Each stage by slices swapped by CONCATENATION, MUL and ADD, on all N nodes. XNNPACK runs all of it."""
+    """Each stage by slices rotated by CONCATENATION, MUL and ADD, on all N nodes. XNNPACK runs all of it."""
 
     kind = "slice"
 
     @classmethod
     def candidates(cls, parts: Sequence[Part]) -> Iterator[Lowering]:
-        if any(map(has_stages, parts)):
+        radices = [radix for part in parts if has_stages(part) for radix in part.wiring.radices]
+        if radices and max(radices) <= MAX_RADIX:
             yield cls()
 
     def stack(self, wiring: Wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
         gadgets = [ops.convert_to_numpy(gadget) for gadget in kernels.stage_gadgets(wiring, ops.convert_to_tensor(weights))]
-        straight = [np.stack([gadget[:, 0, 0], gadget[:, 1, 1]], axis=1).ravel() for gadget in gadgets]
-        cross = [np.stack([gadget[:, 1, 0], gadget[:, 0, 1]], axis=1).ravel() for gadget in gadgets]
+        stage_weights = [_by_rotation(gadget) for gadget in gadgets]
 
         def affine(x):
             nodes = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring, wiring.size)
-            for index, stride in enumerate(wiring.strides):
+            for index, (radix, stride, rotations) in enumerate(
+                zip(wiring.radices, wiring.strides, stage_weights, strict=True)
+            ):
                 with tf.name_scope(f"stage_{index}"):
-                    pairs = tf.reshape(nodes, (-1, wiring.size // (2 * stride), 2, stride))
-                    swapped = tf.reshape(tf.concat([pairs[:, :, 1:], pairs[:, :, :1]], axis=2), (-1, wiring.size))
-                    nodes = nodes * straight[index] + swapped * cross[index]
+                    gadgets = tf.reshape(nodes, (-1, wiring.size // (radix * stride), radix, stride))
+                    total = nodes * rotations[0]
+                    for k in range(1, radix):
+                        rotated = tf.concat([gadgets[:, :, k:], gadgets[:, :, :k]], axis=2)
+                        total += tf.reshape(rotated, (-1, wiring.size)) * rotations[k]
+                    nodes = total
             return unflatten(plus(kernels.read_outputs(nodes, wiring, wiring.size), bias), x.shape)
 
         return affine
 
     def butterfly_work(self, butterfly: Butterfly, number: int, rows: int) -> Work:
-        size, stages = butterfly.wiring.size, len(butterfly.wiring.strides)
-        return Counter({"stages": stages, "stage values": stages * rows * size, "weights": 4 * 2 * size * stages})
+        size, radices = butterfly.wiring.size, butterfly.wiring.radices
+        rotations = sum(radix - 1 for radix in radices)
+        return Counter({"stages": rotations, "stage values": rotations * rows * size, "weights": 4 * size * sum(radices)})
+
+
+def _by_rotation(gadgets: np.ndarray) -> list[np.ndarray]:
+    """Return for k = 0 .. r - 1 the weights (N,) by which each node multiplies the value k digits above its own."""
+    digits = np.arange(gadgets.shape[1])
+    return [gadgets[:, (digits + k) % len(digits), digits].ravel() for k in range(len(digits))]
 
 
 def _take(x, index: np.ndarray):

@@ -231,7 +231,8 @@ def _described(part: Part) -> str:
 
 def _wired(wiring: Wiring) -> str:
     order = "increasing" if wiring.increasing else "decreasing"
-    text = f"{len(wiring.inputs)} to {len(wiring.outputs)} of {wiring.size} nodes, {order}"
+    radices = "x".join(map(str, wiring.radices)) or "1"
+    text = f"{len(wiring.inputs)} to {len(wiring.outputs)} of {radices} nodes, {order}"
     if wiring.full:
         return text
     return f"{text}, {hashlib.sha256(repr((wiring.inputs, wiring.outputs)).encode()).hexdigest()[:12]}"

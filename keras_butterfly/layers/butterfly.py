@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ..structure import kernels
-from ..structure.wiring import Wiring
+from ..structure.wiring import Wiring, check_radix
 from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
 from .override import compute_affine, floating
@@ -21,20 +21,26 @@ _STRUCTURE = ("input_nodes", "output_nodes", "strides")
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Butterfly(keras.layers.Layer):
-    """A layer like `keras.layers.Dense` whose matrix is a product of log2 N sparse stages: `y = activation(B x + bias)`.
+    """A layer like `keras.layers.Dense` whose matrix is a product of a few sparse stages: `y = activation(B x + bias)`.
 
-    Stage t joins node i of N = 2^m nodes to the nodes i and i XOR 2^t. Each edge has its own weight:
+    With radix 2, stage t joins node i of N = 2^m nodes to the nodes i and i XOR 2^t. Each edge has its own weight:
     `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), where n is the size
-    of the input's last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1.
+    of the input's last axis. A stage of radix r applies a free r x r matrix to each group of r nodes, whose numbers differ in
+    one digit. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1.
     Every size from 1 works, and the generic rank is min(n, units), that of Dense.
 
     Weights: `effective_parameters` for the butterfly, and `units` for the bias. Only edges on a path from an input to an output
-    have a weight, at most min(2 N log2 N, 2 N log2 ell + 6 N), ell the smaller of n and units.
+    have a weight. That is at most N times the sum of the radices, 2 N log2 N for radix 2 and for radix 4, and for radix 2 at
+    most 2 N log2 ell + 6 N, ell the smaller of n and units.
     Multiply-adds per example, stage by stage: the number of weights.
 
     Args:
         units: size of the output's last axis. None (default) means n.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        radix: how many nodes a stage mixes. A power of two (default 2, the paper's butterfly): every stage has this radix, and
+            the last one what is left, 512 = 4 * 4 * 4 * 4 * 2. A sequence of integers from 2: one radix for each stage, in the
+            order of the stages. N is their product, at least max(n, units): (32, 32) for 1024, a Monarch matrix, or (28, 28)
+            for 784, without padding. "auto": two stages of about equal radices with the fewest nodes.
         truncation: which nodes the narrower side uses. "first" (default) means the first nodes, which export best. "random",
             the paper's choice, means a uniform random subset of the first max(n, units) nodes. The same sizes always get the
             same subset, unless `seed` or `truncation_seed` asks for another. A sequence lists distinct node indices below N.
@@ -69,8 +75,8 @@ class Butterfly(keras.layers.Layer):
 
     Input shape: (..., n), at least 2-D, n known. Integers are cast. Output shape: (..., units). Dtype: the compute dtype.
 
-    Precision: if the weights keep the norm, as the initial ones do, the relative error of a full butterfly in the 2-norm is at
-        most 2 (log2 N + 2) u. Here u is the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11
+    Precision: if the weights keep the norm, as the initial ones do, the relative error of a full butterfly of radix 2 in the
+        2-norm is at most 2 (log2 N + 2) u. Here u is the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11
         for float16, 2^-8 for bfloat16. Block factors are multiplied out in the dtype of the variables.
 
     Raises:
@@ -91,6 +97,7 @@ class Butterfly(keras.layers.Layer):
         activation=None,
         use_bias=True,
         *,
+        radix=2,
         truncation="first",
         transposed=False,
         order=None,
@@ -112,6 +119,7 @@ class Butterfly(keras.layers.Layer):
         self.units = None if units is None else positive_integer(units, "units")
         self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
         self.use_bias = use_bias
+        self.radix = check_radix(radix)
         self.truncation = check_truncation(truncation)
         if not isinstance(transposed, bool):
             raise ValueError(f"`transposed` must be True or False. Received: transposed={transposed!r}")
@@ -148,6 +156,7 @@ class Butterfly(keras.layers.Layer):
             truncation=self.truncation,
             transposed=self.transposed,
             order=self.order,
+            radix=self.radix,
             seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
         )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
@@ -285,7 +294,7 @@ class Butterfly(keras.layers.Layer):
         if differing:
             raise ValueError(
                 f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(differing)}. Build "
-                "the model from the saved config, or give the layer the `truncation`, `seed` and `order` it was saved with."
+                "the model from the saved config, or give the layer the `radix`, `truncation`, `seed` and `order` it was saved with."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
         expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
@@ -309,6 +318,7 @@ class Butterfly(keras.layers.Layer):
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "radix": list(self.radix) if isinstance(self.radix, tuple) else self.radix,
             "truncation": self.truncation,
             "transposed": self.transposed,
             "order": self.order,

@@ -8,6 +8,7 @@ from keras import ops
 
 from ..structure.factorization import middle_kernel
 from ..structure.matrix import Matrix
+from ..structure.wiring import check_radix
 from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
 from .butterfly import Butterfly, add_bias, check_implementation, check_lr_multiplier, get_activation, last_axis
@@ -36,6 +37,7 @@ class ButterflyDense(keras.layers.Layer):
             `keras.layers.Dense`. The kernel regularizer and constraint act on W'.
         butterfly_initializer, butterfly_regularizer, butterfly_constraint: initializer, regularizer and constraint of the
             weights of J1 and J2, as `kernel_...` of `Butterfly`. Defaults: "fjlt", None, None.
+        radix: how many nodes each stage of J1 and J2 mixes, as in `Butterfly`. Default 2.
         lr_multiplier: factor on the learning rate of the weights of J1 and J2, as in `Butterfly`. W' and the bias learn at the
             optimizer's rate.
         lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
@@ -83,6 +85,7 @@ class ButterflyDense(keras.layers.Layer):
         lr_multiplier=None,
         lora_rank=None,
         lora_alpha=None,
+        radix=2,
         truncation="random",
         implementation="auto",
         seed=None,
@@ -95,6 +98,7 @@ class ButterflyDense(keras.layers.Layer):
         self.k2 = None if k2 is None else _at_most(k2, self.units, "k2", "units")
         if truncation not in ("random", "first"):
             raise ValueError(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}')
+        self.radix = check_radix(radix)
         self.truncation = truncation
         self.activation = get_activation(activation, "`k1` and `k2` are given by name, as in k1=16, k2=16.")
         self.use_bias = use_bias
@@ -117,6 +121,7 @@ class ButterflyDense(keras.layers.Layer):
         # Without a seed the subsets of J1 and J2 still differ from each other, and every layer of the same sizes gets the same.
         first, second = self.truncation_seeds or ((0, 1) if self.seed is None else (seed1, seed2))
         butterfly = {
+            "radix": self.radix,
             "truncation": truncation,
             "kernel_initializer": butterfly_initializer,
             "kernel_regularizer": butterfly_regularizer,
@@ -353,6 +358,7 @@ class ButterflyDense(keras.layers.Layer):
             "lr_multiplier": self.lr_multiplier,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
+            "radix": list(self.radix) if isinstance(self.radix, tuple) else self.radix,
             "truncation": self.truncation,
             "implementation": self.implementation,
             "seed": self.seed,

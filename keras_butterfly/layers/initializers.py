@@ -6,6 +6,7 @@ gain, because a stage with larger weights would learn more slowly.
 """
 
 import random
+from functools import reduce
 from typing import Any
 
 import keras
@@ -61,15 +62,15 @@ class ButterflyInitializer(keras.initializers.Initializer):
     def _weights(self, wiring: Wiring, rng: np.random.Generator) -> np.ndarray:
         """Return the effective weights of one butterfly, (effective weights,), without the gain."""
         weights = [np.zeros(0)]
-        for t, (stage, stride) in enumerate(zip(wiring.stages, wiring.strides, strict=True)):
-            gadgets = self.gadgets(wiring.size // (2 * stride), stride, rng)
+        for t, stage in enumerate(wiring.stages):
+            gadgets = self.gadgets(wiring.size // (stage.radix * stage.stride), stage.radix, stage.stride, rng)
             if t == 0:
-                gadgets = gadgets * self.input_signs(wiring.size, rng).reshape(-1, 2, 1, stride)
+                gadgets = gadgets * self.input_signs(wiring.size, rng).reshape(-1, stage.radix, 1, stage.stride)
             weights.append(gadgets.reshape(-1)[stage.edges])
         return np.concatenate(weights)
 
-    def gadgets(self, blocks: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-        """Return all gadgets of one stage, (blocks, 2, 2, stride) in the order (h, i, o, l)."""
+    def gadgets(self, blocks: int, radix: int, stride: int, rng: np.random.Generator) -> np.ndarray:
+        """Return all gadgets of one stage, (blocks, radix, radix, stride) in the order (h, i, o, l)."""
         raise NotImplementedError
 
     def input_signs(self, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -80,23 +81,32 @@ class ButterflyInitializer(keras.initializers.Initializer):
         return {"seed": self.seed}
 
 
-def _broadcast(gadget: list, blocks: int, stride: int) -> np.ndarray:
-    """Return the gadgets of one stage, (blocks, 2, 2, stride), that all equal the 2 x 2 matrix `gadget`."""
-    return np.broadcast_to(np.array(gadget)[None, :, :, None], (blocks, 2, 2, stride))
+def _broadcast(gadget: np.ndarray, blocks: int, stride: int) -> np.ndarray:
+    """Return the gadgets of one stage, (blocks, r, r, stride), that all equal the r x r matrix `gadget`."""
+    return np.broadcast_to(gadget[None, :, :, None], (blocks, *gadget.shape, stride))
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class Hadamard(ButterflyInitializer):
     """An initializer that makes the butterfly the normalized Walsh-Hadamard matrix, which is symmetric and orthogonal.
 
-    Every gadget is [[1, 1], [1, -1]] / sqrt(2). If only some nodes are outputs, the map is their rows of the matrix, times
-    sqrt(N / outputs). The weights are not random, so `seed` has no effect.
+    Every gadget is the normalized Walsh-Hadamard matrix of its radix, [[1, 1], [1, -1]] / sqrt(2) for radix 2. If only some
+    nodes are outputs, the map is their rows of the matrix, times sqrt(N / outputs). The weights are not random, so `seed` has
+    no effect.
+
+    Raises:
+        ValueError: if a radix is not a power of two.
     """
 
     draws = False
 
-    def gadgets(self, blocks, stride, rng):
-        return _broadcast([[1.0, 1.0], [1.0, -1.0]], blocks, stride) / np.sqrt(2)
+    def gadgets(self, blocks, radix, stride, rng):
+        if radix & (radix - 1):
+            raise ValueError(
+                f"{type(self).__name__} expects radices that are powers of two. Received: a stage of radix {radix}. Take "
+                'kernel_initializer="orthogonal".'
+            )
+        return _broadcast(_hadamard(radix) / np.sqrt(radix), blocks, stride)
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -117,13 +127,15 @@ class FJLT(Hadamard):
 
 @keras.saving.register_keras_serializable("keras_butterfly")
 class RandomOrthogonal(ButterflyInitializer):
-    """An initializer that makes every gadget a random rotation or reflection, so that a full butterfly J is orthogonal.
+    """An initializer that makes every gadget a random orthogonal matrix, so that a full butterfly J is orthogonal.
 
-    Rotations and reflections are equally likely. Their angles are uniform in [0, 2 pi). For a truncated butterfly
-    E||Jx||^2 = ||x||^2.
+    The matrices are uniform (Haar measure). For radix 2 that means rotations and reflections, equally likely, by angles that
+    are uniform in [0, 2 pi). For a truncated butterfly E||Jx||^2 = ||x||^2.
     """
 
-    def gadgets(self, blocks, stride, rng):
+    def gadgets(self, blocks, radix, stride, rng):
+        if radix > 2:
+            return np.moveaxis(_orthogonal(blocks * stride, radix, rng).reshape(blocks, stride, radix, radix), 1, 3)
         angle = rng.uniform(0, 2 * np.pi, (blocks, stride))
         sign = rng.choice([-1.0, 1.0], (blocks, stride))
         rows = [[np.cos(angle), np.sin(angle)], [-sign * np.sin(angle), sign * np.cos(angle)]]
@@ -142,8 +154,22 @@ class Identity(ButterflyInitializer):
     def gain(self, wiring):
         return 1.0
 
-    def gadgets(self, blocks, stride, rng):
-        return _broadcast([[1.0, 0.0], [0.0, 1.0]], blocks, stride)
+    def gadgets(self, blocks, radix, stride, rng):
+        return _broadcast(np.eye(radix), blocks, stride)
+
+
+def _hadamard(size: int) -> np.ndarray:
+    """Return the Walsh-Hadamard matrix of a power of two, with entries 1 and -1 (Sylvester's construction)."""
+    return reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]])] * (size.bit_length() - 1))
+
+
+def _orthogonal(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random orthogonal matrices, uniform, (count, size, size).
+
+    Reference: Mezzadri, *How to generate random matrices from the classical compact groups*, Notices of the AMS 2007.
+    """
+    q, r = np.linalg.qr(rng.standard_normal((count, size, size)))
+    return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
 
 
 _NAMES: dict[str, type[ButterflyInitializer]] = {

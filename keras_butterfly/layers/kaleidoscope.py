@@ -1,12 +1,13 @@
 """The layer `Kaleidoscope`, whose matrix is a product of butterflies."""
 
 from functools import reduce
+from math import prod
 from typing import Any
 
 import keras
 from keras import ops
 
-from ..structure.wiring import padded_size
+from ..structure.wiring import radices_of
 from ..utils.validation import check_seed, not_built, positive_integer
 from .butterfly import Butterfly, add_bias, get_activation, last_axis
 
@@ -31,7 +32,7 @@ class Kaleidoscope(keras.layers.Layer):
         bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the optimizer's
             rate.
         seed: int or None, the seed of the initial weights.
-        kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: arguments of each butterfly,
+        radix, kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: arguments of each butterfly,
             see `Butterfly`.
         **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
 
@@ -61,6 +62,7 @@ class Kaleidoscope(keras.layers.Layer):
         bias_regularizer=None,
         bias_constraint=None,
         seed=None,
+        radix=2,
         kernel_initializer="orthogonal",
         kernel_regularizer=None,
         kernel_constraint=None,
@@ -84,6 +86,7 @@ class Kaleidoscope(keras.layers.Layer):
                 order="increasing" if index % 2 else "decreasing",
                 seed=None if self.seed is None else (self.seed + index) % 2**32,
                 name=f"{self.name}_{index}",
+                radix=radix,
                 kernel_initializer=kernel_initializer,
                 kernel_regularizer=kernel_regularizer,
                 kernel_constraint=kernel_constraint,
@@ -102,7 +105,7 @@ class Kaleidoscope(keras.layers.Layer):
         features = last_axis(self, input_shape)
         units = self.units or features
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        inner = padded_size(self.expansion * max(features, units))
+        inner = prod(radices_of(self.butterflies[0].radix, self.expansion * max(features, units)))
         for butterfly in self.butterflies:
             butterfly.units = units if butterfly is self.butterflies[-1] else inner
             butterfly.build((None, features))
@@ -156,7 +159,7 @@ class Kaleidoscope(keras.layers.Layer):
 
     def get_config(self):
         butterfly = self.butterflies[0].get_config()
-        shared = ("kernel_initializer", "kernel_regularizer", "kernel_constraint", "lr_multiplier", "implementation")
+        shared = ("radix", "kernel_initializer", "kernel_regularizer", "kernel_constraint", "lr_multiplier", "implementation")
         return {
             **super().get_config(),
             "units": self.units,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from ..structure.wiring import Wiring
+from ..structure.wiring import Wiring, padded_size
 
 # Found by experiment at widths from 64 to 2048. docs/layers.md and CONTRIBUTING.md have the figures.
 ADAPTIVE = 10.0
@@ -49,7 +49,7 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
     if fixed is not None:
         return Multipliers(fixed, fixed)
     n, ell, m = len(wiring.inputs), min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
-    spread = wiring.size / 2 ** (n - 1).bit_length()
+    spread = max(1.0, wiring.size / padded_size(n))
     return Multipliers(ADAPTIVE / (spread * stacks) ** 0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
 
 

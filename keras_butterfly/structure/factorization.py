@@ -1,5 +1,7 @@
 """Factorizations of a dense kernel: into a butterfly, into a Monarch matrix, to low rank, and to W' of J2^T W' J1."""
 
+from math import prod
+
 import numpy as np
 
 from .wiring import Wiring
@@ -91,12 +93,12 @@ def _first_cut(kernel: np.ndarray, wiring: Wiring) -> list[np.ndarray]:
     Only the rows of output nodes are filled, a group at a time. So the N x N matrix of a wide truncated butterfly is never
     formed.
     """
-    stages = len(wiring.strides)
-    if stages == 1:
-        matrix = np.zeros((1, 2, 2), kernel.dtype)
+    first, last = _halves(wiring.radices)
+    if not first:
+        matrix = np.zeros((1, wiring.size, wiring.size), kernel.dtype)
         matrix[0][np.ix_(wiring.outputs, wiring.inputs)] = kernel.T
-        return [gadget[0] for gadget in _cut(matrix)]
-    low, high = 1 << stages // 2, wiring.size >> stages // 2
+        return [gadget[0] for gadget in _cut(matrix, last)]
+    low, high = prod(first), prod(last)
     outputs = np.array(wiring.outputs)
     before = np.zeros((high, low, low), kernel.dtype)  # (j high, i low, j low)
     after = np.zeros((low, high, high), kernel.dtype)  # (i low, i high, j high)
@@ -108,24 +110,30 @@ def _first_cut(kernel: np.ndarray, wiring: Wiring) -> list[np.ndarray]:
         rows[:, list(wiring.inputs)] = kernel[:, group].T
         left, right = _rank_one(rows.reshape(len(group), high, low).transpose(1, 0, 2))
         before[:, i_low], after[i_low, outputs[group] // low] = right, left.T
-    return [gadget[0] for gadget in _join_halves([gadget[None] for gadget in _cut(before)], [g[None] for g in _cut(after)])]
+    halves = ([gadget[None] for gadget in _cut(part, radices)] for part, radices in ((before, first), (after, last)))
+    return [gadget[0] for gadget in _join_halves(*halves)]
 
 
-def _cut(matrices: np.ndarray) -> list[np.ndarray]:
+def _halves(radices: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the radices of both halves of the stages. The first half is empty if there is one stage."""
+    return radices[: len(radices) // 2], radices[len(radices) // 2 :]
+
+
+def _cut(matrices: np.ndarray, radices: tuple[int, ...]) -> list[np.ndarray]:
     """Return the gadgets of a batch of full butterflies of increasing strides, of each stage an array (batch, h, i, o, l).
 
     Args:
         matrices: (batch, outputs, inputs).
+        radices: of the stages.
     """
-    batch, size, _ = matrices.shape
-    if size == 2:
+    first, last = _halves(radices)
+    if not first:
         return [matrices.swapaxes(1, 2)[:, None, :, :, None]]
-    stages = size.bit_length() - 1
-    low, high = 1 << stages // 2, size >> stages // 2
+    batch, low, high = len(matrices), prod(first), prod(last)
     tiles = matrices.reshape(batch, high, low, high, low).transpose(0, 2, 3, 1, 4)  # (batch, i low, j high, i high, j low)
     left, right = _rank_one(tiles)
-    before = _cut(right.swapaxes(1, 2).reshape(batch * high, low, low))
-    after = _cut(left.swapaxes(2, 3).reshape(batch * low, high, high))
+    before = _cut(right.swapaxes(1, 2).reshape(batch * high, low, low), first)
+    after = _cut(left.swapaxes(2, 3).reshape(batch * low, high, high), last)
     return _join_halves(
         [gadget.reshape(batch, high, *gadget.shape[1:]) for gadget in before],
         [gadget.reshape(batch, low, *gadget.shape[1:]) for gadget in after],
@@ -141,7 +149,7 @@ def _join_halves(before: list[np.ndarray], after: list[np.ndarray]) -> list[np.n
     """
     batch = len(before[0])
     first = [gadget.reshape(batch, -1, *gadget.shape[3:]) for gadget in before]
-    last = [np.moveaxis(gadget, 1, -1) for gadget in after]  # i low gives the lowest bits of the position within a block
+    last = [np.moveaxis(gadget, 1, -1) for gadget in after]  # i low gives the lowest digits of the position within a block
     return first + [gadget.reshape(*gadget.shape[:4], -1) for gadget in last]
 
 

@@ -4,8 +4,8 @@ All compute the same linear map and are differentiable in the input and in the w
     x        (..., inputs) float tensor
     weights  (effective weights,) float tensor, in the order that `wiring` defines. Its dtype is that of x or a wider one.
              Factors and matrices are multiplied out in the dtype of the weights, then rounded to that of x.
-Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed bits of a factor at its
-input and its output, N nodes, m stages.
+Axis letters, beside those of `wiring` (h, i, o, l) and `fusion` (H, R, L): B batch, I and O the mixed digits of a factor at its
+input and its output, N nodes, m stages, r the radix of a stage.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,14 +49,16 @@ def plan_kernel(wiring: Wiring) -> Callable[[Tensor], Tensor]:
 def apply_stages(x: Tensor, wiring: Wiring, weights: Tensor) -> Tensor:
     """Compute the map stage by stage, (..., inputs) -> (..., outputs). This is the reference.
 
-    Each stage gathers two values for each effective node and multiplies them by the weights: 2 multiply-adds per effective
-    node and stage.
+    Each stage gathers r values for each effective node and multiplies them by the weights: r multiply-adds per effective node
+    and stage.
     """
     weights = _rounded(_with_zero(wiring, weights), x)
     for stage in wiring.stages:
-        straight = ops.take(x, stage.straight, axis=-1) * ops.take(weights, stage.straight_weight)
-        cross = ops.take(x, stage.cross, axis=-1) * ops.take(weights, stage.cross_weight)
-        x = straight + cross
+        terms = [
+            ops.take(x, source, axis=-1) * ops.take(weights, weight)
+            for source, weight in zip(stage.sources, stage.weights, strict=True)
+        ]
+        x = sum(terms[1:], terms[0])
     return x
 
 
@@ -123,16 +125,20 @@ def fold(wiring: Wiring, weights: Tensor) -> Tensor:
 
 
 def stage_gadgets(wiring: Wiring, weights: Tensor) -> list[Tensor]:
-    """Return the gadgets of each stage of the untruncated butterfly, as tensors (N / 2s, 2, 2, s) in (h, i, o, l) order.
+    """Return the gadgets of each stage of the untruncated butterfly, as tensors (N / (r s), r, r, s) in (h, i, o, l) order.
 
     Edges that are not effective have the weight zero.
     """
     if not wiring.strides:
         return []
     if not wiring.full:
-        weights = ops.take(_with_zero(wiring, weights), wiring.edge_index.ravel())
-    stages = ops.reshape(weights, (len(wiring.strides), 2 * wiring.size))
-    return [ops.reshape(stages[t], (wiring.size // (2 * stride), 2, 2, stride)) for t, stride in enumerate(wiring.strides)]
+        weights = ops.take(_with_zero(wiring, weights), np.concatenate(wiring.edge_index))
+    edges = [radix * wiring.size for radix in wiring.radices]
+    stages = ops.split(weights, np.cumsum(edges)[:-1].tolist()) if len(edges) > 1 else [weights]
+    return [
+        ops.reshape(stage, (wiring.size // (radix * stride), radix, radix, stride))
+        for stage, radix, stride in zip(stages, wiring.radices, wiring.strides, strict=True)
+    ]
 
 
 def _with_zero(wiring: Wiring, weights: Tensor) -> Tensor:
@@ -165,10 +171,10 @@ def read_outputs(x: Tensor, wiring: Wiring, size: int) -> Tensor:
 def _regroup(x: Tensor, factor: fusion.Factor) -> Tensor:
     """Rearrange the outputs of the previous factor, (H, L, B, O), to the inputs of `factor`, (H, L, B, I)."""
     high, low, _, out = x.shape
-    if factor.low > low:  # increasing strides: the new mixed bits are the low bits of H
+    if factor.low > low:  # increasing strides: the new mixed digits are the low digits of H
         x = ops.reshape(x, (factor.high, factor.inputs, low, -1, out))
         x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H', O, L, B, I')
-    else:  # decreasing strides: the new mixed bits are the high bits of L
+    else:  # decreasing strides: the new mixed digits are the high digits of L
         x = ops.reshape(x, (high, factor.inputs, factor.low, -1, out))
         x = ops.transpose(x, (0, 4, 2, 3, 1))  # (H, O, L', B, I')
     return ops.reshape(x, (factor.high, factor.low, -1, factor.inputs))
@@ -186,13 +192,13 @@ def _multiply_stages(gadgets: list[Tensor], low: int) -> Tensor:
         gadgets: of each stage a tensor (h, i, o, l).
         low: the smallest stride, L.
     """
-    # product[(h, a), i, o, l] maps the value i of the bits that are mixed so far to their value o. The bits a are mixed later.
+    # product[(h, a), i, o, l] maps the value i of the digits that are mixed so far to their value o. The digits a are mixed later.
     product = gadgets[0]
-    for done, gadget in enumerate(gadgets[1:], start=1):
-        rows, mixed = gadget.shape[0], 1 << done
-        product = ops.reshape(product, (rows, 2, mixed, 1, mixed, low))
-        gadget = ops.reshape(gadget, (rows, 2, 1, 2, mixed, low))
-        product = ops.reshape(product * gadget, (rows, 2 * mixed, 2 * mixed, low))
+    for gadget in gadgets[1:]:
+        rows, radix, mixed = gadget.shape[0], gadget.shape[1], product.shape[1]
+        product = ops.reshape(product, (rows, radix, mixed, 1, mixed, low))
+        gadget = ops.reshape(gadget, (rows, radix, 1, radix, mixed, low))
+        product = ops.reshape(product * gadget, (rows, radix * mixed, radix * mixed, low))
     return ops.transpose(product, (0, 3, 1, 2))
 
 

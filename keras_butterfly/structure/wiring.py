@@ -1,20 +1,27 @@
 """The graph of a butterfly in plain NumPy: which node feeds which, and which edges have a weight.
 
-A butterfly of size N = 2^m joins, in the stage of stride s = 2^t, node i to the nodes i and i XOR s. The pair of nodes
-{i, i XOR s} with its four edges is one *gadget*. A `Wiring` is such a graph together with the nodes where the
-input vector enters and the nodes where the output vector is read. An edge is *effective* if it lies on a path from
-an input to an output. Only effective edges have weights.
+A butterfly of N nodes is a product of stages. The stage of radix r and stride s mixes one digit of the nodes' numbers: it joins
+each node to the r nodes whose numbers differ from its own in that digit alone, and therefore by multiples of s. Such a group of
+r nodes with its r^2 edges is one *gadget*. The product of all radices is N. In the paper every radix is 2: the stage of stride
+s = 2^t joins node i to the nodes i and i XOR s.
+
+A `Wiring` is such a graph together with the nodes where the input vector enters and the nodes where the output vector is read.
+An edge is *effective* if it lies on a path from an input to an output. Only effective edges have weights.
 
 All weights of a butterfly form one flat vector. It holds the stages in the order of application, and the effective
 edges of a stage in the order (h, i, o, l). Edge (h, i, o, l) goes from node (h, i, l) to node (h, o, l), where the node
-(h, bit, l) has the number h * 2s + bit * s + l:
-    h  gadget block, N / (2 s) of them        i, o  the bit that the stage mixes, at its source and at its target
+(h, digit, l) has the number h * r s + digit * s + l:
+    h  gadget block, N / (r s) of them        i, o  the digit that the stage mixes, at its source and at its target
     l  position within the block, s of them
 """
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
+from math import prod
+from operator import mul
 
 import numpy as np
 
@@ -26,43 +33,45 @@ class Stage:
     """A stage is one sparse factor of a butterfly, restricted to its effective nodes.
 
     With x the values of the stage's source nodes and w the flat weight vector, the stage computes
-    `y[r] = w[straight_weight[r]] x[straight[r]] + w[cross_weight[r]] x[cross[r]]` for each target node `nodes[r]`.
+    `y[row] = sum_k w[weights[k, row]] x[sources[k, row]]` for each target node `nodes[row]`. Source k is the node whose digit is
+    that of the target plus k, modulo the radix. So source 0 is the target's own node, and with radix 2 source 1 is
+    `nodes[row] XOR stride`.
 
     If an edge is not effective, its source position is 0 and its weight position is one past the end of the weight
     vector. Code that gathers the weights appends a zero to the vector first.
 
     Attributes:
-        stride: 2^t, the distance between the two nodes of a gadget.
+        radix: number of nodes of a gadget.
+        stride: the distance between neighbouring nodes of a gadget.
         nodes: int32 (rows,), the effective target nodes.
-        straight, cross: int32 (rows,), the positions in x of the nodes `nodes[r]` and `nodes[r] XOR stride`.
-        straight_weight, cross_weight: int32 (rows,), the positions in w of the edges from these two nodes.
-        edges: int32 (effective edges,), the effective edges among the 2 N edges of the stage, in (h, i, o, l) order.
+        sources: int32 (radix, rows), positions in x.
+        weights: int32 (radix, rows), positions in w.
+        edges: int32 (effective edges,), the effective edges among the r N edges of the stage, in (h, i, o, l) order.
         offset: position of the stage's first weight in the flat vector.
     """
 
+    radix: int
     stride: int
     nodes: np.ndarray
-    straight: np.ndarray
-    cross: np.ndarray
-    straight_weight: np.ndarray
-    cross_weight: np.ndarray
+    sources: np.ndarray
+    weights: np.ndarray
     edges: np.ndarray
     offset: int
 
     @property
-    def weights(self) -> slice:
+    def span(self) -> slice:
         """Return the slice of the flat weight vector that holds the weights of this stage."""
         return slice(self.offset, self.offset + len(self.edges))
 
 
 @dataclass(frozen=True)
 class FoldStep:
-    """A step of a fold walk multiplies the weights of one stage into the matrix and doubles its columns.
+    """A step of a fold walk multiplies the weights of one stage, of radix r, into the matrix, which gets r times the columns.
 
     Attributes:
-        shape: shape of the stage's weights, (width, columns, 2) if `append`, else (width, 2, columns).
-        append: whether the bit that the stage mixes becomes the lowest bit of a column's number. If not, it becomes the
-            highest bit.
+        shape: shape of the stage's weights, (width, columns, r) if `append`, else (width, r, columns).
+        append: whether the digit that the stage mixes becomes the lowest digit of a column's number. If not, it becomes the
+            highest digit.
     """
 
     shape: tuple[int, int, int]
@@ -73,8 +82,8 @@ class FoldStep:
 class FoldWalk:
     """A fold walk is the list of steps that multiply a butterfly out to a dense matrix.
 
-    The walk starts with one row for each node of the narrower end and a single column. Each step doubles the number of
-    columns, so that after the last step there is one column for each of the N nodes at the other end.
+    The walk starts with one row for each node of the narrower end and a single column. Each step multiplies the number of
+    columns by a radix, so that after the last step there is one column for each of the N nodes at the other end.
 
     Attributes:
         from_outputs: True if the rows are the outputs and the stages are walked backwards. False if the rows are the
@@ -97,8 +106,9 @@ class Wiring:
     """A wiring is the graph of one butterfly: its nodes, the order of its stages, its input nodes and output nodes.
 
     Attributes:
-        size: number of nodes N, a power of two.
-        strides: strides of the stages in the order of application: 1, 2, ..., N/2, or N/2, ..., 2, 1.
+        size: number of nodes N.
+        strides: strides of the stages in the order of application. They either rise from 1, and each is the product of the
+            radices before, or they fall to 1. With radix 2 they are 1, 2, ..., N/2, or N/2, ..., 2, 1.
         inputs, outputs: for each entry of the input vector and of the output vector the number of its node. The numbers
             are distinct and may have any order.
 
@@ -116,11 +126,14 @@ class Wiring:
     outputs: tuple[int, ...]
 
     def __post_init__(self):
-        full = tuple(1 << t for t in range(self.size.bit_length() - 1))
-        if self.size < 1 or self.size & (self.size - 1):
-            raise ValueError(f"`size` must be a power of two. Received: size={self.size}")
-        if self.strides not in (full, full[::-1]):
-            raise ValueError(f"`strides` must be {full} or its reverse. Received: strides={self.strides}")
+        rising = (*sorted(self.strides), self.size)
+        if self.size < 1 or (rising[0] != 1) or any(high % low or high == low for low, high in pairwise(rising)):
+            raise ValueError(
+                "`strides` must rise from 1 or fall to 1, each a proper divisor of the next, the largest one of `size`. "
+                f"Received: strides={self.strides}, size={self.size}"
+            )
+        if list(self.strides) not in (sorted(self.strides), sorted(self.strides, reverse=True)):
+            raise ValueError(f"`strides` must rise from 1 or fall to 1. Received: strides={self.strides}")
         for name in ("inputs", "outputs"):
             check_nodes(getattr(self, name), self.size, name)
 
@@ -133,11 +146,12 @@ class Wiring:
         truncation: "str | Sequence[int]" = "first",
         transposed: bool = False,
         order: str | None = None,
+        radix: "int | str | Sequence[int]" = 2,
         seed: int = 0,
     ) -> "Wiring":
         """Return the wiring that maps `inputs` values to `outputs` values.
 
-        N is the next power of two of the larger count. The wider side uses the first nodes. The narrower side, `ell` wide,
+        N is the product of the radices, at least the larger count. The wider side uses the first nodes. The narrower side, `ell` wide,
         uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower side, or
         the inputs if `transposed`.
 
@@ -152,26 +166,38 @@ class Wiring:
             order: "increasing" or "decreasing", the order of the strides. None means decreasing if `transposed`, or if the
                 outputs need more nodes than the next power of two of `inputs`: there the first stages spread the inputs
                 over all nodes. In every other case None means increasing, so that neighbours mix first.
+            radix: the radices of the stages, see `radices_of`.
             seed: seed of the random subset. NumPy's legacy generator draws it, whose stream is frozen, so a seed gives the
                 same subset in every version. The default 0 makes the subset a fixed function of the two sizes.
 
         Raises:
-            ValueError: if a count is below 1 or `truncation` does not fit the counts.
+            ValueError: if a count is below 1, or `truncation` or `radix` does not fit the counts.
         """
         inputs, outputs = positive_integer(inputs, "inputs"), positive_integer(outputs, "outputs")
         widest = max(inputs, outputs)
-        size = padded_size(widest)
+        radices = radices_of(radix, widest)
+        size = prod(radices)
         kept = _kept_nodes(size, widest, min(inputs, outputs), truncation, seed)
         wide = tuple(range(widest))
-        strides = tuple(1 << t for t in range(size.bit_length() - 1))
         spreads = transposed or padded_size(inputs) < size
+        decreasing = order == "decreasing" if order else spreads
+        # The transpose of a butterfly has its radices backwards. A tuple has the order of application in any case.
+        if transposed and not isinstance(radix, Sequence):
+            radices = radices[::-1]
         truncate_inputs = inputs < outputs or (inputs == outputs and transposed)
         return cls(
             size=size,
-            strides=strides[::-1] if (order == "decreasing" if order else spreads) else strides,
+            strides=_strides(radices[::-1])[::-1] if decreasing else _strides(radices),
             inputs=kept if truncate_inputs else wide,
             outputs=wide if truncate_inputs else kept,
         )
+
+    @cached_property
+    def radices(self) -> tuple[int, ...]:
+        """Return the radices of the stages in the order of application."""
+        rising = (*sorted(self.strides), self.size)
+        radices = tuple(high // low for low, high in pairwise(rising))
+        return radices if self.increasing else radices[::-1]
 
     @property
     def increasing(self) -> bool:
@@ -197,12 +223,13 @@ class Wiring:
 
         The first and the last array have the order of `inputs` and `outputs`. The others are sorted.
         """
+        stages = list(zip(self.radices, self.strides, strict=True))
         reached = [np.isin(np.arange(self.size), self.inputs)]
-        for stride in self.strides:
-            reached.append(reached[-1] | reached[-1][self._partner(stride)])
+        for radix, stride in stages:
+            reached.append(_spread(reached[-1], radix, stride))
         needed = [np.isin(np.arange(self.size), self.outputs)]
-        for stride in reversed(self.strides):
-            needed.insert(0, needed[0] | needed[0][self._partner(stride)])
+        for radix, stride in reversed(stages):
+            needed.insert(0, _spread(needed[0], radix, stride))
         inner = [np.flatnonzero(r & n) for r, n in zip(reached[1:-1], needed[1:-1], strict=True)]
         if not self.strides:
             return (np.array(self.inputs),)
@@ -213,13 +240,12 @@ class Wiring:
         """Return the stages in the order of application."""
         stages: list[Stage] = []
         offset = 0
-        for t, stride in enumerate(self.strides):
-            stages.append(self._stage(stride, self.levels[t], self.levels[t + 1], offset))
+        for t, (radix, stride) in enumerate(zip(self.radices, self.strides, strict=True)):
+            stages.append(_stage(radix, stride, self.levels[t], self.levels[t + 1], self.size, offset))
             offset += len(stages[-1].edges)
         # Edges that are not effective point one past the end of the weight vector, whose length is known only now.
         for stage in stages:
-            for index in (stage.straight_weight, stage.cross_weight):
-                index[index < 0] = offset
+            stage.weights[stage.weights < 0] = offset
         return tuple(stages)
 
     @property
@@ -229,26 +255,29 @@ class Wiring:
 
     @property
     def weight_bound(self) -> int:
-        """Return the paper's upper bound on `effective_weights`: min(2 N log2 ell + 6 N, 2 N log2 N).
+        """Return an upper bound on `effective_weights`.
 
-        ell is the smaller of the numbers of inputs and outputs. If ell > N / 8, the untruncated count 2 N log2 N is smaller.
+        It is the number of edges, N times the sum of the radices. With radix 2 it is the paper's bound if that is smaller:
+        min(2 N log2 ell + 6 N, 2 N log2 N), ell the smaller of the numbers of inputs and outputs.
 
         Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
         """
         narrow = min(len(self.inputs), len(self.outputs))
-        untruncated = 2 * self.size * len(self.strides)
+        untruncated = self.size * sum(self.radices)
+        if set(self.radices) - {2}:
+            return untruncated
         return min(untruncated, int(2 * self.size * np.log2(narrow) + 6 * self.size))
 
     @cached_property
-    def edge_index(self) -> np.ndarray:
-        """Return the position in the flat weight vector of each edge of the untruncated butterfly, int32 (m, 2 N).
+    def edge_index(self) -> tuple[np.ndarray, ...]:
+        """Return the position in the flat weight vector of each edge of the untruncated butterfly, int32 (r N,) for each stage.
 
-        Each row is in (h, i, o, l) order. Edges that are not effective point one past the end of the vector.
+        Each array is in (h, i, o, l) order. Edges that are not effective point one past the end of the vector.
         """
-        index = np.full((len(self.strides), 2 * self.size), self.effective_weights, np.int32)
+        index = [np.full(radix * self.size, self.effective_weights, np.int32) for radix in self.radices]
         for row, stage in zip(index, self.stages, strict=True):
             row[stage.edges] = stage.offset + np.arange(len(stage.edges))
-        return index
+        return tuple(index)
 
     @cached_property
     def fold_walk(self) -> FoldWalk:
@@ -257,52 +286,113 @@ class Wiring:
         The index has about 2 ell N entries, ell the width of the narrower end.
         """
         from_outputs = len(self.outputs) <= len(self.inputs)
-        stages = list(enumerate(self.strides))
+        stages = list(zip(self.radices, self.strides, self.edge_index, strict=True))
         nodes = np.array(self.outputs if from_outputs else self.inputs)[:, None]
-        # To keep the columns in the order of their nodes, a new bit becomes the lowest one if the walk's strides shrink.
+        # To keep the columns in the order of their nodes, a new digit becomes the lowest one if the walk's strides shrink.
         append = self.increasing == from_outputs
         steps, index = [], []
-        for t, stride in reversed(stages) if from_outputs else stages:
+        for radix, stride, positions in reversed(stages) if from_outputs else stages:
             known = nodes[:, :, None] if append else nodes[:, None, :]
-            bits = np.array([0, stride])[None, :] if append else np.array([0, stride])[:, None]
-            reached = (known & ~stride) | bits
+            digits = np.arange(radix)[None, :] if append else np.arange(radix)[:, None]
+            reached = known + (digits - known // stride % radix) * stride
             source, target = (reached, known) if from_outputs else (known, reached)
             steps.append(FoldStep(reached.shape, append))
-            index.append(self.edge_index[t][_edge(source, target, stride)].ravel())
+            index.append(positions[_edge(source, target, radix, stride)].ravel())
             nodes = reached.reshape(len(nodes), -1)
         splits = np.cumsum([len(part) for part in index])[:-1].tolist()
         return FoldWalk(from_outputs, len(nodes), tuple(steps), np.concatenate(index or [[]]).astype(np.int32), splits)
 
-    def _partner(self, stride: int) -> np.ndarray:
-        """Return for each node the other node of its gadget in the stage of `stride`."""
-        return np.arange(self.size) ^ stride
 
-    def _stage(self, stride: int, sources: np.ndarray, targets: np.ndarray, offset: int) -> Stage:
-        """Return the stage from the nodes `sources` to the nodes `targets`. Weights that do not exist have the position -1."""
-        position = np.full(self.size, -1)  # of each node among the sources, -1 for the others
-        position[sources] = np.arange(len(sources))
-        straight, cross = position[targets], position[targets ^ stride]
-        straight_edge, cross_edge = _edge(targets, targets, stride), _edge(targets ^ stride, targets, stride)
-        edges = np.sort(np.concatenate([straight_edge[straight >= 0], cross_edge[cross >= 0]]))
-        straight_weight = np.where(straight >= 0, offset + np.searchsorted(edges, straight_edge), -1)
-        cross_weight = np.where(cross >= 0, offset + np.searchsorted(edges, cross_edge), -1)
-        return Stage(
-            stride=stride,
-            nodes=targets.astype(np.int32),
-            straight=np.maximum(straight, 0).astype(np.int32),
-            cross=np.maximum(cross, 0).astype(np.int32),
-            straight_weight=straight_weight.astype(np.int32),
-            cross_weight=cross_weight.astype(np.int32),
-            edges=edges.astype(np.int32),
-            offset=offset,
+def radices_of(radix: "int | str | Sequence[int]", widest: int) -> tuple[int, ...]:
+    """Return the radices of the stages of a butterfly of at least `widest` nodes, in the order of application.
+
+    Args:
+        radix: a power of two: N is the next power of two of `widest`, every stage has this radix, and the last one has what is
+            left (512 = 4 * 4 * 4 * 4 * 2). A sequence of integers from 2: one radix for each stage. "auto": see `auto_radices`.
+        widest: the larger of the numbers of inputs and outputs.
+
+    Raises:
+        ValueError: if `radix` is anything else, or the product of the sequence is below `widest`.
+    """
+    radix = check_radix(radix)
+    if radix == "auto":
+        return auto_radices(widest)
+    if isinstance(radix, int):
+        whole, left = divmod(padded_size(widest).bit_length() - 1, radix.bit_length() - 1)
+        return (radix,) * whole + ((1 << left,) if left else ())
+    if prod(radix) < widest:
+        *others, last = radix
+        nearest = [(*others, -(-widest // prod(others))), auto_radices(widest)]
+        raise ValueError(
+            f"The product of `radix` must be at least {widest}, the larger of the numbers of inputs and outputs. "
+            f"Received: radix={radix}, of product {prod(radix)}. Expected for example {' or '.join(map(str, nearest))}."
         )
+    return radix
 
 
-def _edge(sources: np.ndarray, targets: np.ndarray, stride: int) -> np.ndarray:
-    """Return the positions of the edges from `sources` to `targets` among the 2 N edges of a stage, in (h, i, o, l) order."""
-    block, low = targets // (2 * stride), targets % stride
-    i, o = sources // stride % 2, targets // stride % 2
-    return ((block * 2 + i) * 2 + o) * stride + low
+def auto_radices(widest: int) -> tuple[int, ...]:
+    """Return the radices that `radix="auto"` means: two stages of about equal radices that need the fewest nodes.
+
+    The radices are multiples of four and differ by a factor of two at most: (28, 28) for 784, (20, 32) for 640, (32, 32) for
+    1024. Blocks of this size are what an export runs fastest, and some delegates group channels by four only. Up to 16 nodes
+    a single stage is enough.
+    """
+    if widest <= 16:
+        return (widest,) if widest > 1 else ()
+    sides = range(4, 2 * int(np.sqrt(widest)) + 8, 4)
+    pairs = [(low, high) for low in sides for high in sides if low <= high <= 2 * low and low * high >= widest]
+    return min(pairs, key=lambda pair: (prod(pair), sum(pair)))
+
+
+def check_radix(radix) -> "int | str | tuple[int, ...]":
+    """Return `radix` as an integer, "auto" or a tuple. Raise ValueError unless `radices_of` takes it."""
+    expected = '`radix` must be a power of two from 2, "auto" or a sequence of integers from 2'
+    if radix == "auto":
+        return "auto"
+    if isinstance(radix, Sequence) and not isinstance(radix, str) and len(radix):
+        radices = tuple(positive_integer(each, "radix") for each in radix)
+        if min(radices) > 1:
+            return radices
+    elif isinstance(radix, numbers.Integral) and not isinstance(radix, bool) and radix > 1 and radix & (radix - 1) == 0:
+        return int(radix)
+    raise ValueError(f"{expected}. Received: radix={radix!r}")
+
+
+def _strides(radices: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides that rise from 1, each the product of the radices before."""
+    return tuple(accumulate(radices[:-1], mul, initial=1)) if radices else ()
+
+
+def _spread(nodes: np.ndarray, radix: int, stride: int) -> np.ndarray:
+    """Return which nodes share a gadget with one of `nodes`, both as masks (N,)."""
+    gadgets = nodes.reshape(-1, radix, stride)
+    return np.broadcast_to(gadgets.any(1, keepdims=True), gadgets.shape).reshape(-1)
+
+
+def _stage(radix: int, stride: int, sources: np.ndarray, targets: np.ndarray, size: int, offset: int) -> Stage:
+    """Return the stage from the nodes `sources` to the nodes `targets`. Weights that do not exist have the position -1."""
+    position = np.full(size, -1)  # of each node among the sources, -1 for the others
+    position[sources] = np.arange(len(sources))
+    digit = targets // stride % radix
+    partners = targets + ((digit + np.arange(radix)[:, None]) % radix - digit) * stride  # (radix, rows)
+    found, edge = position[partners], _edge(partners, targets, radix, stride)
+    edges = np.sort(edge[found >= 0])
+    return Stage(
+        radix=radix,
+        stride=stride,
+        nodes=targets.astype(np.int32),
+        sources=np.maximum(found, 0).astype(np.int32),
+        weights=np.where(found >= 0, offset + np.searchsorted(edges, edge), -1).astype(np.int32),
+        edges=edges.astype(np.int32),
+        offset=offset,
+    )
+
+
+def _edge(sources: np.ndarray, targets: np.ndarray, radix: int, stride: int) -> np.ndarray:
+    """Return the positions of the edges from `sources` to `targets` among the r N edges of a stage, in (h, i, o, l) order."""
+    block, low = targets // (radix * stride), targets % stride
+    i, o = sources // stride % radix, targets // stride % radix
+    return ((block * radix + i) * radix + o) * stride + low
 
 
 def padded_size(n: int) -> int:

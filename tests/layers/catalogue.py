@@ -25,6 +25,10 @@ CATALOGUE = {
     "expanded from the first": (5, Butterfly, {"units": 12, "seed": 5, "use_bias": False}),
     "expanded within a power of two": (9, Butterfly, {"units": 14, "seed": 5, "truncation": "random"}),
     "stacked": (12, Butterfly, {"units": 7, "seed": 6, "stacks": 3, "truncation": "random", "use_bias": False}),
+    "radix 4": (16, Butterfly, {"units": 13, "radix": 4, "seed": 6}),
+    "radices without padding": (12, Butterfly, {"radix": (3, 4), "seed": 6, "truncation": "random", "units": 10}),
+    "radices in block factors": (60, Butterfly, {"radix": (3, 4, 5), "seed": 6, "transposed": True, "units": 48}),
+    "automatic radices": (20, Butterfly, {"radix": "auto", "seed": 6, "stacks": 2, "units": 31}),
     "with an lr_multiplier": (16, Butterfly, {"units": 6, "seed": 6, "lr_multiplier": 0.25}),
     "keras initializer": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
     "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),
@@ -37,6 +41,8 @@ CATALOGUE = {
     "increasing strides, expanding": (5, Butterfly, {"units": 12, "order": "increasing", "seed": 5}),
     "product": (8, Kaleidoscope, {"seed": 3, "bias_initializer": "ones", "activation": "relu"}),
     "long product, expanded": (6, Kaleidoscope, {"units": 5, "width": 2, "expansion": 2, "seed": 3, "use_bias": False}),
+    "product of radix 4": (10, Kaleidoscope, {"units": 5, "radix": 4, "seed": 3}),
+    "dense, radix 4": (20, ButterflyDense, {"units": 13, "k1": 5, "radix": 4, "seed": 9}),
     "dense, orthogonal": (6, ButterflyDense, {"units": 5, "seed": 9, "butterfly_initializer": "orthogonal"}),
 }
 

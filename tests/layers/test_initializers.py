@@ -147,7 +147,7 @@ def test_orthogonal_draws_rotations_and_reflections_at_all_angles():
     wiring = Wiring.butterfly(256, 256)
     weights = draw("orthogonal", wiring, seed=0)
     gadgets = [
-        weights[stage.weights].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2)
+        weights[stage.span].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2)
         for stage in wiring.stages
     ]
     gadgets = np.concatenate(gadgets)  # 1024 of them

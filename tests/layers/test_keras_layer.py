@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras.src import testing
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank
 
 LAYERS = {
     "butterfly": (Butterfly, {"seed": 1}),
@@ -16,6 +16,9 @@ LAYERS = {
     "stacks": (Butterfly, {"units": 12, "seed": 1, "stacks": 2, "use_bias": False}),
     "dense": (ButterflyDense, {"units": 12, "activation": "relu"}),
     "dense with lora": (ButterflyDense, {"units": 12, "k1": 4, "k2": 4, "lora_rank": 2}),
+    "radix 4": (Butterfly, {"radix": 4, "seed": 1}),
+    "radices": (Butterfly, {"radix": (3, 6), "seed": 1, "activation": "relu"}),
+    "low rank": (LowRank, {"units": 12, "rank": 3}),
     "kaleidoscope": (Kaleidoscope, {"units": 12, "activation": "relu"}),
 }
 CLASSES = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])

@@ -94,8 +94,7 @@ def rank_at_random_weights(wiring):
     (weights,) = initializers.get("orthogonal")(wiring, dtype="float64", seed=0)
     weights, rows = np.append(weights, 0.0), np.eye(len(wiring.inputs))
     for stage in wiring.stages:  # in NumPy, as JAX compiles every operation for every size
-        straight, cross = rows[:, stage.straight], rows[:, stage.cross]
-        rows = straight * weights[stage.straight_weight] + cross * weights[stage.cross_weight]
+        rows = sum(rows[:, source] * weights[weight] for source, weight in zip(stage.sources, stage.weights, strict=True))
     return np.linalg.matrix_rank(rows)
 
 

@@ -39,6 +39,12 @@ WIRINGS = {
     "from the first nodes": Wiring.butterfly(3, 11),
     "unsorted outputs": Wiring.butterfly(16, 3, truncation=[9, 0, 14]),
     "unsorted inputs": Wiring.butterfly(3, 16, truncation=[9, 0, 14]),
+    "radix 4": Wiring.butterfly(16, 16, radix=4),
+    "radix 4 with a rest": random(30, 7, radix=4, seed=3),
+    "radices 2, 3, 5, transposed": Wiring.butterfly(30, 11, radix=(2, 3, 5), transposed=True),
+    "radices 4 and 6, wide": Wiring.butterfly(7, 24, radix=(4, 6)),
+    "radices 5 and 4, random nodes": random(17, 19, radix=(5, 4), seed=3),
+    "one stage": Wiring.butterfly(5, 6, radix=(7,)),
     "both ends chosen": Wiring(16, (1, 2, 4, 8), inputs=(7, 2, 12), outputs=(3, 15, 8, 1)),
 }
 
@@ -165,7 +171,7 @@ def test_block_factors_are_the_products_of_their_stages(wiring, rng):
                 expected = expected @ matrix
             blocks, found = ops.convert_to_numpy(blocks), np.zeros_like(expected)
             for high, low, i, o in np.ndindex(*blocks.shape):
-                source, target = ((high * 2**factor.count + bits) * factor.low + low for bits in (i, o))
+                source, target = ((high * factor.radix + bits) * factor.low + low for bits in (i, o))
                 found[source, target] = blocks[high, low, i, o]
             np.testing.assert_allclose(found, expected, rtol=ROUNDOFF, atol=ROUNDOFF, err_msg=f"{factor} of {counts}")
 
@@ -176,9 +182,10 @@ def test_float32_stays_float32(wiring, rng):
         assert keras.backend.standardize_dtype(apply(x, weights).dtype) == "float32", name
 
 
+@pytest.mark.parametrize("radix", [2, 4, 32, (8, 4)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_hadamard_weights_give_the_hadamard_matrix(transposed):
-    wiring = Wiring.butterfly(32, 32, transposed=transposed)
+def test_hadamard_weights_give_the_hadamard_matrix(transposed, radix):
+    wiring = Wiring.butterfly(32, 32, radix=radix, transposed=transposed)
     weights = initializers.Hadamard()(wiring, dtype="float64")[0]
     expected = scipy.linalg.hadamard(32) / np.sqrt(32)
     for name, apply in executions(wiring):

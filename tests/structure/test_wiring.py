@@ -24,11 +24,11 @@ def assert_matches_brute_force(wiring):
     assert wiring.effective_weights == sum(map(len, edges))
     # Each effective edge, and no other edge, has a position in the flat vector, in the right order.
     position = 0
-    for row, stride, expected in zip(wiring.edge_index, wiring.strides, edges, strict=True):
-        places = row.reshape(-1, 2, 2, stride)  # (h, i, o, l)
+    for row, radix, stride, expected in zip(wiring.edge_index, wiring.radices, wiring.strides, edges, strict=True):
+        places = row.reshape(-1, radix, radix, stride)  # (h, i, o, l)
         found = {}
         for h, i, o, low in np.ndindex(*places.shape):
-            source, target = (2 * h + i) * stride + low, (2 * h + o) * stride + low
+            source, target = (radix * h + i) * stride + low, (radix * h + o) * stride + low
             if places[h, i, o, low] < wiring.effective_weights:
                 found[source, target] = places[h, i, o, low]
         assert found == {edge: position + k for k, edge in enumerate(expected)}
@@ -40,6 +40,68 @@ def assert_matches_brute_force(wiring):
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 def test_effective_edges_are_those_on_a_path(inputs, outputs, truncation, choice):
     assert_matches_brute_force(Wiring.butterfly(inputs, outputs, truncation=truncation, seed=3, **choice))
+
+
+RADICES = [(16, 16, 4), (20, 32, 8), (30, 11, (2, 3, 5)), (7, 24, (4, 6)), (12, 12, (12,)), (25, 9, "auto"), (9, 40, 8)]
+
+
+@pytest.mark.parametrize("choice", [{}, {"transposed": True}, {"order": "increasing"}, {"order": "decreasing"}], ids=str)
+@pytest.mark.parametrize("truncation", ["random", "first"])
+@pytest.mark.parametrize(("inputs", "outputs", "radix"), RADICES, ids=str)
+def test_effective_edges_of_any_radix(inputs, outputs, radix, truncation, choice):
+    wiring = Wiring.butterfly(inputs, outputs, radix=radix, truncation=truncation, seed=3, **choice)
+    assert_matches_brute_force(wiring)
+    assert wiring.effective_weights <= wiring.weight_bound
+    assert wiring.transpose().effective_weights == wiring.effective_weights
+
+
+@pytest.mark.parametrize(
+    ("radix", "widest", "radices"),
+    [
+        (2, 1, ()),
+        (2, 8, (2, 2, 2)),
+        (4, 512, (4, 4, 4, 4, 2)),
+        (4, 1000, (4, 4, 4, 4, 4)),
+        (32, 8, (8,)),
+        (32, 1024, (32, 32)),
+        ((20, 32), 640, (20, 32)),
+        ([3, 512], 1500, (3, 512)),
+        ("auto", 784, (28, 28)),
+        ("auto", 640, (20, 32)),
+        ("auto", 1024, (32, 32)),
+        ("auto", 13, (13,)),
+        ("auto", 1, ()),
+    ],
+    ids=str,
+)
+def test_radices_of_a_size(radix, widest, radices):
+    assert radices_of(radix, widest) == radices
+    assert Wiring.butterfly(widest, widest, radix=radix).radices == radices
+
+
+@given(st.integers(1, 5000))
+def test_auto_radices_pad_little(widest):
+    radices = radices_of("auto", widest)
+    assert widest <= np.prod(radices, dtype=int) <= max(1.2 * widest, widest + 40)
+
+
+def test_a_transposed_butterfly_has_its_radices_backwards():
+    wiring = Wiring.butterfly(512, 512, radix=4, transposed=True)
+    assert wiring == Wiring.butterfly(512, 512, radix=4).transpose()
+    assert wiring.radices == (2, 4, 4, 4, 4)
+    # A sequence of radices has the order of the stages.
+    assert Wiring.butterfly(6, 6, radix=(2, 3), transposed=True).radices == (2, 3)
+
+
+@pytest.mark.parametrize("radix", [0, 1, -2, 3, 6, 2.0, True, None, "two", (), (2, 1), (2, 0), (2, 2.5), ("2", "2"), {}], ids=str)
+def test_bad_radix(radix):
+    with pytest.raises(ValueError, match="`radix` must be"):
+        Wiring.butterfly(8, 8, radix=radix)
+
+
+def test_radices_below_the_size_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"at least 1024.*radix=\(28, 28\), of product 784.*\(28, 37\) or \(32, 32\)"):
+        Wiring.butterfly(784, 1024, radix=(28, 28))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -278,10 +340,13 @@ def test_bad_truncation(truncation, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 3}, r"`size` must be a power of two\. Received: size=3"),
-        ({"size": 0}, r"`size` must be a power of two\. Received: size=0"),
-        ({"strides": (1, 4, 2)}, r"`strides` must be \(1, 2, 4\) or its reverse\. Received: strides=\(1, 4, 2\)"),
-        ({"strides": (1, 2)}, r"`strides` must be \(1, 2, 4\) or its reverse"),
+        ({"size": 3}, r"`strides` must rise from 1 .*\. Received: strides=\(1, 2, 4\), size=3"),
+        ({"size": 0}, r"`strides` must rise from 1 .*\. Received: strides=\(1, 2, 4\), size=0"),
+        ({"size": 4}, r"`strides` must rise from 1 .*\. Received: strides=\(1, 2, 4\), size=4"),
+        ({"strides": (1, 4, 2)}, r"`strides` must rise from 1 or fall to 1.*\. Received: strides=\(1, 4, 2\)"),
+        ({"strides": (2, 4)}, r"`strides` must rise from 1 .*\. Received: strides=\(2, 4\)"),
+        ({"strides": (1, 3)}, r"`strides` must rise from 1 .*\. Received: strides=\(1, 3\)"),
+        ({"strides": (1, 1, 2)}, r"`strides` must rise from 1 .*\. Received: strides=\(1, 1, 2\)"),
         ({"inputs": ()}, r"`inputs` must name at least one node"),
         ({"inputs": (0, 8)}, r"`inputs` must be within 0 \.\. 7\. Received indices out of range: \[8\]"),
         ({"outputs": (4, 4)}, r"`outputs` must name each node once\. Received repeated indices: \[4\]"),

@@ -57,7 +57,7 @@ def test_only_the_weights_are_rounded(precision):
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
     layer = built(Butterfly(use_bias=False, seed=0), 1024)
-    lowering = Fused((Grouping((5, 5), (operator,) * 2),), keep_float32="arithmetic")
+    lowering = Fused((Grouping((32, 32), (operator,) * 2),), keep_float32="arithmetic")
     content, batches = exported(layer, lowering, 1024, precision, rows=8)
     stored = [buffer.data for buffer in schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).buffers]
     assert 2 * 32 * 1024 <= sum(len(data) for data in stored if data is not None) < 2 * 32 * 1024 + 8192
@@ -70,7 +70,7 @@ def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
 
 def test_weights_lie_at_multiples_of_sixteen_bytes():
     layer = built(Butterfly(seed=0), 200)
-    content, _ = exported(layer, Fused((Grouping((4, 4), ("conv", "conv")),), keep_float32="arithmetic"), 200)
+    content, _ = exported(layer, Fused((Grouping((16, 16), ("conv", "conv")),), keep_float32="arithmetic"), 200)
     model, start = schema.Model.GetRootAs(content), np.frombuffer(content, np.uint8).ctypes.data
     filled = [model.Buffers(index) for index in range(model.BuffersLength()) if model.Buffers(index).DataLength()]
     assert max(buffer.DataLength() for buffer in filled) == 16 * 16 * 13  # int8 weights of 13 blocks
@@ -102,7 +102,7 @@ def test_a_layer_called_twice_shares_its_weights():
     layer = Butterfly(seed=0)
     inputs = keras.Input((256,))
     model = keras.Model(inputs, layer(layer(inputs)))
-    affine = lower(layer, Fused((Grouping((4, 4), ("conv", "conv")),), keep_float32="arithmetic"))
+    affine = lower(layer, Fused((Grouping((16, 16), ("conv", "conv")),), keep_float32="arithmetic"))
     spec, x = [tf.TensorSpec((1, 256), name="x")], np.ones((1, 256), "float32")
     content = convert(lambda value: affine(affine(value)), spec, DYNAMIC, keep_float32=True)
     assert len(content) < 2 * 4 * 1024 + 12 * 1024  # Each factor of 16 blocks of 16 x 16 is stored once in int8.

@@ -1,0 +1,178 @@
+"""The layer `LowRank`, whose matrix is a product of two thin matrices."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from ..structure.matrix import Matrix
+from ..utils.validation import not_built, positive_integer
+from .butterfly import Butterfly, add_bias, get_activation, last_axis
+from .override import compute_affine
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
+class LowRank(keras.layers.Layer):
+    """A layer like `keras.layers.Dense` whose matrix has a low rank: `y = activation(x U V + bias)`.
+
+    U is an n x rank matrix, V a rank x units matrix. It is the rival that a practitioner tries before a butterfly.
+
+    Weights: rank (n + units), and `units` for the bias. Multiply-adds per example: rank (n + units).
+
+    Args:
+        units: size of the output's last axis.
+        activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
+        rank: the number of columns of U, at most min(n, units). Required.
+        kernel_initializer: initializer of U and of V. If it scales the variance, as the default "glorot_uniform" does, both are
+            rescaled so that the layer's outputs start with the variance of a `Dense` layer's.
+        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
+            `keras.layers.Dense`. The kernel regularizer and constraint act on U and on V.
+        **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable.
+
+    Names of the weights: "kernel_in" of U, (n, rank), "kernel_out" of V, (rank, units), and "bias", (units,).
+
+    Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). Dtype: the compute dtype.
+
+    Raises:
+        ValueError: if an argument or the input shape does not fit.
+
+    Example:
+        >>> layer = LowRank(10, rank=4)
+        >>> tuple(layer(keras.ops.ones((2, 1024))).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        *,
+        rank,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = positive_integer(units, "units")
+        self.activation = get_activation(activation, "The rank is given by name, as in rank=16.")
+        self.use_bias = use_bias
+        self.rank = positive_integer(rank, "rank")
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.supports_masking = True
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.kernel_in: Any = None
+        self.kernel_out: Any = None
+        self.bias: Any = None
+
+    def build(self, input_shape):
+        features = last_axis(self, input_shape)
+        largest = min(features, self.units)
+        if self.rank > largest:
+            raise ValueError(
+                f"Layer '{self.name}' expects a rank of at most {largest}, the smaller of its {features} inputs and {self.units} "
+                f"units. Received: rank={self.rank}"
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        self.kernel_in, self.kernel_out = (
+            self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=lambda shape, dtype: self._gain(features) * self.kernel_initializer(shape, dtype=dtype),
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
+            for name, shape in (("kernel_in", (features, self.rank)), ("kernel_out", (self.rank, self.units)))
+        )
+        if self.use_bias:
+            self.bias = add_bias(self, self.units)
+
+    def call(self, inputs):
+        return self.activation(compute_affine(self, self.affine, inputs))
+
+    def affine(self, x):
+        """Return `x U V + bias`, the layer's output before the activation: (..., n) -> (..., units)."""
+        outputs = self.linear(x)
+        return outputs if self.bias is None else ops.add(outputs, self.bias)
+
+    def linear(self, x):
+        """Return `x U V`, the layer's output without bias and activation: (..., n) -> (..., units)."""
+        return ops.matmul(ops.matmul(x, self.kernel_in), self.kernel_out)
+
+    def parts(self) -> tuple:
+        """Return the maps whose product is the layer's linear map, in the order of application: U and V.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built()
+        return Matrix("in", ops.convert_to_tensor(self.kernel_in)), Matrix("out", ops.convert_to_tensor(self.kernel_out))
+
+    @property
+    def kernel(self):
+        """Return the equivalent dense matrix, (n, units), with `layer.linear(x) == x @ layer.kernel`.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built()
+        return ops.matmul(ops.convert_to_tensor(self.kernel_in), ops.convert_to_tensor(self.kernel_out))
+
+    @property
+    def effective_parameters(self) -> int:
+        """Return the number of weights of U and V, without the bias.
+
+        Raises:
+            ValueError: before the layer is built.
+        """
+        self._check_built()
+        return self.rank * (self.kernel_in.shape[0] + self.units)
+
+    quantize = Butterfly.quantize
+
+    def _check_built(self):
+        """Raise ValueError unless the layer is built."""
+        if self.kernel_in is None:
+            raise not_built(self)
+
+    def _gain(self, features: int) -> float:
+        """Return the factor on U and on V that gives the outputs the variance of a `Dense` layer's.
+
+        With fan the number by which the initializer divides the variance `scale` of its values, the entries of U V have the
+        variance rank scale^2 / (fan(n, rank) fan(rank, units)). Those of a `Dense` kernel have scale / fan(n, units).
+        """
+        initializer = self.kernel_initializer
+        if not isinstance(initializer, keras.initializers.VarianceScaling):
+            return 1.0
+        fan = {"fan_in": lambda n, m: n, "fan_out": lambda n, m: m, "fan_avg": lambda n, m: (n + m) / 2}[initializer.mode]
+        thin = fan(features, self.rank) * fan(self.rank, self.units)
+        return float((thin / (self.rank * initializer.scale * fan(features, self.units))) ** 0.25)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "rank": self.rank,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
