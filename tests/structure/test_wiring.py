@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_butterfly.structure import fusion
-from keras_butterfly.structure.wiring import Wiring, padded_size
+from keras_butterfly.structure.wiring import Wiring, padded_size, radices_of
 
 # Sizes 1, 2, 3, primes, powers of two, next to powers of two; wide and tall.
 SIZES = [
