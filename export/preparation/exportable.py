@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_butterfly.utils.keras_internals import all_layers, held_variables
-from keras_butterfly.utils.validation import not_built
+from keras_butterfly.utils.keras_internals import all_layers
+from keras_butterfly.utils.model_checks import check_finite_weights, check_model
 
 from ..tflite.quantize import Precision
 
@@ -32,33 +32,19 @@ def check_exportable(model, precision: Precision) -> None:
     Raises:
         ValueError: if it is not. The message says what to do.
     """
-    if not isinstance(model, keras.Model):
-        if any(cls.__module__.startswith(("tf_keras", "keras.src.engine")) for cls in type(model).__mro__):
-            raise ValueError(
-                "`model` must be a model of Keras 3. Received a model of tf_keras, which is Keras 2. Save it with "
-                'model.save("m.keras"), and load it with Keras 3: keras.models.load_model("m.keras").'
-            )
-        raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    check_model(model)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f'Expected Keras on the TensorFlow backend. Received: "{keras.backend.backend()}". '
             "Save the model, and load it in a process with KERAS_BACKEND=tensorflow."
         )
-    if not model.built:
-        raise not_built(model)
     size = model.count_params() * BYTES_PER_WEIGHT[precision.name]
     if size >= MAX_FILE_BYTES:
         raise ValueError(
             f"Expected a model whose .tflite file stays below 2 GiB. '{model.name}' has {model.count_params():,} weights, "
             f"{size / 2**30:.1f} GiB in this precision. Quantize it, or make it smaller with replace_dense."
         )
-    for layer in all_layers(model, include_self=False):
-        variables = held_variables(layer)
-        if any(variable.dtype != "string" and not np.all(np.isfinite(_as_numpy(variable))) for variable in variables):
-            raise ValueError(
-                f"Expected finite weights. The layer '{layer.name}' has weights that are NaN or infinite. Train the model "
-                "again, at a lower learning rate for example."
-            )
+    check_finite_weights(model)
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -209,11 +195,6 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
             f"batch_size={batch_size}. Choose a smaller batch."
         )
     return tf.TensorSpec(shape, tensor.dtype, name=name)
-
-
-def _as_numpy(variable) -> np.ndarray:
-    """Return the values of a Keras variable, cast to float32."""
-    return ops.convert_to_numpy(ops.cast(variable, "float32"))
 
 
 def _float32_config(config):

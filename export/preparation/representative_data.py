@@ -68,7 +68,7 @@ def representative_batches(
         batches = _random_batches(specs)
         return RepresentativeBatches(batches, batches, "random inputs")
     batch = specs[0].shape[0] or 1
-    x, _ = read_examples(data, MAX_BATCHES * batch)
+    x, _ = read_examples(model, data, MAX_BATCHES * batch)
     listed = flat_inputs(model, _by_model_names(x, model, specs), "`representative_data`")
     arrays = {spec.name: _cast(array, spec) for spec, array in zip(specs, listed, strict=True)}
     count = len(listed[0])

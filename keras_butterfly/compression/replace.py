@@ -12,10 +12,11 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers, held_variables
+from ..utils.model_checks import check_finite_weights, check_model
 from ..utils.model_inputs import check_data, read_examples
 from ..utils.progress import Progress
 from ..utils.recording import recorded, value_of
-from ..utils.validation import check_seed, not_built, positive_integer
+from ..utils.validation import check_seed, positive_integer
 from .cloning import clone_with
 from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense
 from .fitting import STEPS, fit
@@ -85,10 +86,11 @@ def replace_dense(
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
     """
     check_model(model)
+    check_finite_weights(model)
     factory = _LayerFactory(kind, k, stacks, seed)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
-    data = None if data is None else check_data(model, read_examples(data, MAX_ROWS)[0])
+    data = None if data is None else check_data(model, read_examples(model, data, MAX_ROWS)[0])
     selection = Selection.of(where, min_weights, candidates_of(model))
     targets, reasons = _targets(model, selection, factory)
     if not targets:
@@ -102,18 +104,6 @@ def replace_dense(
             replacements = _fit_all(model, new, targets, data, steps, bars)
     kept = reasons_to_report(model, reasons)
     return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
-
-
-def check_model(model) -> None:
-    """Check that `model` is a built Keras model.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
-        raise not_built(model)
 
 
 @dataclass(frozen=True)

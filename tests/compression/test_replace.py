@@ -499,7 +499,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_models_that_are_none():
-    with pytest.raises(ValueError, match=r"Expected a keras.Model. Received: Dense"):
+    with pytest.raises(ValueError, match=r"`model` must be a keras.Model. Received: Dense"):
         replace_dense(layers.Dense(3))
     with pytest.raises(ValueError, match="not built"):
         replace_dense(keras.Sequential([layers.Dense(3)]))
