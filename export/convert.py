@@ -209,7 +209,8 @@ class _Export:
         precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
         replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
-        with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
+        no_loops = precision.name == "int8" or self.specs[0].shape[0] is None
+        with replaced, unrolled(self.model) if no_loops else nullcontext():
             content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
         operators = check_builtin(content)

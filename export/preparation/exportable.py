@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_butterfly.compression.dense_map import why_not_dense
+from keras_butterfly.compression.selection import candidates_of
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
+from keras_butterfly.utils.validation import reason_of
 
 from ..tflite.quantize import Precision
 
@@ -42,9 +45,29 @@ def check_exportable(model, precision: Precision) -> None:
     if size >= MAX_FILE_BYTES:
         raise ValueError(
             f"Expected a model whose .tflite file stays below 2 GiB. '{model.name}' has {model.count_params():,} weights, "
-            f"{size / 2**30:.1f} GiB in this precision. Quantize it, or make it smaller with replace_dense."
+            f"{size / 2**30:.1f} GiB in this precision. {_how_to_shrink(model)}"
+        )
+    stateful = [layer.name for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if stateful:
+        raise ValueError(
+            f"Expected layers without a state between calls, which a file cannot keep. Received stateful ones: {stateful}. "
+            "Build the model with stateful=False, and give it these weights."
         )
     check_finite_weights(model)
+
+
+def _is_of_keras(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.split(".")[0] == "keras"
+
+
+def _how_to_shrink(model: keras.Model) -> str:
+    """Return advice on how a file of `model` can stay below 2 GiB."""
+    fitting = [name for name, size in BYTES_PER_WEIGHT.items() if name and model.count_params() * size < MAX_FILE_BYTES]
+    dense = sum(layer.count_params() for _, layer in candidates_of(model) if why_not_dense(layer) is None)
+    if fitting:
+        return f'Give quantize="{fitting[0]}".'
+    small_enough = (model.count_params() - dense) * BYTES_PER_WEIGHT["int8"] < MAX_FILE_BYTES
+    return "Make it smaller with replace_dense." if small_enough else "Divide it into several models."
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -59,14 +82,18 @@ def in_float32(model: keras.Model) -> keras.Model:
     try:
         config = keras.saving.serialize_keras_object(model)
         config.pop("compile_config", None)  # An export needs no loss, and Keras may not find the user's.
-        copy = keras.saving.deserialize_keras_object(_float32_config(config))
+        # The classes of the model itself need not be registered.
+        classes = {type(layer).__name__: type(layer) for layer in all_layers(model) if not _is_of_keras(layer)}
+        copy = keras.saving.deserialize_keras_object(_float32_config(config), custom_objects=classes)
         if not copy.built:
             copy.build_from_config(model.get_build_config())
         pairs = list(zip(copy.variables, model.variables, strict=True))
     except Exception as error:  # The config of a user's class may raise any exception.
+        functions = [layer.name for layer in all_layers(model) if type(layer) is keras.layers.Lambda]
+        reason = f"Keras copies no Lambda layers, such as '{functions[0]}'" if functions else reason_of(error)
         raise ValueError(
             "Expected a model in float32, or one that Keras can copy from its config. "
-            f"The layers {other[:3]} compute in another precision, and the copy failed: {error}. "
+            f"The layers {other[:3]} compute in another precision, and the copy failed: {reason}. "
             'Build the model with the dtype policy "float32", and give it these weights.'
         ) from error
     for new, old in pairs:
@@ -106,7 +133,21 @@ def input_specs(model: keras.Model, batch_size: int | None) -> list[tf.TensorSpe
     Raises:
         ValueError: if an input is text, is too large, or has an unknown size in another axis than the batch.
     """
-    return [_spec(tensor, name, batch_size) for tensor, name in zip(model.inputs, input_names(model.inputs), strict=True)]
+    names = input_names(model.inputs)
+    if any(isinstance(layer, keras.layers.RNN) for layer in all_layers(model)):
+        advice = "Build the model for sequences of one length: keras.Input((steps, features)), and pad or cut them."
+    else:
+        advice = (
+            'Build the model with a keras.Input of fixed shape. Or call model.export(path, format="litert"), which keeps the '
+            "axis open and leaves out the planning, the comparison and the measurement."
+        )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                f"Expected the input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
+                f"{advice} The weights fit: new.set_weights(model.get_weights())."
+            )
+    return [_spec(tensor, name, batch_size) for tensor, name in zip(model.inputs, names, strict=True)]
 
 
 def input_names(tensors) -> tuple[str, ...]:
@@ -152,7 +193,10 @@ def _as_compared(name: str) -> str:
 
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
-    """While active, the recurrent layers of `model` are unrolled, because TensorFlow cannot calibrate a loop for int8."""
+    """While active, the recurrent layers of `model` are unrolled.
+
+    TensorFlow cannot calibrate a loop for int8, and TFLite has no loop whose batch is open.
+    """
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and not layer.unroll]
     for layer in layers:
         layer.unroll = True
@@ -182,12 +226,6 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
             "Export the part of the model after its text is turned into numbers."
         )
     shape = (batch_size, *tensor.shape[1:])
-    if None in shape[1:]:
-        raise ValueError(
-            f"Expected the input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
-            'Build the model with a keras.Input of fixed shape. Or call model.export(path, format="litert"), which keeps the '
-            "axis open and leaves out the planning, the comparison and the measurement."
-        )
     size = int(np.prod([axis or 1 for axis in shape])) * tf.as_dtype(tensor.dtype).size
     if size >= MAX_FILE_BYTES:
         raise ValueError(

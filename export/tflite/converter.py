@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.utils.quiet import SharedContext, quiet_tensorflow
+from keras_butterfly.utils.validation import reason_of
 
 from .mixed_precision import with_float32_layers
 from .operators import check_ranges
@@ -80,9 +81,7 @@ def _run(step: Callable[..., bytes], *arguments) -> bytes:
         if "bad_alloc" in str(error):
             raise ValueError(_OUT_OF_MEMORY) from error
         # The converter raises several private types. For all of them the operators at which it stopped matter most.
-        raise ValueError(
-            f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
-        ) from error
+        raise ValueError(f"Expected layers that TFLite's built-in operators can express. {_complaint(error)}") from error
 
 
 @contextmanager
@@ -110,8 +109,9 @@ _QUIET = SharedContext(_silent)
 
 
 def _complaint(error: Exception) -> str:
-    """Return a sentence with the operators that the converter's error names. If it names none, quote its first line."""
+    """Return the operators that the converter's error names, with advice. If it names none, quote the first line."""
     named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
     if named:
-        return f"There is none for: {', '.join(named)}."
-    return f"The converter says: {str(error).splitlines()[0]}"
+        return f"There is none for: {', '.join(named)}. Replace the layers concerned."
+    advice = " Replace the layers concerned." if "'tf." in str(error) else ""
+    return f"The converter says: {reason_of(error)}.{advice}"

@@ -9,7 +9,7 @@ from ..layers.butterfly import Butterfly
 from ..utils.keras_internals import all_layers, learning_rate_or_schedule
 from ..utils.labels import check_against_loss, label_arrays, validation_arrays
 from ..utils.model_checks import check_model
-from ..utils.model_inputs import check_data, is_stream
+from ..utils.model_inputs import check_data, first_outputs, is_stream
 from ..utils.model_walk import named_layers
 from ..utils.validation import positive_integer
 
@@ -127,7 +127,7 @@ def _build(model: keras.Model, x) -> None:
 
 
 def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
-    """Return the arguments `x`, `y` and `fit` of `two_phase_fit` with arrays in place of lists. Streams are returned as they are.
+    """Return the arguments `x`, `y` and `fit` of `two_phase_fit` with arrays in place of lists, and streams as they are.
 
     Raises:
         ValueError: if arrays do not fit the model or the loss, or are not finite.
@@ -135,8 +135,16 @@ def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
     if is_stream(x):
         return x, y, fit
     x = check_data(model, x, "`x`")
-    first = keras.tree.map_structure(lambda array: array[:1], x)
-    shapes = [tuple(output.shape) for output in keras.tree.flatten(model(first, training=False))]
+    if (
+        y is None
+        and loss is not None
+        and type(model).fit is keras.Model.fit
+        and type(model).train_step is keras.Model.train_step
+    ):
+        raise ValueError(
+            "Expected `y` for the loss. Received: y=None. If the outputs are to be the inputs, give these as `y` too."
+        )
+    shapes = [output.shape for output in first_outputs(model, x, 1)]
     if y is not None:
         y = label_arrays(y, len(keras.tree.flatten(x)[0]), len(shapes), "`y`")
         check_against_loss(y, loss, shapes)

@@ -12,7 +12,7 @@ from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers
 from ..utils.labels import check_against_loss, label_arrays, validation_arrays
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, read_examples
+from ..utils.model_inputs import check_data, first_outputs, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
 from ..utils.recording import recorded
@@ -314,11 +314,7 @@ def _compare_outputs(student, teacher, x) -> tuple[list[bool], list[tuple]]:
     Raises:
         ValueError: if the outputs of the models differ in shape.
     """
-    few = keras.tree.map_structure(lambda array: array[:8], x)
-    student_outputs, teacher_outputs = (
-        [ops.convert_to_numpy(output) for output in keras.tree.flatten(model(few, training=False))]
-        for model in (student, teacher)
-    )
+    student_outputs, teacher_outputs = (first_outputs(model, x, 8) for model in (student, teacher))
     shapes = [[output.shape for output in outputs] for outputs in (student_outputs, teacher_outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")

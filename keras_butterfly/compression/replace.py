@@ -13,7 +13,7 @@ from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers, held_variables
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, read_examples
+from ..utils.model_inputs import check_data, read_examples, run_model
 from ..utils.progress import Progress
 from ..utils.recording import recorded, value_of
 from ..utils.validation import check_seed, positive_integer
@@ -94,8 +94,11 @@ def replace_dense(
     selection = Selection.of(where, min_weights, candidates_of(model))
     targets, reasons = _targets(model, selection, factory)
     if not targets:
-        received = f"where={where!r}" + (f", min_weights={min_weights}" if min_weights is not None else "")
-        raise ValueError(f"Expected a layer to replace. Found none for {received}: {summarize(reasons)}.")
+        given = {"where": where, "min_weights": min_weights}
+        received = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        raise ValueError(
+            f"Expected a layer to replace. Found none{' for ' if received else ''}{received}: {summarize(reasons)}."
+        )
     new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
     with Progress(progress) as bars:
         if initialize == "fresh":
@@ -324,7 +327,7 @@ def _layer_inputs(
         for start in bars.each(starts, description):
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
             with recorded(strides) as calls:
-                model(batch, training=False)
+                run_model(model, batch)
             for key, layer_calls in calls.items():
                 inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
                 if len(inputs) == len(layer_calls):

@@ -1,6 +1,7 @@
 """Checks of labels: of classes, which are one integer for each example, and of any labels for a loss."""
 
 from math import prod
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,6 +56,7 @@ def label_arrays(labels, examples: int, outputs: int, name: str = "the labels"):
     Raises:
         ValueError: if there are not as many labels as examples, or they are no finite numbers.
     """
+    arrays: Any
     if isinstance(labels, dict):
         arrays = {key: as_array(value, name) for key, value in labels.items()}
     elif isinstance(labels, list | tuple) and (outputs > 1 or (len(labels) == 1 and np.shape(labels[0])[:1] == (examples,))):

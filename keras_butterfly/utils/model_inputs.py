@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from .keras_internals import all_layers, calls_in_graph
-from .validation import check_finite
+from .validation import check_finite, reason_of
 
 # A stream that goes on for more than this is taken for an endless one.
 MAX_EXAMPLES, MAX_BYTES = 2**22, 2**32
@@ -53,10 +53,40 @@ def flat_inputs(model: keras.Model, data, name: str = "the data") -> list[np.nda
     if len({len(array) for array in arrays}) != 1 or not len(arrays[0]):
         counts = {input_name: len(array) for input_name, array in zip(names, arrays, strict=True)}
         raise ValueError(f"Expected at least one example, and as many for every input, in {name}. Received: {counts}")
-    for input_name, array in zip(names, arrays, strict=True):
-        check_finite(array, name if len(arrays) == 1 else f"{name} for the input '{input_name}'")
+    dtypes = [tensor.dtype for tensor in inputs] or [None] * len(arrays)
+    for input_name, dtype, array in zip(names, dtypes, arrays, strict=True):
+        described = name if len(arrays) == 1 else f"{name} for the input '{input_name}'"
+        if dtype != "string":
+            check_finite(array, described)
+        elif array.dtype.kind not in "SUOT":
+            raise ValueError(f"Expected text in {described}. Received: {array.dtype}")
     _check_ids(model, dict(zip(names, arrays, strict=True)))
     return arrays
+
+
+def run_model(model: keras.Model, x):
+    """Return the outputs of `model` on `x`, in inference.
+
+    Raises:
+        ValueError: if the model cannot run on them. The message quotes the first line of what Keras says.
+    """
+    try:
+        return model(x, training=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # Layers of a user's class, and the backends, raise errors of many types.
+        raise ValueError(f"Expected data on which the model '{model.name}' runs. Keras says: {reason_of(error)}.") from error
+
+
+def first_outputs(model: keras.Model, x, most: int) -> list[np.ndarray]:
+    """Return the outputs of `model` on the first `most` examples of `x`, or on one batch if its size is fixed.
+
+    Raises:
+        ValueError: as `run_model`.
+    """
+    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
+    outputs = run_model(model, keras.tree.map_structure(lambda array: array[: fixed or most], x))
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
 def pack_inputs(model: keras.Model, values):
@@ -131,8 +161,8 @@ def as_array(data, name: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = "of lists of unequal lengths. Pad them" if "inhomogeneous" in str(error) else "that NumPy cannot convert"
         raise ValueError(f"Expected an array in {name}. Received: a {type(data).__name__} {reason}.") from error
-    if array.dtype == object and not isinstance(data, list | tuple | np.ndarray):
-        raise ValueError(f"Expected an array of numbers in {name}. Received: a {type(data).__name__}.")
+    if array.dtype == object and not array.ndim:
+        raise ValueError(f"Expected an array in {name}. Received: a {type(data).__name__}.")
     return array
 
 
@@ -215,14 +245,15 @@ def _check_batch(model: keras.Model, leaves: list[np.ndarray]) -> None:
     if any(leaf.ndim == 0 for leaf in leaves) or sorted(leaf.ndim for leaf in leaves) == axes:
         raise ValueError(
             "Expected batches of examples in the dataset. Received single examples, of the shapes "
-            f"{[leaf.shape for leaf in leaves]}. Call dataset.batch(32), or give a generator's arrays a batch axis: array[None]."
+            f"{[leaf.shape for leaf in leaves]}. Call dataset.batch(32), or give the arrays of a generator a batch axis: "
+            "array[None]."
         )
 
 
 def _no_end() -> ValueError:
     return ValueError(
-        "Expected a dataset that ends. Received an endless one, or one that is too large to keep. Limit it: dataset.take(number "
-        "of batches), or itertools.islice(generator, number of batches)."
+        "Expected a dataset that ends. Received an endless one, or one that is too large to keep. Limit it: "
+        "dataset.take(number of batches), or itertools.islice(generator, number of batches)."
     )
 
 

@@ -214,6 +214,8 @@ def test_saved_and_loaded(x, tmp_path):
         (lambda x: two_phase_fit("model", x, x, epochs=(1, 1)), "`model` must be a keras.Model. Received: str"),
         (lambda x: two_phase_fit(classifier(), x * np.nan, x, epochs=(1, 1)), "Expected finite numbers in `x`"),
         (lambda x: two_phase_fit(classifier(), x[:, 1:], x, epochs=(1, 1)), "Expected `x` of the shapes"),
+        (lambda x: two_phase_fit(classifier(), x, epochs=(1, 1)), "Expected `y` for the loss. Received: y=None"),
+        (lambda x: two_phase_fit(built(), x[:, 1:], epochs=(1, 1)), "on which the model '.*' runs. Keras says: Input 0 .*63"),
         (lambda x: two_phase_fit(classifier(), x, x[1:], epochs=(1, 1)), "as many labels as examples, 96, in `y`"),
         (lambda x: two_phase_fit(classifier(), x, x * np.nan, epochs=(1, 1)), "Expected finite numbers in `y`"),
         (lambda x: two_phase_fit(classifier(), x, [7] * 96, epochs=(1, 1), loss=SPARSE), "Expected labels within 0 .. 3"),
@@ -231,6 +233,12 @@ def test_bad_input(x, make, message):
 def compiled():
     model = ButterflyAutoencoder(2, seed=0)
     model.compile("adam", "mse")
+    return model
+
+
+def built():
+    model = ButterflyAutoencoder(2, seed=0)
+    model.build((None, N))
     return model
 
 

@@ -182,7 +182,10 @@ def test_layers_are_matched_by_path():
         ({"teacher": keras.Sequential([keras.Input((32,)), layers.Dense(4)])}, "Expected outputs of the same shapes"),
         ({"x": np.ones((4, 31))}, "Expected the data of the shapes"),
         ({"x": np.full((4, 32), np.nan)}, "Expected finite numbers"),
-        ({"y": np.zeros(3)}, r"Expected as many labels as examples, 4, in the labels. Received labels of the shapes \[\(3,\)\]"),
+        (
+            {"y": np.zeros(3)},
+            r"as many labels as examples, 4, in the labels. Received labels of the shapes \[\(3,\)\]",
+        ),
         ({"y": np.full(4, 0.5)}, "Expected `loss` for these labels"),
         ({"hint": 1.0}, "Expected such butterfly layers. Found none"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
@@ -223,7 +226,7 @@ def test_a_label_for_each_position_of_a_sequence():
     x = np.ones((4, 6, 32))
     history = distill(*models, x, np.zeros((4, 6), int), loss="sparse_categorical_crossentropy", epochs=1, **QUIET)
     assert np.isfinite(history.history["loss"]).all()
-    with pytest.raises(ValueError, match="Expected labels within 0 .. 4"):
+    with pytest.raises(ValueError, match=r"Expected labels within 0 .. 4"):
         distill(*models, x, np.full((4, 6), 5), loss="sparse_categorical_crossentropy", epochs=1, **QUIET)
 
 

@@ -202,13 +202,78 @@ def unknown_length():
     return keras.Model(inputs, Butterfly()(inputs))
 
 
+def recurrent(steps, **settings):
+    inputs = keras.Input(batch_shape=(1 if settings else None, steps, 8))
+    return keras.Model(inputs, Butterfly(4)(layers.LSTM(8, name="lstm", **settings)(inputs)))
+
+
+@pytest.mark.parametrize("quantize", [None, "dynamic", "int8"])
+def test_recurrent_layers_with_an_open_batch(quantize, rng):
+    model, x = recurrent(5), rng.standard_normal((64, 5, 8)).astype("float32")
+    exported = export.to_tflite(model, quantize=quantize, batch_size=None, representative_data=x, effort="estimate")
+    assert exported.predict(x).shape == (64, 4)
+
+
+class Twice(layers.Layer):
+    """A layer of a class that is not registered."""
+
+    def call(self, x):
+        return 2 * x
+
+
+class Broken(Twice):
+    @classmethod
+    def from_config(cls, config):
+        raise TypeError("no config fits")
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (lambda policy: layers.Lambda(lambda x: 2 * x, dtype=policy), "Keras copies no Lambda layers, such as 'lambda.*'"),
+        (lambda policy: Broken(dtype=policy), "no config fits"),
+    ],
+)
+def test_layers_that_cannot_be_copied_to_float32_give_one_line(layer, reason):
+    with pytest.raises(ValueError, match=f"and the copy failed: .*({reason})") as caught:
+        export.to_tflite(sequential(layers.Dense(4, dtype="mixed_float16"), layer("mixed_float16")))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_layers_of_classes_that_are_not_registered_are_copied_to_float32():
+    exported = export.to_tflite(sequential(layers.Dense(4, dtype="mixed_float16"), Twice(dtype="mixed_float16")))
+    assert exported.original_parity.relative_error < 0.01
+
+
+@pytest.mark.parametrize(
+    ("weights", "dense", "quantize", "advice"),
+    [
+        (3 * 2**28, 0, None, 'Give quantize="float16".'),
+        (2**31, 2**31 - 5, None, "Make it smaller with replace_dense."),
+        (2**31, 0, "int8", "Divide it into several models."),
+    ],
+)
+def test_a_model_beyond_2_gib_is_told_what_helps(weights, dense, quantize, advice, monkeypatch):
+    model = sequential(layers.Dense(4, name="wide"))
+    counts = {id(model): weights, id(model.layers[0]): dense}
+    monkeypatch.setattr(keras.layers.Layer, "count_params", lambda layer: counts[id(layer)])
+    with pytest.raises(ValueError, match=f"stays below 2 GiB. .* {advice}"):
+        export.to_tflite(model, quantize=quantize, representative_data=np.zeros((4, 16)))
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
         (lambda: "model.keras", {}, r"must be a keras\.Model. Received: str"),
         (lambda: Butterfly(3), {}, r"must be a keras\.Model. Received: Butterfly"),
         (lambda: keras.Sequential([Butterfly(3)]), {}, "is not built"),
-        (unknown_length, {}, r"known shape but for the batch. Received: \(None, None, 8\)"),
+        (unknown_length, {}, r"known shape but for the batch. Received: \(None, None, 8\).* Or call model.export"),
+        (
+            lambda: recurrent(None),
+            {},
+            r"one length: keras.Input\(\(steps, features\)\), and pad or cut them. The weights fit",
+        ),
+        (lambda: recurrent(5, stateful=True), {}, r"without a state between calls, .* stateful ones: \['lstm'\]"),
         (lambda: sequential(Butterfly()), {"lowering": "fastest"}, "`lowering` must be one of"),
         (lambda: sequential(Butterfly()), {"batch_size": 0}, "`batch_size` must be a positive integer"),
         (lambda: sequential(Butterfly()), {"tolerance": -1}, "`tolerance` must be a positive number"),
