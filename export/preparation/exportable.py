@@ -3,7 +3,7 @@
 import inspect
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -13,10 +13,12 @@ from keras import ops
 
 from keras_butterfly.compression.dense_map import why_not_dense
 from keras_butterfly.compression.selection import candidates_of
-from keras_butterfly.utils.keras_internals import all_layers
+from keras_butterfly.utils.keras_internals import all_layers, calls_in_graph
+from keras_butterfly.utils.labels import loss_name
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
 from keras_butterfly.utils.validation import reason_of
 
+from ..tflite.parity import Decision
 from ..tflite.quantize import Precision
 
 # The offsets in a flatbuffer are signed integers of 32 bits.
@@ -207,11 +209,47 @@ def unrolled(model: keras.Model) -> Iterator[None]:
             layer.unroll = False
 
 
-def gives_classes(model: keras.Model) -> bool:
-    """Return whether the model is compiled with a categorical cross-entropy, so that its outputs are scores of classes."""
+def decisions(model: keras.Model, names: Sequence[str]) -> list[Decision | None]:
+    """Return for each output how it decides about a class, by the loss that the model is compiled with or its last activation.
+
+    Args:
+        model: the model.
+        names: the names of the outputs in the signature, as `output_names` returns them.
+    """
+    tensors = list(getattr(model, "outputs", None) or [None] * len(names))
+    return [_decision(model, *pair) for pair in zip(tensors, _losses(model, names), strict=True)]
+
+
+def _losses(model: keras.Model, names: Sequence[str]) -> list:
+    """Return the loss that the model is compiled with for each output, None if there is none."""
     loss = getattr(model, "loss", None) if model.compiled else None
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
-    return "categorical_crossentropy" in str(name)
+    if isinstance(loss, dict):
+        if len(loss) == len(names) == 1:
+            return list(loss.values())
+        of_keras = getattr(model, "output_names", None) or names
+        return [loss.get(name, loss.get(keras_name)) for name, keras_name in zip(names, of_keras, strict=True)]
+    if isinstance(loss, list | tuple):
+        return list(loss) if len(loss) == len(names) else [None] * len(names)
+    return [loss] * len(names)
+
+
+def _decision(model: keras.Model, tensor, loss) -> Decision | None:
+    """Return how one output decides about a class, or None if that is not known."""
+    name = loss_name(loss)
+    if "categorical_crossentropy" in name:
+        return "largest"
+    if name == "binary_crossentropy" and getattr(loss, "from_logits", False):
+        return "positive"
+    return "half" if name == "binary_crossentropy" or (not name and _is_sigmoid(model, tensor)) else None
+
+
+def _is_sigmoid(model: keras.Model, tensor) -> bool:
+    """Return whether an output of a Sequential or functional model comes from a layer with the activation sigmoid."""
+    return any(
+        getattr(layer, "activation", None) is keras.activations.sigmoid
+        and any(output is tensor for node in calls_in_graph(layer) for output in node.output_tensors)
+        for layer in getattr(model, "layers", ())
+    )
 
 
 def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:

@@ -11,9 +11,12 @@ from ..utils.labels import check_against_loss, label_arrays, validation_arrays
 from ..utils.model_checks import check_model
 from ..utils.model_inputs import check_data, first_outputs, is_stream
 from ..utils.model_walk import named_layers
+from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.validation import positive_integer
 
 
+@warnings_not_raised()
+@quiet_tensorflow()
 def two_phase_fit(
     model: keras.Model,
     x,

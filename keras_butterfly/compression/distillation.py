@@ -15,6 +15,7 @@ from ..utils.model_checks import check_finite_weights, check_model
 from ..utils.model_inputs import check_data, first_outputs, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
+from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
 from ..utils.validation import positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, state_of
@@ -92,6 +93,8 @@ class Distiller(keras.Model):
         return self.temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
 
 
+@warnings_not_raised()
+@quiet_tensorflow()
 def distill(
     student: keras.Model,
     teacher: keras.Model,

@@ -15,6 +15,7 @@ from ..utils.keras_internals import all_layers, held_variables
 from ..utils.model_checks import check_finite_weights, check_model
 from ..utils.model_inputs import check_data, read_examples, run_model
 from ..utils.progress import Progress
+from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
 from ..utils.validation import check_seed, positive_integer
 from .cloning import clone_with
@@ -30,6 +31,7 @@ MAX_ROWS = 8192
 BATCH = 64
 
 
+@warnings_not_raised()
 def replace_dense(
     model: keras.Model,
     *,

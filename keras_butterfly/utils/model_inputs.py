@@ -287,8 +287,7 @@ def _leaves(model: keras.Model, data, name: str) -> list:
         return [data[tensor.name] for tensor in inputs]
     if len(inputs) == 1 and not isinstance(data, Mapping):
         return [_single(inputs[0], data, name)]
-    found: dict[int, Any] = {}
-    _match(structure, data, name, list(by_name), found)
+    found = {id(tensor): part for tensor, part in match_inputs(structure, data, name, list(by_name))}
     return [found[id(tensor)] for tensor in inputs]
 
 
@@ -299,8 +298,18 @@ def _single(tensor, data, name: str):
     return data
 
 
-def _match(structure, data, name: str, names: list[str], found: dict[int, Any]) -> None:
-    """Add to `found`, for each tensor of `structure`, the part of `data` at the same place. The key is the tensor's id."""
+def match_inputs(structure, data, name: str, names: list[str]) -> list[tuple[Any, Any]]:
+    """Return pairs of a part of `structure` and the part of `data` at the same place.
+
+    Args:
+        structure: what stands for an input, in the nested dicts and lists in which a model takes its inputs.
+        data: the data in the same structure.
+        name: name of the data in error messages.
+        names: names of the inputs, for error messages.
+
+    Raises:
+        ValueError: if the data have another structure.
+    """
     if isinstance(structure, Mapping):
         if not isinstance(data, Mapping) or set(data) != set(structure):
             guess = "" if isinstance(data, Mapping) else ", whose order would be a guess"
@@ -317,10 +326,8 @@ def _match(structure, data, name: str, names: list[str], found: dict[int, Any]) 
     elif isinstance(data, Mapping):
         raise ValueError(f"Expected {name} as an array, or a dict of {names}. Received: {_described(data)}")
     else:
-        found[id(structure)] = data
-        return
-    for inner, part in pairs:
-        _match(inner, part, name, names, found)
+        return [(structure, data)]
+    return [pair for inner, part in pairs for pair in match_inputs(inner, part, name, names)]
 
 
 def _described(data) -> str:

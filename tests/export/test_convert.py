@@ -74,6 +74,32 @@ def test_predict_takes_inputs_by_order_or_name_and_gives_outputs_in_order(rng):
         np.testing.assert_allclose(total, expected["total"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("structure", "forms"),
+    [
+        (lambda a, b: {"b_small": a, "a_large": b}, [lambda a, b: {"b_small": a, "a_large": b}, lambda a, b: {"a": a, "b": b}]),
+        (lambda a, b: {"pair": [a, b]}, [lambda a, b: {"pair": [a, b]}, lambda a, b: {"pair": (a, b)}]),
+        (lambda a, b: [[a, b]], [lambda a, b: [[a, b]], lambda a, b: [a, b]]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_predict_takes_what_keras_takes(structure, forms, rng):
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    exported = export.to_tflite(keras.Model(structure(a, b), layers.Subtract()([a, b])), effort="estimate")
+    x = [rng.standard_normal((3, 8)).astype("float32") for _ in range(2)]
+    for form in forms:
+        np.testing.assert_allclose(exported.predict(form(*x)), x[0] - x[1], rtol=1e-6)
+    with pytest.raises(ValueError, match="Expected the inputs as a"):
+        exported.predict({"c": x[0], "d": x[1]})
+
+
+def test_predict_takes_the_name_that_keras_gave_to_an_input(rng):
+    model, x = sequential(layers.Dense(3)), rng.standard_normal((3, 16)).astype("float32")
+    exported = export.to_tflite(model, effort="estimate")
+    assert exported.input_names == ("input_0",)
+    np.testing.assert_array_equal(exported.predict({model.inputs[0].name: x}), exported.predict(x))
+
+
 def test_predict_refuses_what_does_not_fit():
     exported = export.to_tflite(sequential(Butterfly()))
     with pytest.raises(ValueError, match="at least one example"):
@@ -394,3 +420,31 @@ def test_layers_of_integers_are_no_matter_of_precision():
     halved = layers.Lambda(lambda x: x // 2, dtype="int32")(inputs)
     exported = export.to_tflite(keras.Model(inputs, layers.Embedding(5, 4)(halved)))
     assert exported.parity.relative_error <= 1e-6
+
+
+def test_the_first_wrong_layer_is_named_though_it_is_right_on_most_examples():
+    """Only one example is beyond the range that calibration saw, and it is in the last batch."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (64, 16)).astype("float32")
+    x[63] *= 100  # Every fourth batch is held back, the last one too.
+    model = sequential(layers.Dense(16, "relu", name="first"), layers.Dense(3, name="second"))
+    with pytest.raises(export.ParityError, match="The first layer to go wrong is 'first', off by"):
+        export.to_tflite(model, quantize="int8", representative_data=x)
+
+
+def test_the_layer_of_an_output_is_named():
+    x = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype("float32")
+    x[63] *= 100
+    model = OneInput()
+    model(x)
+    with pytest.raises(export.ParityError, match=f"The first layer to go wrong is '{model.name}', off by 0.9"):
+        export.to_tflite(model, quantize="int8", representative_data=x)
+
+
+def test_a_refusal_says_why_it_names_no_layer():
+    """The only layer is called twice, so it has no single output."""
+    x = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype("float32")
+    x[63] *= 100
+    inputs, layer = keras.Input((8,)), layers.Dense(8)
+    with pytest.raises(export.ParityError, match="No layer can be named: the converter merged those that go wrong, or"):
+        export.to_tflite(keras.Model(inputs, layer(layer(inputs))), quantize="int8", representative_data=x)
