@@ -43,6 +43,9 @@ def flat_inputs(model: keras.Model, data, name: str = "the data") -> list[np.nda
     inputs = list(getattr(model, "inputs", None) or [])
     leaves = _leaves(model, data, name) if inputs else keras.tree.flatten(data)
     arrays = [as_array(leaf, name) for leaf in leaves]
+    scalars = [leaf for leaf in leaves if np.isscalar(leaf)]
+    if scalars:
+        raise ValueError(f"Expected an array in {name}. Received: {type(scalars[0]).__name__}")
     names = [tensor.name for tensor in inputs] or [f"input {index}" for index in range(len(arrays))]
     expected = [tuple(tensor.shape[1:]) for tensor in inputs] or [array.shape[1:] for array in arrays]
     if not all(_fits(array, shape) for array, shape in zip(arrays, expected, strict=True)):
@@ -141,7 +144,7 @@ def read_examples(model: keras.Model, data, most: int | None = None) -> tuple[An
 
 def is_stream(data) -> bool:
     """Return whether `data` must be iterated over to get batches."""
-    if data is None or isinstance(data, list | tuple | str | bytes | Mapping) or _is_array(data):
+    if data is None or isinstance(data, list | tuple | str | bytes | Mapping | keras.layers.Layer) or _is_array(data):
         return False
     return callable(data) or isinstance(data, Iterable | keras.utils.PyDataset)
 
@@ -159,10 +162,10 @@ def as_array(data, name: str) -> np.ndarray:
     try:
         array = np.asarray(data)
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = "of lists of unequal lengths. Pad them" if "inhomogeneous" in str(error) else "that NumPy cannot convert"
-        raise ValueError(f"Expected an array in {name}. Received: a {type(data).__name__} {reason}.") from error
+        reason = ", whose parts have unequal lengths. Pad them" if "inhomogeneous" in str(error) else ""
+        raise ValueError(f"Expected an array in {name}. Received: {type(data).__name__}{reason}.") from error
     if array.dtype == object and not array.ndim:
-        raise ValueError(f"Expected an array in {name}. Received: a {type(data).__name__}.")
+        raise ValueError(f"Expected an array in {name}. Received: {type(data).__name__}")
     return array
 
 
@@ -219,7 +222,9 @@ def _inputs_and_labels(model: keras.Model, element) -> tuple[Any, Any]:
     if len(element) == 1:
         return element[0], None
     if isinstance(element[0], str):  # TFLite's form: the name of a signature, and the inputs by name
-        return element[1], None
+        x = element[1]
+        alone = isinstance(x, Mapping) and len(x) == 1 and len(getattr(model, "inputs", None) or ()) == 1
+        return next(iter(x.values())) if alone else x, None
     known = bool(getattr(model, "inputs", None))
     # A DataLoader of torch gives lists [inputs, labels], and TFLite's function gives lists of inputs.
     is_pair = isinstance(element[0], Mapping) or (_has_structure(model, element[0]) if known else isinstance(element, tuple))

@@ -84,8 +84,15 @@ def test_a_list_is_refused_where_its_order_would_be_a_guess():
         (single, np.array([["a", "b", "c"]]), "Expected numbers in the data. Received: <U1"),
         (single, np.zeros((2, 3), complex), "Expected real numbers in the data. Received: complex128"),
         (single, {"other": A}, "Received"),
-        (single, [[1, 2, 3], [1]], "Expected an array in the data. Received: a list of lists of unequal lengths. Pad them."),
-        (single, object(), "Expected an array in the data. Received: a object."),
+        (
+            single,
+            [[1, 2, 3], [1]],
+            "in the data. Received: list, whose parts have unequal lengths. Pad them.",
+        ),
+        (single, 3, "Expected an array in the data. Received: int"),
+        (single, "x.npz", "Expected an array in the data. Received: str"),
+        (single, single(), "Expected an array in the data. Received: Sequential"),
+        (single, object(), "Expected an array in the data. Received: object"),
         (listed, [A], "Expected the data as a list of 2 inputs, or a dict of ['a', 'b']. Received: a list of 1"),
         (listed, A, "Received: a ndarray"),
         (listed, [A, B[:2]], "as many for every input, in the data. Received: {'a': 6, 'b': 2}"),
@@ -169,6 +176,7 @@ LABELS = np.arange(6)
         (single, [[A, LABELS]], True),  # as a DataLoader of torch gives them
         (single, [[A]], False),  # as TFLite's representative_dataset does
         (single, [("serving_default", {"features": A})], False),
+        (single, [("serving_default", {"name_of_the_signature": A})], False),
         (listed, [(A, B)], False),
         (listed, [[A, B]], False),
         (listed, [((A, B), LABELS)], True),
@@ -237,7 +245,7 @@ def test_arrays_are_returned_as_they_are():
         (lambda: lambda: None, "Received: a function, which returned a NoneType."),
         (lambda: Endless(), "Expected a dataset that ends. Received an endless one"),
         (lambda: iter([np.zeros((2, 3)), np.zeros((2, 4))]), "Received inputs of the shapes (2, 3), (2, 4). Pad them"),
-        (lambda: iter([[[[1, 2, 3], [1]]]]), "of lists of unequal lengths. Pad them."),
+        (lambda: iter([[[[1, 2, 3], [1]]]]), "whose parts have unequal lengths. Pad them."),
     ],
 )
 def test_streams_that_hold_no_batches(stream, message):
