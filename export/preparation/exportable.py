@@ -92,7 +92,11 @@ def in_float32(model: keras.Model) -> keras.Model:
         pairs = list(zip(copy.variables, model.variables, strict=True))
     except Exception as error:  # The config of a user's class may raise any exception.
         functions = [layer.name for layer in all_layers(model) if type(layer) is keras.layers.Lambda]
-        reason = f"Keras copies no Lambda layers, such as '{functions[0]}'" if functions else reason_of(error)
+        reason = (
+            f"Keras copies no Lambda layers, such as '{functions[0]}'"
+            if functions and "Lambda" in str(error)
+            else reason_of(error)
+        )
         raise ValueError(
             "Expected a model in float32, or one that Keras can copy from its config. "
             f"The layers {other[:3]} compute in another precision, and the copy failed: {reason}. "

@@ -126,7 +126,10 @@ def check_against_loss(labels, loss, shapes) -> None:
 def loss_name(loss) -> str:
     """Return the name of a loss, given as a name, a function or a `keras.losses.Loss`; or "" if it has none."""
     if isinstance(loss, str):
-        loss = keras.losses.get(loss)
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # a loss of the user's, which is not registered
+            return loss
     return str(getattr(loss, "__name__", None) or getattr(loss, "name", None) or "")
 
 

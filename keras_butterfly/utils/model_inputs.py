@@ -21,10 +21,11 @@ def check_data(model: keras.Model, data, name: str = "the data"):
     Raises:
         ValueError: as `flat_inputs`.
     """
-    arrays = flat_inputs(model, data, name)
-    if not getattr(model, "inputs", None):
-        return keras.tree.pack_sequence_as(data, arrays) if keras.tree.is_nested(data) else arrays[0]
-    return pack_inputs(model, arrays)
+    if getattr(model, "inputs", None):
+        return pack_inputs(model, flat_inputs(model, data, name))
+    data = _nested_arrays(data, name)
+    flat_inputs(model, data, name)
+    return data
 
 
 def flat_inputs(model: keras.Model, data, name: str = "the data") -> list[np.ndarray]:
@@ -174,19 +175,19 @@ def _is_array(data) -> bool:
 
 
 def _nested_arrays(data, name: str):
-    """Return `data`, arrays or lists of numbers in nested dicts, lists and tuples, with NumPy arrays in place of these."""
+    """Return `data`, arrays or lists of values in nested dicts, lists and tuples, with NumPy arrays in place of these."""
 
     def array_or_none(part):
-        return as_array(part, name) if not keras.tree.is_nested(part) or _is_of_numbers(part) else None
+        return as_array(part, name) if not keras.tree.is_nested(part) or _is_of_values(part) else None
 
     return keras.tree.traverse(array_or_none, data)
 
 
-def _is_of_numbers(data) -> bool:
-    """Return whether the first element in nested lists and tuples is a number."""
+def _is_of_values(data) -> bool:
+    """Return whether the first element in nested lists and tuples is a number or a text."""
     while isinstance(data, list | tuple) and data:
         data = data[0]
-    return isinstance(data, int | float | complex | np.generic)
+    return isinstance(data, int | float | complex | str | bytes | np.generic)
 
 
 def _elements(data) -> Iterator:
@@ -219,11 +220,15 @@ def _inputs_and_labels(model: keras.Model, element) -> tuple[Any, Any]:
     """Return the inputs and the labels in one element of a stream. The labels are None if there are none."""
     if not isinstance(element, list | tuple):
         return element, None
+    if all(isinstance(part, str) for part in element):  # a batch of texts
+        return element, None
     if len(element) == 1:
         return element[0], None
-    if isinstance(element[0], str):  # TFLite's form: the name of a signature, and the inputs by name
+    if isinstance(element[0], str) and isinstance(
+        element[1], Mapping
+    ):  # TFLite's form: (name of the signature, inputs by name)
         x = element[1]
-        alone = isinstance(x, Mapping) and len(x) == 1 and len(getattr(model, "inputs", None) or ()) == 1
+        alone = len(x) == 1 and len(getattr(model, "inputs", None) or ()) == 1
         return next(iter(x.values())) if alone else x, None
     known = bool(getattr(model, "inputs", None))
     # A DataLoader of torch gives lists [inputs, labels], and TFLite's function gives lists of inputs.
@@ -247,7 +252,7 @@ def _check_batch(model: keras.Model, leaves: list[np.ndarray]) -> None:
         ValueError: if they are those of a single example.
     """
     axes = sorted(len(tensor.shape) - 1 for tensor in getattr(model, "inputs", None) or ())
-    if any(leaf.ndim == 0 for leaf in leaves) or sorted(leaf.ndim for leaf in leaves) == axes:
+    if not leaves or any(leaf.ndim == 0 for leaf in leaves) or sorted(leaf.ndim for leaf in leaves) == axes:
         raise ValueError(
             "Expected batches of examples in the dataset. Received single examples, of the shapes "
             f"{[leaf.shape for leaf in leaves]}. Call dataset.batch(32), or give the arrays of a generator a batch axis: "

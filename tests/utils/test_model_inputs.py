@@ -241,6 +241,8 @@ def test_arrays_are_returned_as_they_are():
         (lambda: iter([np.float32(1)]), "Received single examples, of the shapes [()]. Call dataset.batch(32)"),
         (lambda: iter([(np.zeros(3), 1)]), "Received single examples, of the shapes [(3,)]. Call dataset.batch(32)"),
         (lambda: lambda: iter([[np.zeros(3)]]), "or give the arrays of a generator a batch axis: array[None]."),
+        (lambda: iter([[]]), "Received single examples, of the shapes []"),
+        (lambda: iter([None]), "Expected an array in the dataset. Received: NoneType"),
         (lambda: lambda size: batches(), "Received: a function, which needs arguments."),
         (lambda: lambda: None, "Received: a function, which returned a NoneType."),
         (lambda: Endless(), "Expected a dataset that ends. Received an endless one"),
@@ -251,3 +253,24 @@ def test_arrays_are_returned_as_they_are():
 def test_streams_that_hold_no_batches(stream, message):
     with raises(message):
         read_examples(single(), stream())
+
+
+class OfAUser(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: a.tolist(), lambda a: [a, a], lambda a: {"x": a.tolist()}])
+def test_a_model_of_a_users_class_takes_any_structure(wrap):
+    found = check_data(OfAUser(), wrap(A + 1))
+    for array in keras.tree.flatten(found):
+        np.testing.assert_array_equal(array, A + 1)
+
+
+def test_streams_of_text():
+    words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=2)
+    inputs = keras.Input((), dtype="string")
+    model = keras.Model(inputs, layers.Embedding(4, 2)(words(inputs)))
+    for stream in (iter([["a b", "b"], ["a"]]), iter([(["a b", "b"], [0, 1]), (["a"], [0])])):
+        x, _ = read_examples(model, stream)
+        assert flat_inputs(model, x)[0].tolist() == ["a b", "b", "a"]

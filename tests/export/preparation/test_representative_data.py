@@ -151,6 +151,7 @@ def test_random_ids_are_below_the_size_of_every_table():
         (1, None, keras.losses.BinaryCrossentropy(from_logits=True), True),
         (1, "sigmoid", "mse", False),
         (3, None, "mse", False),
+        (3, None, "a_loss_of_the_users", False),
         (1, None, None, False),
     ],
 )
