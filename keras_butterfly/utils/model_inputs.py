@@ -114,7 +114,8 @@ def read_examples(model: keras.Model, data, most: int | None = None) -> tuple[An
         The inputs and the labels; the labels are None if there are none.
 
     Raises:
-        ValueError: for a stream without elements, without end where `most` is None, or with elements that are no batches.
+        ValueError: for a stream without elements, or with elements that are no batches. If `most` is None, also for a stream
+            without end, or with weights of the examples.
     """
     if not is_stream(data):
         return data, None
@@ -123,6 +124,11 @@ def read_examples(model: keras.Model, data, most: int | None = None) -> tuple[An
     inputs, labels, count, size = [], [], 0, 0
     for element in _elements(data):
         x, y = _inputs_and_labels(model, element)
+        if most is None and y is not None and len(element) > 2 and element[2] is not None:
+            raise ValueError(
+                "Expected elements (inputs, labels) in the dataset. Received weights of the examples too, which would not be "
+                "used. Leave them out: dataset.map(lambda x, y, weights: (x, y))."
+            )
         x = _nested_arrays(x, "the dataset")
         leaves = keras.tree.flatten(x)
         _check_batch(model, leaves)

@@ -267,6 +267,12 @@ def test_a_model_of_a_users_class_takes_any_structure(wrap):
         np.testing.assert_array_equal(array, A + 1)
 
 
+def test_weights_of_examples_are_not_dropped_in_silence():
+    with raises("Received weights of the examples too, which would not be used."):
+        read_examples(single(), iter([(A, LABELS, np.ones(6))]))
+    assert read_examples(single(), iter([(A, LABELS, np.ones(6))]), most=6)[0].shape == A.shape
+
+
 def test_streams_of_text():
     words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=2)
     inputs = keras.Input((), dtype="string")
