@@ -505,18 +505,6 @@ def test_weights_that_are_not_finite_name_their_layer():
         replace_dense(model)
 
 
-@pytest.mark.parametrize("text", [["a b"] * 40, np.array(["a b"] * 40), np.array(["a b"] * 40, object)])
-def test_models_of_text_take_text(text):
-    words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)
-    inputs = keras.Input((), dtype="string")
-    hidden = layers.Flatten()(layers.Embedding(8, 16)(words(inputs)))
-    model = keras.Model(inputs, layers.Dense(64, name="hidden")(hidden))
-    _, report = replace_dense(model, data=text, **QUICK)
-    assert report.replacements[0].fitted_to == "data"
-    with pytest.raises(ValueError, match=r"Expected text in the data. Received: float64"):
-        replace_dense(model, data=np.ones(40), **QUICK)
-
-
 class Halves(keras.Model):
     """A model of a user's class, whose input shape Keras does not check."""
 
