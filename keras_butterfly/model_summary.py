@@ -15,9 +15,9 @@ from .layers.butterfly import Butterfly
 from .layers.butterfly_dense import ButterflyDense
 from .layers.kaleidoscope import Kaleidoscope
 from .utils.keras_internals import all_layers, held_layers
+from .utils.model_checks import check_model
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
-from .utils.validation import not_built
 
 Shape = tuple[int | None, ...]
 
@@ -189,12 +189,7 @@ def _check_model(model) -> None:
     Raises:
         ValueError: if it is not.
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"`model` must be a keras.Model. Received: {type(model).__name__}. Wrap a layer: keras.Sequential([...])."
-        )
-    if not model.built:
-        raise not_built(model)
+    check_model(model)
     quantized = [layer.name for layer in all_layers(model) if getattr(layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(f"Expected float layers. Received quantized ones: {quantized}. Call summary before `quantize`.")

@@ -10,14 +10,15 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers
-from ..utils.labels import check_labels
-from ..utils.model_inputs import check_data, is_stream, read_examples
+from ..utils.labels import check_against_loss, label_arrays, validation_arrays
+from ..utils.model_checks import check_finite_weights, check_model
+from ..utils.model_inputs import check_data, first_outputs, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
+from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
-from ..utils.validation import check_finite, positive_integer, positive_number
+from ..utils.validation import positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, state_of
-from .replace import check_model
 
 LEARNING_RATE = 1e-3
 # Smaller probabilities and mean squares are replaced by this number, so that logarithms and quotients stay finite.
@@ -92,6 +93,8 @@ class Distiller(keras.Model):
         return self.temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
 
 
+@warnings_not_raised()
+@quiet_tensorflow()
 def distill(
     student: keras.Model,
     teacher: keras.Model,
@@ -151,20 +154,22 @@ def distill(
         ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, or an argument is
             out of range.
     """
-    for model in (student, teacher):
-        check_model(model)
-    x, y = _examples(student, x, y)
-    if is_stream(validation_data):
-        validation_data = read_examples(validation_data)
+    for name, model in (("student", student), ("teacher", teacher)):
+        check_model(model, name)
+        check_finite_weights(model)
+    x, stream_labels = read_examples(student, x)
+    x, y = check_data(student, x), stream_labels if y is None else y
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
     count = len(keras.tree.flatten(x)[0])
     steps = -(-count // batch_size)
-    distiller, classes = _distiller(student, teacher, x, soft, hint, temperature)
+    distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
     optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
-    labels = y if y is not None or validation_data is None else np.asarray(validation_data[1])
-    compiled = {} if labels is None else _label_loss(loss, metrics, teacher, distiller.probabilities, labels)
-    if labels is not None and str(compiled["loss"]).startswith("sparse_categorical"):
-        check_labels(labels, count if y is not None else len(labels), classes)
+    y = None if y is None else label_arrays(y, count, len(shapes))
+    validation_data = None if validation_data is None else validation_arrays(student, validation_data, len(shapes))
+    given_labels = [labels for labels in (y, None if validation_data is None else validation_data[1]) if labels is not None]
+    compiled = {} if not given_labels else _label_loss(loss, metrics, teacher, distiller.probabilities, given_labels[0])
+    for labels in given_labels:
+        check_against_loss(labels, compiled["loss"], shapes)
     if class_weight is not None and y is None:
         raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
     distiller.compile(optimizer, jit_compile=jit_compile, **compiled)
@@ -222,28 +227,8 @@ class _ShowProgress(keras.callbacks.Callback):
         self.advance(0, f"distill, epoch {epoch + 1} of {self.epochs}, loss {logs['loss']:.4f}")
 
 
-def _examples(student: keras.Model, x, y) -> tuple[Any, Any]:
-    """Return inputs and labels as arrays, the labels None if there are none.
-
-    Raises:
-        ValueError: if the inputs do not fit the student, or there are not as many labels as examples, or they are not finite.
-    """
-    x, stream_labels = read_examples(x)
-    x, y = check_data(student, x), stream_labels if y is None else y
-    if y is None:
-        return x, None
-    count = len(keras.tree.flatten(x)[0])
-    y = keras.tree.map_structure(np.asarray, y)
-    parts = keras.tree.flatten(y)
-    if any(part.ndim == 0 or len(part) != count for part in parts):
-        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[np.shape(part) for part in parts]}")
-    for part in parts:
-        check_finite(part, "the labels")
-    return x, y
-
-
-def _distiller(student, teacher, x, soft: float, hint: float, temperature: float) -> tuple[Distiller, int]:
-    """Return a `Distiller` that is not compiled, and the size of the last axis of the first output.
+def _distiller(student, teacher, x, soft: float, hint: float, temperature: float) -> tuple[Distiller, list[tuple]]:
+    """Return a `Distiller` that is not compiled, and the shape of each output on a few examples.
 
     Raises:
         ValueError: if a number is out of range, the outputs differ in shape, or `hint` finds no layers to compare.
@@ -252,12 +237,12 @@ def _distiller(student, teacher, x, soft: float, hint: float, temperature: float
     for name, value in (("soft", soft), ("hint", hint)):
         if value != 0:
             positive_number(value, name, "0 or ")
-    probabilities, classes = _compare_outputs(student, teacher, x)
+    probabilities, shapes = _compare_outputs(student, teacher, x)
     pairs = matching_layers(student, teacher)
     if hint and not pairs:
         raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
     settings: dict[str, Any] = {"soft": soft, "hint": hint, "temperature": temperature, "probabilities": probabilities}
-    return Distiller(student, teacher, pairs=pairs, **settings), classes
+    return Distiller(student, teacher, pairs=pairs, **settings), shapes
 
 
 def _optimizer(optimizer, learning_rate: float | None, steps: int) -> keras.optimizers.Optimizer:
@@ -293,7 +278,8 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -
     if loss is None:
         raise ValueError(
             "Expected `loss` for these labels: the teacher is not compiled, and they are not integers for one output of "
-            "probabilities. Give it, or leave the labels out to learn from the teacher alone."
+            "probabilities. Give it, or leave the labels out to learn from the teacher alone. If they are one-hot, give "
+            "y.argmax(-1)."
         )
     return {"loss": loss, "metrics": metrics}
 
@@ -325,21 +311,17 @@ def _outputs_and_calls(model, x, layers, training: bool):
         return model(x, training=training), calls
 
 
-def _compare_outputs(student, teacher, x) -> tuple[list[bool], int]:
-    """Return whether each output is probabilities on the first examples, and the size of the first output's last axis.
+def _compare_outputs(student, teacher, x) -> tuple[list[bool], list[tuple]]:
+    """Return whether each output is probabilities on the first examples, and its shape.
 
     Raises:
         ValueError: if the outputs of the models differ in shape.
     """
-    few = keras.tree.map_structure(lambda array: array[:8], x)
-    student_outputs, teacher_outputs = (
-        [ops.convert_to_numpy(output) for output in keras.tree.flatten(model(few, training=False))]
-        for model in (student, teacher)
-    )
+    student_outputs, teacher_outputs = (first_outputs(model, x, 8) for model in (student, teacher))
     shapes = [[output.shape for output in outputs] for outputs in (student_outputs, teacher_outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
-    return [_are_probabilities(output) for output in teacher_outputs], teacher_outputs[0].shape[-1]
+    return [_are_probabilities(output) for output in teacher_outputs], shapes[1]
 
 
 def _are_probabilities(output) -> bool:

@@ -12,10 +12,12 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers, held_variables
-from ..utils.model_inputs import check_data, read_examples
+from ..utils.model_checks import check_finite_weights, check_model
+from ..utils.model_inputs import check_data, read_examples, run_model
 from ..utils.progress import Progress
+from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
-from ..utils.validation import check_seed, not_built, positive_integer
+from ..utils.validation import check_seed, positive_integer
 from .cloning import clone_with
 from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense
 from .fitting import STEPS, fit
@@ -29,6 +31,7 @@ MAX_ROWS = 8192
 BATCH = 64
 
 
+@warnings_not_raised()
 def replace_dense(
     model: keras.Model,
     *,
@@ -85,15 +88,19 @@ def replace_dense(
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
     """
     check_model(model)
+    check_finite_weights(model)
     factory = _LayerFactory(kind, k, stacks, seed)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
-    data = None if data is None else check_data(model, read_examples(data, MAX_ROWS)[0])
+    data = None if data is None else check_data(model, read_examples(model, data, MAX_ROWS)[0])
     selection = Selection.of(where, min_weights, candidates_of(model))
     targets, reasons = _targets(model, selection, factory)
     if not targets:
-        received = f"where={where!r}" + (f", min_weights={min_weights}" if min_weights is not None else "")
-        raise ValueError(f"Expected a layer to replace. Found none for {received}: {summarize(reasons)}.")
+        given = {"where": where, "min_weights": min_weights}
+        received = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        raise ValueError(
+            f"Expected a layer to replace. Found none{' for ' if received else ''}{received}: {summarize(reasons)}."
+        )
     new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
     with Progress(progress) as bars:
         if initialize == "fresh":
@@ -102,18 +109,6 @@ def replace_dense(
             replacements = _fit_all(model, new, targets, data, steps, bars)
     kept = reasons_to_report(model, reasons)
     return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
-
-
-def check_model(model) -> None:
-    """Check that `model` is a built Keras model.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
-        raise not_built(model)
 
 
 @dataclass(frozen=True)
@@ -334,7 +329,7 @@ def _layer_inputs(
         for start in bars.each(starts, description):
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
             with recorded(strides) as calls:
-                model(batch, training=False)
+                run_model(model, batch)
             for key, layer_calls in calls.items():
                 inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
                 if len(inputs) == len(layer_calls):

@@ -1,6 +1,7 @@
 """Checks of arguments, each with a message that says what was expected, what was received and what to do."""
 
 import operator
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,6 +93,15 @@ def not_built(layer) -> ValueError:
         f"{type(layer).__name__} '{layer.name}' is not built: the shapes of its weights depend on the size of the input, which "
         "is not known yet. Call it on an input, or build(input_shape), first."
     )
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of another library says, as one line without its dumps of arguments and configs."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    # Keras puts what it raised first below a heading, or at the end.
+    text = text.rpartition("Exception encountered: ")[2].partition("Full object config:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Exception encountered when")]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def _repeated(indices: tuple[int, ...]) -> list[int]:

@@ -125,7 +125,7 @@ def test_accuracy():
         ({"epochs": 2}, "Expected `train`, other examples than `data`"),
         ({"stacks": ()}, "Expected at least one way to compress"),
         ({"ks": (0,)}, "`k` must be a positive integer"),
-        ({"ks": (500,), "stacks": ()}, "Found none for where=None"),
+        ({"ks": (500,), "stacks": ()}, "Expected a layer to replace. Found none: "),
         ({"data": (np.ones((3, 64)), np.ones((3, 10), int))}, "Expected one integer label for each"),
     ],
 )
