@@ -4,9 +4,11 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+
+from keras_butterfly.utils.locking import locked_folder
 
 # The errors that os.link raises on file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -96,23 +98,9 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
     return path
 
 
-@contextmanager
-def locked(path) -> Iterator[None]:
-    """While active, hold a lock on the folder of `path`, so that no other process changes the file at the same time.
-
-    Only processes that use this function wait for the lock. On systems without `fcntl` there is no lock.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(_target(Path(path)).parent, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def locked(path) -> AbstractContextManager[None]:
+    """Return a context in which no other process changes the file at `path`, if all of them use this function."""
+    return locked_folder(_target(Path(path)).parent)
 
 
 def _exists_message(path: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ from rich.console import Console
 
 import keras_butterfly
 from keras_butterfly import export as exporting
-from keras_butterfly.compression.checkpoint import Checkpoint
+from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.export import files
 from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, sample
 from keras_butterfly.export.measurement.plots import check_picture
@@ -43,23 +44,43 @@ def replace(model, output, overwrite, as_json, data, **options):
     files.check_distinct(outputs, {"MODEL": model, "--data": data})
     _check_output(output, ".keras", overwrite)
     _check_plot(options["plot"], overwrite)
-    if options["checkpoint"] is not None:
-        if not options["epochs"]:
-            raise ValueError("Expected --epochs with --checkpoint, which saves a training. Received --checkpoint alone.")
-        options["checkpoint"] = Checkpoint(options["checkpoint"])
+    checkpoint = _checkpoint(options)
     original = load_model(model)
     arrays = None if data is None else load_arrays(data)
     targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
     settings = {key: options[key] for key in ("initialize", "seed", "min_weights")} | {"where": _where(options["where"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
-    if targets:
-        new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
-    else:
-        new, report, shown = _replaced(original, arrays, options, settings)
-    files.write(output, new.save, overwrite)
-    if options["checkpoint"] is not None:
-        options["checkpoint"].remove()
+    if checkpoint is not None:
+        checkpoint.settings = _training_settings(original, arrays, options)
+    with nullcontext() if checkpoint is None else checkpoint.held():
+        if targets:
+            new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
+        else:
+            new, report, shown = _replaced(original, arrays, options, settings, checkpoint)
+        files.write(output, new.save, overwrite)
+        if checkpoint is not None:
+            checkpoint.remove()
     _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
+
+
+def _checkpoint(options) -> Checkpoint | None:
+    """Return the checkpoint that the options name, or None if they name none."""
+    if options["checkpoint"] is None:
+        return None
+    if not options["epochs"]:
+        raise ValueError("Expected --epochs with --checkpoint, which saves a training. Received --checkpoint alone.")
+    return Checkpoint(options["checkpoint"])
+
+
+def _training_settings(original, arrays, options) -> dict:
+    """Return what the student and its training depend on, by the names that a user of the command line knows."""
+    names = ("kind", "k", "stacks", "where", "min_weights", "initialize", "steps", "epochs", "seed")
+    trained_on = [array for name, array in sorted((arrays or {}).items()) if not name.endswith(TEST)]
+    return {
+        "MODEL": fingerprint_of_weights(original),
+        "--data": fingerprint(trained_on),
+        **{f"--{name.replace('_', '-')}": options["ks" if name == "k" else name] for name in names},
+    }
 
 
 def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
@@ -72,7 +93,7 @@ def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: fl
     return {name: target for name, target in targets.items() if target is not None}
 
 
-def _replaced(original, arrays, options, settings):
+def _replaced(original, arrays, options, settings, checkpoint):
     """Return the one new model that the options describe, a report for JSON, and the parts to print."""
     ks, stacks = options["ks"], options["stacks"]
     if len(ks) > 1 or len(stacks) > 1:
@@ -95,7 +116,7 @@ def _replaced(original, arrays, options, settings):
     new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
         scores |= _scores("after the fit", new, arrays)
-        keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=options["checkpoint"])
+        keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=checkpoint)
         scores |= _scores("after distillation", new, arrays)
     return new, {**replaced.to_dict(), "accuracies": scores}, [replaced.table(), *_score_lines(scores, replaced)]
 

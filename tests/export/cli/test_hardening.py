@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 from keras import layers
 from keras_butterfly_cli import main
 
-from keras_butterfly.compression.checkpoint import FILE
+from keras_butterfly.compression.checkpoint import FILE, Checkpoint, SaveEachEpoch
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((64, 16)).astype("float32"), RNG.integers(0, 4, 64)
@@ -201,6 +202,70 @@ def test_the_checkpoint_is_kept_until_the_output_is_written(capsys, folder, monk
     code, lines = run(capsys, *arguments, "--checkpoint", "state")
     assert code == 0, lines
     assert (folder / "out.keras").exists() and not list((folder / "state").iterdir())
+
+
+TRAIN = ("replace", "m.keras", "-o", "trained.keras", "--where", "wide", "--steps", 2, "--epochs", 2, "--checkpoint", "half")
+
+
+@pytest.fixture
+def interrupted(folder, capsys, monkeypatch):
+    """The folder with the checkpoint of a training of d.npz that was interrupted after its first epoch."""
+    save = SaveEachEpoch.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        save(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveEachEpoch, "on_epoch_end", interrupt)
+        code, lines = run(capsys, *TRAIN, "--data", "d.npz")
+    assert (code, lines[-1]) == (1, "keras-butterfly: interrupted")
+    yield folder
+    shutil.rmtree(folder / "half", ignore_errors=True)
+
+
+def no_fits(monkeypatch):
+    def fit(*_, **__):
+        raise AssertionError("refused after the long work only")
+
+    monkeypatch.setattr("keras_butterfly.replace_dense", fit)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--seed", 3), "What differs: --seed (0, now 3). Go on"),
+        (("--steps", 3), "--steps (2, now 3)"),
+        (("--initialize", "fresh"), "--initialize (fit, now fresh)"),
+        (("--data", "others.npz"), "What differs: --data. Go on"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_before_the_fits(change, message, capsys, interrupted, monkeypatch):
+    np.savez(interrupted / "others.npz", x=-X, y=Y)
+    no_fits(monkeypatch)
+    refused(capsys, message, *TRAIN, "--data", "d.npz", *change)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip"])
+def test_a_damaged_checkpoint_is_refused_before_the_fits(content, capsys, interrupted, monkeypatch):
+    (interrupted / "half" / FILE).write_bytes(content)
+    no_fits(monkeypatch)
+    refused(capsys, "is damaged", *TRAIN, "--data", "d.npz")
+
+
+def test_an_interrupted_training_goes_on_and_leaves_nothing_but_the_output(capsys, interrupted):
+    with Checkpoint("half").held():
+        refused(capsys, "Another run saves its training in 'half'", *TRAIN, "--data", "d.npz")
+    code, lines = run(capsys, *TRAIN, "--data", "d.npz")
+    assert code == 0, lines
+    assert not list((interrupted / "half").iterdir())
+    (interrupted / "trained.keras").unlink()
+
+
+def test_a_refused_command_leaves_no_checkpoint_folder(capsys, folder):
+    refused(capsys, "Expected --data to train on", *TRAIN)
+    refused(capsys, "Expected names of dense layers", *TRAIN, "--data", "d.npz", "--where", "nobody")
+    assert not (folder / "half").exists()
 
 
 def test_a_folder_of_a_users_files_is_no_checkpoint(capsys, folder):
