@@ -14,7 +14,7 @@ import keras_butterfly
 from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, sample
+from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_training_labels, sample
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import content_of
 from keras_butterfly.export.model import predict
@@ -112,6 +112,8 @@ def _replaced(original, arrays, options, settings, checkpoint):
     some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
     scores = _scores("original", original, arrays) if options["epochs"] else {}
+    if labels is not None:
+        check_training_labels(original, labels)
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
@@ -187,7 +189,8 @@ def export(model, output, data, wisdom, overwrite, as_json, explain, **settings)
     keras_model = load_model(model)
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
     representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
-    exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
+    with files.conversion_of(keras_model):
+        exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
     exported.save(output, overwrite)
     if wisdom is not None:
         known.save_merged(wisdom)
@@ -236,7 +239,8 @@ def _content(path: Path, quantize: str | None, arrays) -> bytes:
         return content_of(path)
     model = load_model(path)
     data = None if arrays is None else inputs_of(arrays, _input_names(model))
-    return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
+    with files.conversion_of(model):
+        return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
 
 
 def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:

@@ -109,6 +109,14 @@ def test_labels_that_are_no_classes(labels, message, capsys, folder):
     assert not (folder / "new.keras").exists()
 
 
+@pytest.mark.parametrize("target", [(), ("--target-size-kib", 100)])
+def test_labels_to_train_on_are_checked_before_the_work(target, capsys, folder, monkeypatch):
+    np.savez(folder / "bad.npz", x=X, y=Y + 4, x_test=X, y_test=Y)
+    no_fits(monkeypatch)
+    monkeypatch.setattr("keras_butterfly.export.compression_sweep.to_tflite", None)
+    refused(capsys, "Expected labels within 0 .. 3. Received", *REPLACE, "--data", "bad.npz", "--epochs", 1, *target)
+
+
 @pytest.mark.parametrize("damage", ["deflate", "header", "huge", "cut", "text"])
 def test_damaged_data_are_named(damage, capsys, folder):
     path = folder / "damaged.npz"
