@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from pathlib import Path
+from functools import partial
 
 import pytest
 
@@ -157,7 +157,7 @@ class Weights:
 def test_a_conversion_that_fails_without_room_for_temporary_files_is_an_error_of_the_disk(monkeypatch):
     with pytest.raises(ValueError, match="unlucky"), files.conversion_of(Weights()):
         raise ValueError("unlucky")
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda: Path("/dev/full").open("wb"))
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
     with pytest.raises(OSError, match="conversion: No space left") as caught, files.conversion_of(Weights()):
         raise ValueError("SignatureDef signature_key is None")
     assert caught.value.filename == files.tempfile.gettempdir()
