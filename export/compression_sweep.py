@@ -15,6 +15,7 @@ from keras_butterfly.compression.distillation import distill
 from keras_butterfly.compression.fitting import STEPS
 from keras_butterfly.compression.replace import check_model, replace_dense
 from keras_butterfly.compression.report import ReplacementReport
+from keras_butterfly.layers.sizes import check_stacks
 from keras_butterfly.utils.labels import check_labels
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.progress import Progress
@@ -27,6 +28,7 @@ from .measurement import devices
 from .measurement.comparison import compare
 from .measurement.latency import Latency
 from .measurement.plots import check_picture
+from .measurement.timing import check_extent
 from .model import TFLiteModel
 from .planning.planner import Objective
 from .planning.wisdom import Wisdom
@@ -266,6 +268,8 @@ def sweep(
             given without `train`, or if labels do not fit.
     """
     check_model(model)
+    check_extent(runs=runs)
+    variants = _variants(ks, stacks)
     x, y = _inputs_and_labels(model, data, "data")
     if y is None:
         raise ValueError("Expected labels to score with: `data` as (x, y). Received: y=None")
@@ -312,7 +316,7 @@ def sweep(
     skipped: dict[str, ValueError] = {}
     with Progress(progress) as bars:
         # The original comes first, so that labels or a metric that do not fit are found before the long work.
-        for variant in bars.each([_ORIGINAL, *_variants(ks, stacks)], "compress, recover and export"):
+        for variant in bars.each([_ORIGINAL, *variants], "compress, recover and export"):
             new, report = model, None
             try:
                 if variant is not _ORIGINAL:
@@ -368,7 +372,7 @@ def _variants(ks: Sequence[int], stacks: Sequence[int]) -> list[_Variant]:
     Raises:
         ValueError: if there is none, or a number is not a positive integer.
     """
-    full = [_Variant("full" if n == 1 else f"full, {n} stacks", stacks=positive_integer(n, "stacks")) for n in stacks]
+    full = [_Variant("full" if n == 1 else f"full, {n} stacks", stacks=check_stacks(n)) for n in stacks]
     variants = full + [_Variant(f"k = {k}", k=positive_integer(k, "k")) for k in ks]
     if not variants:
         raise ValueError("Expected at least one way to compress the model: `ks`, `stacks` or both. Received: neither")

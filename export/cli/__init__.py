@@ -105,7 +105,7 @@ def summary(model, as_json):
     show_default=True,
     help="Fit the new layers to the old ones, or leave them random.",
 )
-@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
+@click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
 @click.option("--data", type=MODEL, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
 @click.option(
     "--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Passes of distillation over the data."

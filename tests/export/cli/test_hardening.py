@@ -80,6 +80,11 @@ def _inside(folder, monkeypatch):
         (("compare", "m.keras", "--plot", "p.json"), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "m.keras", "--overwrite"), "m.keras and --plot to be different files"),
         (("measure", "m.keras", "--threads", 100000), "`threads` must be at most 256"),
+        (("measure", "m.keras", "--runs", 10**30), "`runs` must be at most 1,000,000"),
+        (("measure", "m.keras", "--warmup", 10**9), "`warmup` must be at most 1,000,000"),
+        ((*REPLACE, "--stacks", 10**30), "`stacks` must be at most 1,024"),
+        ((*REPLACE, "--stacks", 10**9, "--data", "d.npz", "--target-size-kib", 9), "`stacks` must be at most 1,024"),
+        ((*REPLACE, "--steps", 10**30), "'--steps'"),
     ],
 )
 def test_nonsense_is_one_line(arguments, message, capsys, folder):
