@@ -1,11 +1,14 @@
 """The command line on bad input: one line on stderr and exit code 2 before the long work, and nothing lost."""
 
+import contextlib
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import keras
@@ -71,6 +74,14 @@ def _inside(folder, monkeypatch):
         (("export", "m.keras", "-o", "x" * 300 + ".tflite"), "at most 255 bytes"),
         (("export", "m.keras", "-o", "a.tflite", "--tolerance", "nan"), "not a finite number"),
         (("export", "m.keras", "-o", "a.tflite", "--batch-size", 999999999), "whose inputs stay below 2 GiB"),
+        (("export", "m.keras", "-o", ""), "'--output': Expected a path. Received: ''"),
+        (
+            ("export", "m.keras", "-o", "new.tflite/"),
+            "'--output': Expected the path of a file. Received a folder: 'new.tflite/'",
+        ),
+        (("export", "m.keras", "-o", "new\0.tflite"), "'--output': Expected a path"),
+        (("export", "m.keras", "-o", "new.tflite", "--data", ""), "'--data': Expected a path"),
+        (("demo", "-o", ""), "'--output': Expected a path"),
         ((*REPLACE, "--target-latency-us", -5), "--target-latency"),
         ((*REPLACE, "--target-latency-us", "nan"), "not a finite number"),
         ((*REPLACE, "--target-size-kib", 0), "--target-size"),
@@ -308,7 +319,7 @@ def test_stages_are_lines_where_stderr_is_no_terminal(capsys, folder):
 
 def process(folder, *arguments, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "keras_butterfly", *arguments], cwd=folder, capture_output=True, timeout=180, **kwargs
+        [sys.executable, "-m", "keras_butterfly", *arguments], cwd=folder, timeout=180, **{"stdout": -1, "stderr": -1, **kwargs}
     )
 
 
@@ -327,3 +338,70 @@ def test_a_closed_stderr_is_no_failure(folder):
     done = subprocess.run(["sh", "-c", command], cwd=folder, stdout=subprocess.PIPE, timeout=180)
     assert done.returncode == 0
     assert b"hidden" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("summary", "m.keras"), ("summary", "m.keras", "--json"), ("--help",)])
+def test_a_full_standard_output_is_named(arguments, folder):
+    with open("/dev/full", "wb") as full:
+        done = process(folder, *arguments, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(b"keras-butterfly: could not write to standard output: No space left")
+
+
+def test_a_full_stderr_keeps_the_exit_code(folder):
+    with open("/dev/full", "wb") as full:
+        assert process(folder, "summary", "missing.keras", stderr=full).returncode == 2
+
+
+SLOW_SAVE = """
+import keras, time
+from keras_butterfly_cli import main
+
+def save(model, path):
+    path.write_text("half")
+    print("saving", flush=True)
+    time.sleep(60)
+
+keras.Model.save = save
+main(["replace", "m.keras", "-o", "stopped.keras", "--where", "wide", "--initialize", "fresh"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGTERM, 143, b"terminated"), (signal.SIGINT, 1, b"interrupted")],
+)
+def test_a_stopped_command_leaves_no_files(number, code, message, folder):
+    before = sorted(os.listdir(folder))
+    command = subprocess.Popen([sys.executable, "-c", SLOW_SAVE], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout.readline() == b"saving\n"
+    assert sorted(os.listdir(folder)) != before
+    command.send_signal(number)
+    _, stderr = command.communicate(timeout=60)
+    assert command.returncode == code
+    assert b"Traceback" not in stderr and stderr.splitlines()[-1] == b"keras-butterfly: " + message
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_an_interrupt_that_a_library_swallows_comes_again(capsys, monkeypatch):
+    def swallow(*_):
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("keras_butterfly_cli.commands.summary", swallow)
+    monkeypatch.setattr("keras_butterfly_cli.process.REPEAT_SECONDS", 0.1)
+    try:
+        code, lines = run(capsys, "summary", "m.keras")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert (code, lines[-1]) == (1, "keras-butterfly: interrupted")
+
+
+def test_a_deleted_working_directory_is_one_line(capsys, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused(capsys, "Expected a working directory that exists", "summary", "m.keras")
