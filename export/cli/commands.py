@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from rich.console import Console
 
@@ -16,7 +17,7 @@ from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fing
 from keras_butterfly.export import files
 from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_training_labels, sample
 from keras_butterfly.export.measurement.plots import check_picture
-from keras_butterfly.export.measurement.timing import content_of
+from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
@@ -216,12 +217,16 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     """Print the latencies of all models, and on data the accuracy of each and its difference to the first model."""
     files.check_distinct({"--plot": plot}, {**{str(path): path for path in models}, "--data": data})
     _check_plot(plot, overwrite)
+    check_extent(threads=threads, runs=runs)
     if len({str(path) for path in models}) != len(models):
         raise ValueError(f"Expected different models. Received: {[str(path) for path in models]}")
+    loaded = {str(path): _loaded(path) for path in models}
     arrays = None if data is None else load_arrays(data)
+    evaluated: dict[str, dict] = {}
+    if arrays is not None:
+        _check_task(loaded, arrays)
     with Progress() as bars:
-        contents = {str(path): _content(path, quantize, arrays) for path in bars.each(models, "load and export")}
-        evaluated = {}
+        contents = {name: _content(loaded[name], quantize, arrays) for name in bars.each(loaded, "load and export")}
         if arrays is not None:
             evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
     comparison = exporting.compare(contents, threads=threads, runs=runs)
@@ -233,11 +238,47 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     _print(report, [comparison.table(), *([_evaluation_table(evaluated)] if evaluated else [])], as_json)
 
 
-def _content(path: Path, quantize: str | None, arrays) -> bytes:
-    """Return the bytes of a .tflite file, or of the export of a Keras file."""
-    if path.suffix not in (".keras", ".h5"):
-        return content_of(path)
-    model = load_model(path)
+def _loaded(path: Path) -> keras.Model | bytes:
+    """Return the Keras model in a .keras or .h5 file, or the bytes of a .tflite file that the runtime loads."""
+    if path.suffix in (".keras", ".h5"):
+        return load_model(path)
+    content = content_of(path)
+    runtime.load(content)
+    return content
+
+
+def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
+    """Run each model on the first example, so that models, data and labels that do not fit are found before the exports."""
+    suffix = TEST if LABELS + TEST in arrays else ""
+    first = None
+    for name, model in models.items():
+        names = _signature_inputs(model) if isinstance(model, bytes) else _input_names(model)
+        inputs = inputs_of(arrays, names, suffix)
+        for array in keras.tree.flatten(inputs):
+            check_finite(array, "the data")
+        inputs = inputs if isinstance(model, bytes) else check_data(model, inputs)
+        outputs = _outputs(model, keras.tree.map_structure(lambda array: array[:1], inputs))
+        first = outputs if first is None else first
+        single = not isinstance(outputs, list) and not isinstance(first, list)
+        if single:
+            _difference(name, first, outputs)
+        if LABELS + suffix in arrays:
+            count = len(keras.tree.flatten(inputs)[0])
+            accuracy(arrays[LABELS + suffix], np.broadcast_to(outputs, (count, *outputs.shape[1:])) if single else outputs)
+
+
+def _outputs(model: keras.Model | bytes, inputs):
+    """Return the outputs of a Keras model or of a .tflite file: an array, or for several outputs a list."""
+    if isinstance(model, bytes):
+        return predict(model, inputs)
+    outputs = [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _content(model: keras.Model | bytes, quantize: str | None, arrays) -> bytes:
+    """Return the bytes of a .tflite file, or of the export of a Keras model."""
+    if isinstance(model, bytes):
+        return model
     data = None if arrays is None else inputs_of(arrays, _input_names(model))
     with files.conversion_of(model):
         return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
@@ -248,20 +289,21 @@ def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
     suffix = TEST if LABELS + TEST in arrays else ""
     labels, first, evaluated = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
-        inputs = inputs_of(arrays, _signature_inputs(content), suffix)
-        for array in keras.tree.flatten(inputs):
-            check_finite(array, "the data")
-        outputs = predict(content, inputs)
+        outputs = predict(content, inputs_of(arrays, _signature_inputs(content), suffix))
         first = outputs if first is None else first
-        listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
-        try:
-            far = compare_outputs(*listed).relative_error
-        except ParityError as error:
-            raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
-        evaluated[name] = {"difference": far}
+        evaluated[name] = {"difference": _difference(name, first, outputs)}
         if labels is not None:
             evaluated[name]["accuracy"] = accuracy(labels, outputs)
     return evaluated
+
+
+def _difference(name: str, first, outputs) -> float:
+    """Return the largest difference of the outputs of the model `name` to those of the first, over the largest output."""
+    listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
+    try:
+        return compare_outputs(*listed).relative_error
+    except ParityError as error:
+        raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
 
 
 def _evaluation_table(evaluated: dict[str, dict]) -> TextTable:
@@ -302,14 +344,19 @@ def _where(names):
 def _check_plot(path, overwrite: bool) -> None:
     if path is not None:
         check_picture(path)
-        files.check_writable(path, overwrite)
+        _check_new(path, "--plot", overwrite)
 
 
 def _check_output(path, suffix: str, overwrite: bool) -> None:
     if Path(path).suffix != suffix:
         raise ValueError(f"Expected an --output that ends in {suffix}. Received: '{path}'")
+    _check_new(path, "--output", overwrite)
+
+
+def _check_new(path, option: str, overwrite: bool) -> None:
+    """Check that a file can be written to the path that the user gave as `option`."""
     if os.path.lexists(path) and not overwrite:
-        raise ValueError(f"'{path}' exists. Choose another --output, or pass --overwrite.")
+        raise ValueError(f"'{path}' exists. Choose another {option}, or pass --overwrite.")
     files.check_writable(path, overwrite)
 
 

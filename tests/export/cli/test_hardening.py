@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     model.fit(X, Y, epochs=2, verbose=0)
     model.save(path / "m.keras")
     np.savez(path / "d.npz", x=X, y=Y)
+    (path / "old.png").touch()
     return path
 
 
@@ -90,6 +91,11 @@ def _inside(folder, monkeypatch):
         ((*REPLACE, "--plot", "p.json", "--target-size-kib", 9), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "p.json"), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "m.keras", "--overwrite"), "m.keras and --plot to be different files"),
+        ((*REPLACE[:2], "-o", "/proc/new.keras"), "Expected a folder that can be written to. Received: '/proc'"),
+        ((*REPLACE[:2], "-o", "x/" * 3000 + "new.keras"), "Expected an existing folder"),
+        (("demo", "-o", "x" * 300), "File name too long"),
+        (("demo", "-o", "/proc/demo"), "Expected an output folder that can be made"),
+        (("compare", "m.keras", "--plot", "old.png"), "'old.png' exists. Choose another --plot, or pass --overwrite"),
         (("measure", "m.keras", "--threads", 100000), "`threads` must be at most 256"),
         (("measure", "m.keras", "--runs", 10**30), "`runs` must be at most 1,000,000"),
         (("measure", "m.keras", "--warmup", 10**9), "`warmup` must be at most 1,000,000"),
@@ -131,6 +137,39 @@ def test_labels_to_train_on_are_checked_before_the_work(target, capsys, folder, 
     no_fits(monkeypatch)
     monkeypatch.setattr("keras_butterfly.export.compression_sweep.to_tflite", None)
     refused(capsys, "Expected labels within 0 .. 3. Received", *REPLACE, "--data", "bad.npz", "--epochs", 1, *target)
+
+
+def no_exports(monkeypatch):
+    monkeypatch.setattr("keras_butterfly.export.to_tflite", None)
+
+
+@pytest.fixture(scope="module")
+def others(folder):
+    """Models of other tasks, a damaged one, and data that fit none or one of them."""
+    for name, inputs, outputs in (("wide.keras", 17, 4), ("five.keras", 16, 5)):
+        keras.Sequential([keras.Input((inputs,), name="x"), layers.Dense(outputs, activation="softmax")]).save(folder / name)
+    (folder / "damaged.keras").write_bytes((folder / "m.keras").read_bytes()[:500])
+    (folder / "damaged.tflite").write_bytes(b"TFL3" * 10)
+    np.savez(folder / "labels.npz", x=X, y=Y + 4)
+    np.savez(folder / "few.npz", x=X, y=Y[:5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("m.keras", "missing.keras"), "Received: 'missing.keras'"),
+        (("m.keras", "damaged.keras"), "'damaged.keras' could not be loaded"),
+        (("m.keras", "damaged.tflite"), "Expected a TFLite model that the stock runtime loads"),
+        (("m.keras", "--threads", 1000), "`threads` must be at most 256"),
+        (("m.keras", "wide.keras", "--data", "d.npz"), "Received: [(64, 16)]"),
+        (("m.keras", "five.keras", "--data", "d.npz"), "Expected models of the same task. 'five.keras' is of another"),
+        (("m.keras", "--data", "labels.npz"), "Expected labels within 0 .. 3"),
+        (("m.keras", "--data", "few.npz"), "Expected as many labels as examples"),
+    ],
+)
+def test_a_comparison_checks_all_before_the_first_export(arguments, message, capsys, others, monkeypatch):
+    no_exports(monkeypatch)
+    refused(capsys, message, "compare", *arguments)
 
 
 @pytest.mark.parametrize("damage", ["deflate", "header", "huge", "cut", "text"])
@@ -398,6 +437,19 @@ def test_an_interrupt_that_a_library_swallows_comes_again(capsys, monkeypatch):
         signal.signal(signal.SIGINT, handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert (code, lines[-1]) == (1, "keras-butterfly: interrupted")
+
+
+@pytest.mark.parametrize(
+    ("links", "options", "message"),
+    [
+        ({"dense.tflite": "missing"}, (), "already holds dense.tflite"),
+        ({"dense.tflite": "report.json"}, ("--overwrite",), "dense.tflite and report.json to be different files"),
+    ],
+)
+def test_the_files_of_a_demonstration_are_checked_first(links, options, message, capsys, tmp_path):
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    refused(capsys, message, "demo", "-o", tmp_path, *options)
 
 
 def test_a_deleted_working_directory_is_one_line(capsys, tmp_path, monkeypatch):
