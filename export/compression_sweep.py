@@ -278,6 +278,8 @@ def sweep(
             f"Expected `train`, other examples than `data` to train on, with `epochs`. Received: epochs={epochs}, train=None"
         )
     train_x, train_y = (x, None) if train is None else _inputs_and_labels(model, train, "train")
+    if metric is None:
+        check_scorable(y, first_outputs(model, x), len(y))
     if epochs and train_y is not None:
         check_training_labels(model, train_y)
     fitted = sample(train_x, MAX_FITTED)
@@ -315,7 +317,7 @@ def sweep(
     scored: list[_ScoredModel] = []
     skipped: dict[str, ValueError] = {}
     with Progress(progress) as bars:
-        # The original comes first, so that labels or a metric that do not fit are found before the long work.
+        # The original comes first, so that a metric that does not fit is found before the long work.
         for variant in bars.each([_ORIGINAL, *variants], "compress, recover and export"):
             new, report = model, None
             try:
@@ -423,6 +425,22 @@ def check_training_labels(model: keras.Model, labels: np.ndarray) -> None:
     classes = (outputs[0].shape[-1] if len(outputs) == 1 else None) or 1
     if classes > 1 and labels.size == len(labels) and np.issubdtype(labels.dtype, np.integer):
         check_labels(labels, len(labels), classes)
+
+
+def first_outputs(model: keras.Model, x):
+    """Return the outputs of `model` on the first example: an array, or for several outputs a list of arrays."""
+    found = keras.tree.flatten(model(keras.tree.map_structure(lambda array: array[:1], x), training=False))
+    outputs = [keras.ops.convert_to_numpy(output) for output in found]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def check_scorable(labels, outputs, examples: int) -> None:
+    """Check that `accuracy` can score `labels`, given the outputs on the first of the examples.
+
+    Raises:
+        ValueError: as `accuracy`.
+    """
+    accuracy(labels, outputs if isinstance(outputs, list) else np.broadcast_to(outputs, (examples, *outputs.shape[1:])))
 
 
 def accuracy(labels, outputs) -> float:

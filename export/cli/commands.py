@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
 from rich.console import Console
 
@@ -15,7 +14,14 @@ import keras_butterfly
 from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_training_labels, sample
+from keras_butterfly.export.compression_sweep import (
+    MAX_FITTED,
+    accuracy,
+    check_scorable,
+    check_training_labels,
+    first_outputs,
+    sample,
+)
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
@@ -256,23 +262,15 @@ def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
         inputs = inputs_of(arrays, names, suffix)
         for array in keras.tree.flatten(inputs):
             check_finite(array, "the data")
-        inputs = inputs if isinstance(model, bytes) else check_data(model, inputs)
-        outputs = _outputs(model, keras.tree.map_structure(lambda array: array[:1], inputs))
+        if isinstance(model, bytes):
+            outputs = predict(model, keras.tree.map_structure(lambda array: array[:1], inputs))
+        else:
+            outputs = first_outputs(model, check_data(model, inputs))
         first = outputs if first is None else first
-        single = not isinstance(outputs, list) and not isinstance(first, list)
-        if single:
+        if not isinstance(outputs, list) and not isinstance(first, list):  # of several outputs the order is known later
             _difference(name, first, outputs)
         if LABELS + suffix in arrays:
-            count = len(keras.tree.flatten(inputs)[0])
-            accuracy(arrays[LABELS + suffix], np.broadcast_to(outputs, (count, *outputs.shape[1:])) if single else outputs)
-
-
-def _outputs(model: keras.Model | bytes, inputs):
-    """Return the outputs of a Keras model or of a .tflite file: an array, or for several outputs a list."""
-    if isinstance(model, bytes):
-        return predict(model, inputs)
-    outputs = [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
-    return outputs[0] if len(outputs) == 1 else outputs
+            check_scorable(arrays[LABELS + suffix], outputs, len(keras.tree.flatten(inputs)[0]))
 
 
 def _content(model: keras.Model | bytes, quantize: str | None, arrays) -> bytes:

@@ -1,5 +1,6 @@
 """Kinds of parameters of the commands."""
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -35,6 +36,12 @@ class FileOrFolder(click.ParamType):
             self.fail(f"Expected a path. Received: {text!r}", param, ctx)
         if text.endswith(os.sep) and not self.is_folder:
             self.fail(f"Expected the path of a file. Received a folder: '{text}'", param, ctx)
+        try:
+            os.stat(text)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                shown = text if len(text) < 100 else f"{text[:40]}..."
+                self.fail(f"Expected a path. Received '{shown}': {error.strerror}", param, ctx)
         return Path(text)
 
 

@@ -86,7 +86,10 @@ def content_of(model) -> bytes:
     if isinstance(model, str | Path):
         if not Path(model).is_file():
             raise ValueError(f"Expected the path of a .tflite file. Received: '{model}', which is no file.")
-        return Path(model).read_bytes()
+        try:
+            return Path(model).read_bytes()
+        except OSError as error:
+            raise ValueError(f"Expected a .tflite file that can be read. Received '{model}': {error.strerror}.") from error
     content = getattr(model, "content", None)
     if not isinstance(content, bytes):
         raise ValueError(

@@ -170,7 +170,7 @@ class Wisdom:
             raise ValueError(f"Expected the path of a wisdom file. Received: '{path}', which is no file.")
         try:
             content = json.loads(Path(path).read_text())
-        except (ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"Expected a wisdom file, which is JSON. '{path}' is none or is damaged: {error}") from error
         kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
         if kind != (FORMAT, VERSION):

@@ -87,12 +87,14 @@ def test_a_variant_that_cannot_be_exported_is_left_out_with_the_reason(task, mon
         export.sweep(model, test, ks=(4,), stacks=(), **settings)
 
 
-def test_labels_to_train_on_are_checked_before_the_work(task, monkeypatch):
+def test_labels_are_checked_before_the_work(task, monkeypatch):
     model, (x, y), test = task
     monkeypatch.setattr(sweeping, "to_tflite", None)
     for labels, message in ((y + 1, "Expected labels within 0 .. 9"), (y.astype(str), "Expected numbers in the labels")):
         with pytest.raises(ValueError, match=message):
             export.sweep(model, test, train=(x, labels), epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"Expected labels within 0 \.\. 9"):
+        export.sweep(model, (x, y + 1), progress=False)
 
 
 class Fake:

@@ -72,7 +72,7 @@ def _inside(folder, monkeypatch):
         (("export", "m.keras", "-o", "same.tflite", "--wisdom", "same.tflite"), "--output and --wisdom to be different files"),
         (("export", "m.keras", "-o", "a.tflite", "--wisdom", "./m.keras"), "MODEL and --wisdom to be different files"),
         (("export", "m.keras", "-o", "a.tflite", "--wisdom", "missing/w.json"), "Expected an existing folder"),
-        (("export", "m.keras", "-o", "x" * 300 + ".tflite"), "at most 255 bytes"),
+        (("export", "m.keras", "-o", "x" * 300 + ".tflite"), "'--output': Expected a path. Received 'xxx"),
         (("export", "m.keras", "-o", "a.tflite", "--tolerance", "nan"), "not a finite number"),
         (("export", "m.keras", "-o", "a.tflite", "--batch-size", 999999999), "whose inputs stay below 2 GiB"),
         (("export", "m.keras", "-o", ""), "'--output': Expected a path. Received: ''"),
@@ -92,7 +92,7 @@ def _inside(folder, monkeypatch):
         (("compare", "m.keras", "--plot", "p.json"), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "m.keras", "--overwrite"), "m.keras and --plot to be different files"),
         ((*REPLACE[:2], "-o", "/proc/new.keras"), "Expected a folder that can be written to. Received: '/proc'"),
-        ((*REPLACE[:2], "-o", "x/" * 3000 + "new.keras"), "Expected an existing folder"),
+        ((*REPLACE[:2], "-o", "x/" * 3000 + "new.keras"), "File name too long"),
         (("demo", "-o", "x" * 300), "File name too long"),
         (("demo", "-o", "/proc/demo"), "Expected an output folder that can be made"),
         (("compare", "m.keras", "--plot", "old.png"), "'old.png' exists. Choose another --plot, or pass --overwrite"),
@@ -213,6 +213,37 @@ def test_a_file_that_loads_but_does_not_run_is_an_error_in_words(capsys, folder,
 def test_nan_in_the_data_of_a_comparison(capsys, folder):
     np.savez(folder / "nan.npz", x=np.where(X > 2, np.nan, X), y=Y)
     refused(capsys, "The array 'x' holds some that are NaN or infinite", "compare", "m.keras", "--data", "nan.npz")
+
+
+@pytest.mark.parametrize("name", ["x", "y", "y_test"])
+@pytest.mark.parametrize("dtype", ["timedelta64[s]", "datetime64[s]"])
+def test_dates_and_times_are_no_numbers(name, dtype, capsys, folder):
+    np.savez(folder / "times.npz", **{"x": X, "y": Y, name: Y.astype(dtype)})
+    refused(capsys, f"The array '{name}' holds dates or times: {dtype}", *REPLACE, "--data", "times.npz", "--epochs", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("pipe", "pipe"), ("folder", "folder"), ("loop", "Too many levels"), ("x" * 300, "too long")]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("summary", "{}.keras"),
+        ("replace", "m.keras", "-o", "new.keras", "--data", "{}.npz"),
+        ("export", "m.keras", "-o", "new.tflite", "--wisdom", "{}.json"),
+        ("measure", "{}.tflite"),
+        ("compare", "m.keras", "{}.keras"),
+    ],
+)
+def test_what_is_no_regular_file_is_not_read(name, message, arguments, capsys, tmp_path, folder):
+    path = tmp_path / arguments[-1].format(name)
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "folder":
+        path.mkdir()
+    elif name == "loop":
+        path.symlink_to(path)
+    refused(capsys, message, *arguments[:-1], path)
 
 
 def test_a_rerun_with_the_same_seed_gives_the_same_weights(capsys, folder):
