@@ -43,7 +43,7 @@ def load_arrays(path) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.dtype.kind in "mM":
             raise ValueError(
-                f"Expected numbers in '{path}'. The array '{name}' holds dates or times: {array.dtype}. Convert it or remove it."
+                f"Expected numbers in '{path}'. The array '{name}' holds dates or times: {array.dtype}. Convert or remove it."
             )
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             raise ValueError(f"Expected finite numbers in '{path}'. The array '{name}' holds some that are NaN or infinite.")
