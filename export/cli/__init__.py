@@ -194,7 +194,12 @@ def main(arguments=None) -> None:
     failing disk, or an interrupt. SIGTERM and SIGHUP exit with 128 and their number, as shells report them.
     """
     with signals_raised() as received:
-        code, message = _outcome(arguments)
+        try:
+            code, message = _outcome(arguments)
+        except Exception:  # A library whose import is interrupted fails in its own way.
+            if not received:
+                raise
+            code, message = 1, "interrupted"
     if received and received[0] != signal.SIGINT:
         code, message = 128 + received[0], "terminated"
     elif received:

@@ -453,14 +453,23 @@ def test_a_stopped_command_leaves_no_files(number, code, message, folder):
     assert sorted(os.listdir(folder)) == before
 
 
-def test_an_interrupt_that_a_library_swallows_comes_again(capsys, monkeypatch):
-    def swallow(*_):
-        with contextlib.suppress(BaseException):
-            signal.raise_signal(signal.SIGINT)
-        time.sleep(60)
+def swallow():
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+    time.sleep(60)
 
+
+def replace_by_another_error():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise AttributeError("partially initialized module") from None
+
+
+@pytest.mark.parametrize("library", [swallow, replace_by_another_error])
+def test_an_interrupt_that_a_library_swallows_stops_the_command(library, capsys, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("keras_butterfly_cli.commands.summary", swallow)
+    monkeypatch.setattr("keras_butterfly_cli.commands.summary", lambda *_: library())
     monkeypatch.setattr("keras_butterfly_cli.process.REPEAT_SECONDS", 0.1)
     try:
         code, lines = run(capsys, "summary", "m.keras")
