@@ -15,8 +15,9 @@ STOPPING, REPEAT_SECONDS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGH
 def signals_raised() -> Iterator[list[int]]:
     """While active, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed.
 
-    Keras and TensorFlow swallow every exception in some places, by a bare `except` or in `__del__`. Therefore KeyboardInterrupt
-    is raised again and again until the context is left. Signals that the parent process has ignored stay ignored.
+    Some libraries swallow every exception: Keras in bare `except` clauses, JAX in a callback of the garbage collector.
+    Therefore KeyboardInterrupt is raised again and again until the context is left. Signals that the parent process has ignored
+    stay ignored.
 
     Yields the numbers of the signals that were received, in their order.
     """
@@ -27,14 +28,22 @@ def signals_raised() -> Iterator[list[int]]:
         signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
         raise KeyboardInterrupt
 
+    def unraisable(found):
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS / 100)  # outside of the callback
+        else:
+            hook(found)
+
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield received
         return
     wanted = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in (*wanted, signal.SIGALRM)}
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         yield received
     finally:
+        sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if number in received else handler)
