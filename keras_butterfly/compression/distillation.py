@@ -1,6 +1,8 @@
 """Recovering the accuracy of a model whose layers were replaced, by training it to imitate the original."""
 
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -12,13 +14,13 @@ from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers
 from ..utils.labels import check_against_loss, label_arrays, validation_arrays
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, first_outputs, read_examples
+from ..utils.model_inputs import check_data, first_outputs, is_stream, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
 from ..utils.validation import positive_integer, positive_number
-from .checkpoint import Checkpoint, SaveEachEpoch, state_of
+from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
 
 LEARNING_RATE = 1e-3
 # Smaller probabilities and mean squares are replaced by this number, so that logarithms and quotients stay finite.
@@ -140,9 +142,10 @@ def distill(
         verbose: as in `fit`. Default: 0, because a progress bar is shown instead.
         soft, hint, temperature: see `Distiller`. `hint` compares each butterfly layer with the teacher's layer of its path.
         checkpoint: a folder, which must be empty or not exist. After each epoch the state of the training is saved to one file
-            in it. After an interruption, a call with the same arguments continues from that file. The file is removed at the
-            end. If a `checkpoint.Checkpoint` is given instead of a path, its file is kept until its `remove()` is called: call
-            it once the student is saved.
+            in it. After an interruption, a call with the same arguments, data and models continues from that file, and any
+            other call is an error. Streams are not compared, because they may be shuffled. The file is removed at the end. If a
+            `checkpoint.Checkpoint` is given instead of a path, its file is kept until its `remove()` is called: call it once
+            the student is saved.
         jit_compile: as in `compile`.
         progress: True: show a progress bar on stderr. False: show none. None (default): show one if stderr is a terminal and
             `verbose` is 0.
@@ -157,13 +160,15 @@ def distill(
     for name, model in (("student", student), ("teacher", teacher)):
         check_model(model, name)
         check_finite_weights(model)
+    # A stream may be shuffled, or give other batches each time, and then goes on all the same.
+    same_data = checkpoint is not None and not is_stream(x)
     x, stream_labels = read_examples(student, x)
     x, y = check_data(student, x), stream_labels if y is None else y
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
     count = len(keras.tree.flatten(x)[0])
     steps = -(-count // batch_size)
     distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
-    optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
+    used_optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
     y = None if y is None else label_arrays(y, count, len(shapes))
     validation_data = None if validation_data is None else validation_arrays(student, validation_data, len(shapes))
     given_labels = [labels for labels in (y, None if validation_data is None else validation_data[1]) if labels is not None]
@@ -172,45 +177,80 @@ def distill(
         check_against_loss(labels, compiled["loss"], shapes)
     if class_weight is not None and y is None:
         raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
-    distiller.compile(optimizer, jit_compile=jit_compile, **compiled)
+    distiller.compile(used_optimizer, jit_compile=jit_compile, **compiled)
     distiller(
         keras.tree.map_structure(lambda array: array[:1], x)
     )  # builds it: a checkpoint holds the weights of a built model
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": epochs,
         "batch size": batch_size,
-        "optimizer": type(optimizer).__name__,
+        "optimizer": type(used_optimizer).__name__,
         "learning rate": learning_rate,
         "soft": soft,
         "hint": hint,
         "temperature": temperature,
         "examples": count,
         "labels": y is not None,
+        "loss": _names(compiled.get("loss")),
         "class weight": None if class_weight is None else {str(key): float(weight) for key, weight in class_weight.items()},
         "layers": [type(layer).__name__ for layer in all_layers(student)],
     }
     saved = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
-    first = 0 if saved is None else saved.restore(state_of(distiller), settings)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())
-    # After the user's callbacks, whose changes, such as a lower learning rate, are then part of the checkpoint.
-    given += [] if saved is None else [SaveEachEpoch(saved, settings)]
     shown = False if progress is None and verbose not in (0, "0") else progress
-    with Progress(shown) as bars, bars.task("distill", epochs * steps) as advance:
-        advance(first * steps)
-        history = distiller.fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            initial_epoch=first,
-            verbose=verbose,
-            class_weight=class_weight,
-            validation_data=validation_data,
-            callbacks=[*given, _ShowProgress(advance, epochs)],
-        )
-    if saved is not None and saved is not checkpoint:
-        saved.remove()
+    with nullcontext() if saved is None else saved.held():
+        first = 0
+        if saved is not None:
+            settings |= _fingerprints(teacher, optimizer, *((x, y) if same_data else (None, None)))
+            first = saved.restore(state_of(distiller), settings)
+            # After the user's callbacks, whose changes, such as a lower learning rate, are then part of the checkpoint.
+            given.append(SaveEachEpoch(saved, settings))
+        with Progress(shown) as bars, bars.task("distill", epochs * steps) as advance:
+            advance(first * steps)
+            history = distiller.fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                initial_epoch=first,
+                verbose=verbose,
+                class_weight=class_weight,
+                validation_data=validation_data,
+                callbacks=[*given, _ShowProgress(advance, epochs)],
+            )
+        if saved is not None and saved is not checkpoint:
+            saved.remove()
     return history
+
+
+def _names(losses):
+    """Return the names of the losses, in the structure that `compile` takes."""
+    return keras.tree.map_structure(
+        lambda loss: loss if loss is None or isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", "")),
+        losses,
+    )
+
+
+def _fingerprints(teacher: keras.Model, optimizer, x, y) -> dict[str, Any]:
+    """Return what a training depends on beside plain arguments. Large values are told apart by fingerprints."""
+    return {
+        "the optimizer's settings": _optimizer_settings(optimizer),
+        "the teacher's weights": fingerprint_of_weights(teacher),
+        "the inputs": None if x is None else fingerprint(keras.tree.flatten(x)),
+        "the labels": None if y is None else fingerprint(keras.tree.flatten(y)),
+    }
+
+
+def _optimizer_settings(optimizer) -> dict | None:
+    """Return the settings of the user's optimizer as plain values, or None if there are none, or it does not tell them."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    try:
+        settings = keras.optimizers.serialize(optimizer)["config"]
+    except NotImplementedError:  # its learning rate is of a class without get_config
+        return None
+    del settings["name"]  # which counts the optimizers of the process
+    return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
 
 
 class _ShowProgress(keras.callbacks.Callback):

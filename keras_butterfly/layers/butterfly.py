@@ -12,6 +12,7 @@ from ..structure.wiring import Wiring
 from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
 from .override import compute_affine, floating
+from .sizes import check_size, check_stacks
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
@@ -109,7 +110,7 @@ class Butterfly(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = None if units is None else positive_integer(units, "units")
+        self.units = None if units is None else check_size(units, "units")
         self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
         self.use_bias = use_bias
         self.truncation = check_truncation(truncation)
@@ -120,7 +121,7 @@ class Butterfly(keras.layers.Layer):
             raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
         self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
-        self.stacks = positive_integer(stacks, "stacks")
+        self.stacks = check_stacks(stacks)
         self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)

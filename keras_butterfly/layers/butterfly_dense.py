@@ -12,6 +12,7 @@ from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
 from .butterfly import Butterfly, add_bias, check_implementation, check_lr_multiplier, get_activation, last_axis
 from .override import compute_affine
+from .sizes import check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -90,7 +91,7 @@ class ButterflyDense(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = positive_integer(units, "units")
+        self.units = check_size(units, "units")
         self.k1 = None if k1 is None else positive_integer(k1, "k1")
         self.k2 = None if k2 is None else _at_most(k2, self.units, "k2", "units")
         if truncation not in ("random", "first"):
@@ -106,7 +107,7 @@ class ButterflyDense(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.lora_rank = None if lora_rank is None else positive_integer(lora_rank, "lora_rank")
+        self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
         self.lora_alpha = _alpha(lora_alpha, self.lora_rank or 1)
         self.lora_enabled = False
         self.implementation = check_implementation(implementation)
@@ -212,7 +213,7 @@ class ButterflyDense(keras.layers.Layer):
         Raises:
             ValueError: if W' has a constraint, the layer is not built, or LoRA is already enabled.
         """
-        rank = positive_integer(rank, "rank")
+        rank = check_size(rank, "rank")
         if self.kernel_constraint:
             raise ValueError(
                 "LoRA's update to W' would violate a constraint on W'. Expected a layer without `kernel_constraint`. "

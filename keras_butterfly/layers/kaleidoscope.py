@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from ..structure.wiring import padded_size
-from ..utils.validation import check_seed, not_built, positive_integer
+from ..utils.validation import check_seed, not_built
 from .butterfly import Butterfly, add_bias, get_activation, last_axis
+from .sizes import MAX_BUTTERFLIES, check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -69,11 +70,11 @@ class Kaleidoscope(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.units = None if units is None else positive_integer(units, "units")
+        self.units = None if units is None else check_size(units, "units")
         self.activation = get_activation(activation, "The number of pairs is given by name, as in width=2.")
         self.use_bias = use_bias
-        self.width = positive_integer(width, "width")
-        self.expansion = positive_integer(expansion, "expansion")
+        self.width = check_size(width, "width", MAX_BUTTERFLIES)
+        self.expansion = check_size(expansion, "expansion", MAX_BUTTERFLIES)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)

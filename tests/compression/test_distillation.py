@@ -98,8 +98,8 @@ def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
     x = rng.standard_normal((200, 32)).astype("float32")
     y = rng.integers(0, 5, 200)
 
-    def train(checkpoint, **changes):
-        teacher = classifier(1)
+    def train(checkpoint, x=x, y=y, teacher_seed=1, **changes):
+        teacher = classifier(teacher_seed)
         student, _ = replace_dense(teacher, where="hidden", initialize="fresh", seed=0, progress=False)
         keras.utils.set_random_seed(3)
         settings = {"epochs": 4, "batch_size": 200, "checkpoint": checkpoint, "class_weight": {0: 3.0}, **QUIET, **changes}
@@ -111,12 +111,57 @@ def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "state", callbacks=StopBeforeEpoch(2))
     assert (tmp_path / "state").is_dir()
-    with pytest.raises(ValueError, match=r"is the checkpoint of a training with \{'class weight'"):
-        train(tmp_path / "state", class_weight={0: 2.0})
+    for change, name in (
+        ({"class_weight": {0: 2.0}}, "class weight"),
+        ({"epochs": 3}, r"epochs \(4, now 3\)"),
+        ({"x": -x}, "the inputs"),
+        ({"y": 4 - y}, "the labels"),
+        ({"teacher_seed": 2}, "the teacher's weights"),
+        ({"loss": keras.losses.MeanSquaredError()}, "loss"),
+    ):
+        with pytest.raises(ValueError, match=f"of another training. What differs: {name}"):
+            train(tmp_path / "state", **change)
     resumed, epochs = train(tmp_path / "state")
     assert epochs == 2
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(whole, resumed, strict=True))
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_an_optimizer_of_other_settings_is_another_training(rng, tmp_path):
+    x = rng.standard_normal((64, 32)).astype("float32")
+
+    def train(rate, **changes):
+        return distill(
+            classifier(2),
+            classifier(1),
+            x,
+            epochs=2,
+            optimizer=keras.optimizers.SGD(rate),
+            checkpoint=tmp_path / "state",
+            **QUIET,
+            **changes,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        train(0.1, callbacks=StopBeforeEpoch(1))
+    with pytest.raises(ValueError, match="What differs: the optimizer's settings"):
+        train(0.2)
+    assert train(0.1).epoch == [1]
+
+
+def test_a_refused_training_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="`epochs` must be"):
+        distill(classifier(), classifier(), np.ones((4, 32)), epochs=0, checkpoint=tmp_path / "state", **QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            classifier(),
+            classifier(),
+            np.ones((4, 32)),
+            checkpoint=tmp_path / "deep" / "state",
+            callbacks=StopBeforeEpoch(0),
+            **QUIET,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_training_uses_the_users_optimizer(rng):
