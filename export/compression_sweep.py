@@ -330,8 +330,7 @@ def sweep(
             if epochs and variant is not _ORIGINAL:
                 recover(student=new)
             try:
-                with files.conversion_of(new):
-                    exported = export(new)
+                exported = export(new)
             except ValueError as error:
                 if variant is _ORIGINAL:
                     raise

@@ -196,8 +196,7 @@ def export(model, output, data, wisdom, overwrite, as_json, explain, **settings)
     keras_model = load_model(model)
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
     representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
-    with files.conversion_of(keras_model):
-        exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
+    exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
     exported.save(output, overwrite)
     if wisdom is not None:
         known.save_merged(wisdom)
@@ -278,8 +277,7 @@ def _content(model: keras.Model | bytes, quantize: str | None, arrays) -> bytes:
     if isinstance(model, bytes):
         return model
     data = None if arrays is None else inputs_of(arrays, _input_names(model))
-    with files.conversion_of(model):
-        return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
+    return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
 
 
 def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:

@@ -17,7 +17,7 @@ from ..utils.model_inputs import check_data, read_examples, run_model
 from ..utils.progress import Progress
 from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
-from ..utils.validation import check_seed, positive_integer
+from ..utils.validation import check_seed, integer_within, positive_integer
 from .cloning import clone_with
 from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense
 from .fitting import STEPS, fit
@@ -28,6 +28,8 @@ KINDS = ("auto", "butterfly", "butterfly_dense")
 INITIALIZE = ("fit", "fresh")
 # Rows of each layer's inputs that are kept of the data. More cost memory and change the fit little.
 MAX_ROWS = 8192
+# More gradient steps of a fit are a slip.
+MAX_STEPS = 1_000_000
 BATCH = 64
 
 
@@ -74,7 +76,7 @@ def replace_dense(
         data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
             `tf.data.Dataset` or a generator. Give at least as many examples as the widest layer has inputs. At most 8,192
             examples of a stream are read.
-        steps: number of gradient steps of each fit.
+        steps: number of gradient steps of each fit, at most 1,000,000.
         seed: seed of the new layers' random initial weights.
         progress: True: show progress bars on stderr. False: show none. None (default): show them if stderr is a terminal.
 
@@ -90,6 +92,7 @@ def replace_dense(
     check_model(model)
     check_finite_weights(model)
     factory = _LayerFactory(kind, k, stacks, seed)
+    steps = integer_within(steps, "steps", 0, MAX_STEPS)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
     data = None if data is None else check_data(model, read_examples(model, data, MAX_ROWS)[0])

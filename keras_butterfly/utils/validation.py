@@ -22,6 +22,21 @@ def positive_integer(value, name: str) -> int:
     return number
 
 
+def integer_within(value, name: str, least: int, most: int) -> int:
+    """Return `value` as an int.
+
+    Raises:
+        ValueError: if it is not an integer from `least` to `most`. The message calls it `name`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer from {least:,} to {most:,}. Received: {name}={value!r}")
+    return number
+
+
 def check_seed(seed, name: str = "seed") -> int | None:
     """Return `seed` as an int that NumPy's random generators take, or None if it is None.
 
@@ -56,7 +71,8 @@ def check_finite(values: np.ndarray, name: str) -> None:
     Raises:
         ValueError: if they are not. The message calls them `name`.
     """
-    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+    is_number = np.issubdtype(values.dtype, np.number) and values.dtype.kind != "m"  # NumPy counts durations as integers
+    if not is_number and values.dtype != bool:
         raise ValueError(f"Expected numbers in {name}. Received: {values.dtype}")
     if np.iscomplexobj(values):
         raise ValueError(f"Expected real numbers in {name}. Received: {values.dtype}")

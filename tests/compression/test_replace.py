@@ -490,6 +490,10 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),
         ({"data": np.zeros((0, 32))}, "Expected at least one example"),
         ({"data": np.array([["a"] * 32])}, "Expected numbers in the data"),
+        ({"data": np.ones((5, 32), "timedelta64[s]")}, "Expected numbers in the data"),
+        ({"steps": -1}, "`steps` must be an integer from 0 to 1,000,000. Received: steps=-1"),
+        ({"steps": 10**30}, "`steps` must be an integer from 0 to 1,000,000"),
+        ({"steps": 2.5}, "`steps` must be an integer from 0 to 1,000,000"),
         ({"seed": -1}, "`seed` must be None or an integer"),
     ],
 )
