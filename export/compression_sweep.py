@@ -9,16 +9,19 @@ from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
+from rich.text import Text
 
 from keras_butterfly.compression.distillation import distill
 from keras_butterfly.compression.fitting import STEPS
-from keras_butterfly.compression.replace import check_model, replace_dense
+from keras_butterfly.compression.replace import replace_dense
 from keras_butterfly.compression.report import ReplacementReport
+from keras_butterfly.layers.sizes import check_stacks
 from keras_butterfly.utils.labels import check_labels
+from keras_butterfly.utils.model_checks import check_model
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
-from keras_butterfly.utils.validation import positive_integer
+from keras_butterfly.utils.validation import check_finite, positive_integer
 
 from . import files
 from .convert import to_tflite
@@ -26,6 +29,7 @@ from .measurement import devices
 from .measurement.comparison import compare
 from .measurement.latency import Latency
 from .measurement.plots import check_picture
+from .measurement.timing import check_extent
 from .model import TFLiteModel
 from .planning.planner import Objective
 from .planning.wisdom import Wisdom
@@ -87,7 +91,8 @@ class Sweep:
 
     Attributes:
         points: the models. The first is the original.
-        skipped: maps the name of a variant that fits no layer of the model to the reason.
+        skipped: maps the name of each variant that fits no layer of the model, cannot be exported, or is off by more than the
+            tolerance, to the reason.
     """
 
     points: tuple[Point, ...]
@@ -166,6 +171,9 @@ class Sweep:
             part, speedup = base.weights / point.weights, base.latency.median / point.latency.median
             cells = (f"{point.score:.4f}", f"{point.weights:,}", f"1/{part:.1f}", f"{point.size_bytes / 1024:,.0f}")
             table.add_row(point.name, *cells, f"{point.latency.median * 1e6:,.1f}", f"{speedup:.1f}x")
+        if self.skipped:
+            table.caption = Text("\n".join(f"{name} is left out: {reason}" for name, reason in self.skipped.items()))
+            table.caption_justify = "left"
         return table
 
     def to_dict(self) -> dict:
@@ -261,6 +269,8 @@ def sweep(
             given without `train`, or if labels do not fit.
     """
     check_model(model)
+    check_extent(runs=runs)
+    variants = _variants(ks, stacks)
     x, y = _inputs_and_labels(model, data, "data")
     if y is None:
         raise ValueError("Expected labels to score with: `data` as (x, y). Received: y=None")
@@ -269,6 +279,10 @@ def sweep(
             f"Expected `train`, other examples than `data` to train on, with `epochs`. Received: epochs={epochs}, train=None"
         )
     train_x, train_y = (x, None) if train is None else _inputs_and_labels(model, train, "train")
+    if metric is None:
+        check_scorable(y, first_outputs(model, x), len(y))
+    if epochs and train_y is not None:
+        check_training_labels(model, train_y)
     fitted = sample(train_x, MAX_FITTED)
     compress = partial(
         replace_dense,
@@ -302,27 +316,35 @@ def sweep(
         progress=False,
     )
     scored: list[_ScoredModel] = []
-    skipped: dict[str, str] = {}
+    skipped: dict[str, ValueError] = {}
     with Progress(progress) as bars:
-        # The original comes first, so that labels or a metric that do not fit are found before the long work.
-        for variant in bars.each([_ORIGINAL, *_variants(ks, stacks)], "compress, recover and export"):
+        # The original comes first, so that a metric that does not fit is found before the long work.
+        for variant in bars.each([_ORIGINAL, *variants], "compress, recover and export"):
             new, report = model, None
-            if variant is not _ORIGINAL:
-                try:
+            try:
+                if variant is not _ORIGINAL:
                     new, report = compress(k=variant.k, stacks=variant.stacks)
-                except ValueError as error:
-                    skipped[variant.name] = str(error)
-                    continue
-                if epochs:
-                    recover(student=new)
-            exported = export(new)
+            except ValueError as error:
+                skipped[variant.name] = error
+                continue
+            if epochs and variant is not _ORIGINAL:
+                recover(student=new)
+            try:
+                exported = export(new)
+            except ValueError as error:
+                if variant is _ORIGINAL:
+                    raise
+                skipped[variant.name] = error
+                continue
             score = (accuracy if metric is None else metric)(y, exported.predict(_as_exported(x)))
             scored.append(_ScoredModel(variant.name, new, report, exported, float(score)))
     if len(scored) == 1:
-        raise ValueError(next(iter(skipped.values())))
+        raise next(iter(skipped.values()))
     exports = {each.name: each.exported for each in scored}
     latencies = compare(exports, runs=runs, device=device, progress=progress).latencies
-    return Sweep(tuple(Point(*each, latencies[each.name]) for each in scored), skipped)
+    return Sweep(
+        tuple(Point(*each, latencies[each.name]) for each in scored), {name: str(error) for name, error in skipped.items()}
+    )
 
 
 class _Variant(NamedTuple):
@@ -352,7 +374,7 @@ def _variants(ks: Sequence[int], stacks: Sequence[int]) -> list[_Variant]:
     Raises:
         ValueError: if there is none, or a number is not a positive integer.
     """
-    full = [_Variant("full" if n == 1 else f"full, {n} stacks", stacks=positive_integer(n, "stacks")) for n in stacks]
+    full = [_Variant("full" if n == 1 else f"full, {n} stacks", stacks=check_stacks(n)) for n in stacks]
     variants = full + [_Variant(f"k = {k}", k=positive_integer(k, "k")) for k in ks]
     if not variants:
         raise ValueError("Expected at least one way to compress the model: `ks`, `stacks` or both. Received: neither")
@@ -390,6 +412,35 @@ def _inputs_and_labels(model, data, name: str):
     if y.ndim == 0 or len(y) != len(keras.tree.flatten(x)[0]):
         raise ValueError(f"Expected as many labels as examples in `{name}`. Received: {y.shape}")
     return x, y
+
+
+def check_training_labels(model: keras.Model, labels: np.ndarray) -> None:
+    """Check labels that `distill` is to train on, as far as the model tells what they must be.
+
+    Raises:
+        ValueError: if they are not finite numbers, or are classes beyond those of the model.
+    """
+    check_finite(labels, "the labels")
+    outputs = list(getattr(model, "outputs", None) or [])
+    classes = (outputs[0].shape[-1] if len(outputs) == 1 else None) or 1
+    if classes > 1 and labels.size == len(labels) and np.issubdtype(labels.dtype, np.integer):
+        check_labels(labels, len(labels), classes)
+
+
+def first_outputs(model: keras.Model, x):
+    """Return the outputs of `model` on the first example: an array, or for several outputs a list of arrays."""
+    found = keras.tree.flatten(model(keras.tree.map_structure(lambda array: array[:1], x), training=False))
+    outputs = [keras.ops.convert_to_numpy(output) for output in found]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def check_scorable(labels, outputs, examples: int) -> None:
+    """Check that `accuracy` can score `labels`, given the outputs on the first of the examples.
+
+    Raises:
+        ValueError: as `accuracy`.
+    """
+    accuracy(labels, outputs if isinstance(outputs, list) else np.broadcast_to(outputs, (examples, *outputs.shape[1:])))
 
 
 def accuracy(labels, outputs) -> float:

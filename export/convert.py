@@ -1,6 +1,5 @@
 """The export of a Keras model to TFLite, from its preparation to the proof that the file computes what Keras computes."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,12 +11,14 @@ from keras import ops
 from keras_butterfly.layers.override import override_affine
 from keras_butterfly.utils.model_inputs import pack_inputs
 from keras_butterfly.utils.progress import Progress
+from keras_butterfly.utils.quiet import warn_user, warnings_not_raised
 from keras_butterfly.utils.validation import positive_integer, positive_number
 
-from .diagnosis import first_wrong_layer
+from . import files
+from .diagnosis import where_it_goes_wrong
 from .lowering import Dense, Layer, lower
 from .measurement import devices
-from .model import TFLiteModel
+from .model import KerasInputs, TFLiteModel
 from .planning.observe import observe
 from .planning.plan import LayerPlan, pareto_plans
 from .planning.planner import RUNS, WARMUP, Effort, LoweringKind, Objective, Planner
@@ -25,7 +26,7 @@ from .planning.wisdom import Wisdom
 from .planning.wisdom import wisdom as process_wisdom
 from .preparation.exportable import (
     check_exportable,
-    gives_classes,
+    decisions,
     in_float32,
     input_specs,
     output_names,
@@ -37,7 +38,7 @@ from .tflite import runtime
 from .tflite.converter import convert
 from .tflite.naming import rename_tensors
 from .tflite.operators import check_builtin
-from .tflite.parity import Parity, ParityError, compare_outputs
+from .tflite.parity import Decision, Parity, ParityError, compare_outputs
 from .tflite.quantize import Precision, Quantize
 
 # A quantized file that takes this many times as long as one in float32 is slower beyond the noise.
@@ -175,7 +176,13 @@ class _Settings:
         with Progress(self.progress) as bars:
             where = devices.find(self.device)
             planner = Planner(lowering, effort, objective, precision, tolerance, where, known, bars)
-            yield _Export(model, planner, self.representative_data, batch_size)
+            with warnings_not_raised():
+                export = _Export(model, planner, self.representative_data, batch_size)
+            if not isinstance(self.representative_data, RepresentativeBatches):
+                for note in export.data.notes:
+                    warn_user(note)
+            with warnings_not_raised(), files.conversion_of(model):
+                yield export
 
 
 class _Export:
@@ -191,10 +198,9 @@ class _Export:
         self.float32 = in_float32(model)
         self.model = with_inputs(self.float32)
         self.specs, self.output_names = input_specs(self.model, batch_size), output_names(self.model)
+        self.decisions = decisions(self.original, self.output_names)
         prepared = isinstance(data, RepresentativeBatches)
         self.data = data if prepared else representative_batches(self.model, data, self.specs, planner.precision)
-        for note in () if prepared else self.data.notes:
-            warnings.warn(note, stacklevel=4)
         self.layers, self.expected = self._observed()
 
     def _observed(self):
@@ -209,7 +215,8 @@ class _Export:
         precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
         replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
-        with replaced, unrolled(self.model) if precision.name == "int8" else nullcontext():
+        no_loops = precision.name == "int8" or self.specs[0].shape[0] is None
+        with replaced, unrolled(self.model) if no_loops else nullcontext():
             content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
             plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
         operators = check_builtin(content)
@@ -217,7 +224,7 @@ class _Export:
             runtime.check_survives(content)
         interpreter = runtime.load(content)
         try:
-            parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, gives_classes(self.original))
+            parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, self.decisions)
         except ParityError as error:
             raise ParityError(f"{error}{self._advice(content)}") from None
         partitions = runtime.partitions(interpreter)
@@ -233,15 +240,17 @@ class _Export:
             plan=tuple(plans.values()),
             notes=notes,
             original_parity=self._original_parity(interpreter),
+            keras_inputs=KerasInputs(
+                tuple(tensor.name for tensor in self.model.inputs), pack_inputs(self.model, [spec.name for spec in self.specs])
+            ),
         )
 
     def _advice(self, content: bytes) -> str:
-        """Return advice on an int8 export that was refused: the first layer that goes wrong, and whether "dynamic" fits."""
+        """Return advice on an int8 export that was refused: which layer goes wrong, and whether "dynamic" fits."""
         planner = self.planner
         if planner.precision.name != "int8":
             return ""
-        wrong = first_wrong_layer(content, self.model, self.data.verification[0], planner.tolerance)
-        advice = "" if wrong is None else f" The first layer to go wrong is '{wrong[0]}', off by {wrong[1]:.2g}."
+        advice = f" {where_it_goes_wrong(content, self.model, self.data.verification, planner.tolerance)}"
         dynamic = Precision("dynamic")
         easier = replace(planner, precision=dynamic, tolerance=dynamic.tolerance, effort="estimate", objective="size")
         try:
@@ -262,7 +271,8 @@ class _Export:
             arrays = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
             results.append(dict(zip(self.output_names, arrays, strict=True)))
         expected, actual = runtime.joined(results), runtime.run_all(interpreter, batches)
-        return compare_outputs(list(expected.values()), [actual[name] for name in expected], list(expected), self.data.inputs)
+        values = [actual[name] for name in expected]
+        return compare_outputs(list(expected.values()), values, list(expected), self.data.inputs, self.decisions)
 
     @property
     def _weighs_float32(self) -> bool:
@@ -301,7 +311,11 @@ def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
 
 
 def _parity(
-    interpreter: runtime.Interpreter, data: RepresentativeBatches, results: Sequence[Batch], tolerance: float, classes: bool
+    interpreter: runtime.Interpreter,
+    data: RepresentativeBatches,
+    results: Sequence[Batch],
+    tolerance: float,
+    decisions: Sequence[Decision | None],
 ) -> Parity:
     """Return how far the export is from Keras's `results` on the data that verify it.
 
@@ -317,7 +331,7 @@ def _parity(
             "Check the model's weights."
         )
     actual_values = [actual[name] for name in expected]
-    parity = compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, classes)
+    parity = compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, decisions)
     if not parity.relative_error <= tolerance:
         worst = max(parity.outputs, key=lambda output: output.relative_error)
         raise ParityError(

@@ -7,14 +7,38 @@ import keras
 import numpy as np
 
 from keras_butterfly.utils.keras_internals import calls_in_graph
+from keras_butterfly.utils.quiet import silent_libraries
 
+from .preparation.exportable import output_names
 from .preparation.representative_data import Batch
 from .tflite.parity import compare_outputs
 from .tflite.runtime import dequantized, run
 from .tflite.tensorflow_internals import interpreter_that_keeps_tensors
 
+# So many batches are looked at. More take long for a layer that is wrong on few examples only.
+MAX_BATCHES = 32
 
-def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, tolerance: float) -> tuple[str, float] | None:
+
+def where_it_goes_wrong(content: bytes, model: keras.Model, batches: Sequence[Batch], tolerance: float) -> str:
+    """Return a sentence that names the first layer whose outputs in the file differ from Keras's by more than `tolerance`.
+
+    If there is none, the sentence says why.
+
+    Args:
+        content: the bytes of the .tflite file.
+        model: the Keras model that was exported.
+        batches: the inputs by the names of the file's signature, in the order of the model's inputs.
+        tolerance: the largest permitted difference, relative to the largest output of the layer.
+    """
+    wrong = first_wrong_layer(content, model, batches, tolerance)
+    if wrong is None:
+        return "No layer can be named: the converter merged those that go wrong, or they are inside a model of a user's class."
+    return f"The first layer to go wrong is '{wrong[0]}', off by {wrong[1]:.2g}."
+
+
+def first_wrong_layer(
+    content: bytes, model: keras.Model, batches: Sequence[Batch], tolerance: float
+) -> tuple[str, float] | None:
     """Return the name and the error of the first layer whose outputs in the file differ from Keras's by more than `tolerance`.
 
     The file's tensors are matched with the layers by name and shape. A layer that the converter merged with another one cannot
@@ -23,7 +47,7 @@ def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, toleranc
     Args:
         content: the bytes of the .tflite file.
         model: the Keras model that was exported.
-        batch: the inputs by the names of the file's signature, in the order of the model's inputs.
+        batches: the inputs by the names of the file's signature, in the order of the model's inputs.
         tolerance: the largest permitted difference, relative to the largest output of the layer.
 
     Returns:
@@ -33,15 +57,20 @@ def first_wrong_layer(content: bytes, model: keras.Model, batch: Batch, toleranc
     if not layers:
         return None
     every_output = keras.Model(model.inputs, {layer.name: layer.output for layer in layers})
-    outputs = every_output(list(batch.values()), training=False)
-    tensors = _tensor_values(content, batch)
+    batches = batches[:MAX_BATCHES]
+    expected = [every_output(list(batch.values()), training=False) for batch in batches]
+    tensors, file_outputs = _tensor_values(content, batches)
+    layer_of = {id(layer.output): layer for layer in layers}
+    for tensor, name in zip(model.outputs, output_names(model), strict=True):
+        if id(tensor) in layer_of:  # The file names this tensor after the output.
+            tensors.append((f"{layer_of[id(tensor)].name}/", file_outputs[name]))
     for layer in layers:
-        expected = np.asarray(keras.ops.convert_to_numpy(outputs[layer.name]))
+        outputs = [np.asarray(keras.ops.convert_to_numpy(outputs[layer.name])) for outputs in expected]
         # TensorFlow appends a number to the name of a layer that is traced a second time.
         name_pattern = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
-        matches = [value for name, value in tensors if name_pattern.search(name) and value.shape == expected.shape]
+        matches = [values for name, values in tensors if name_pattern.search(name) and values[0].shape == outputs[0].shape]
         if matches:
-            error = compare_outputs([expected], [matches[-1]]).relative_error
+            error = compare_outputs([np.concatenate(outputs)], [np.concatenate(matches[-1])]).relative_error
             if error > tolerance:
                 return layer.name, error
     return None
@@ -54,16 +83,25 @@ def _has_one_output(layer) -> bool:
     return single and not isinstance(layer, keras.layers.InputLayer) and keras.backend.is_float_dtype(layer.output.dtype)
 
 
-def _tensor_values(content: bytes, batch: Batch) -> Sequence[tuple[str, np.ndarray]]:
-    """Run the file on one batch, and return the name and the values of each of its tensors. Int8 values are made floats."""
+def _tensor_values(
+    content: bytes, batches: Sequence[Batch]
+) -> tuple[list[tuple[str, list[np.ndarray]]], dict[str, list[np.ndarray]]]:
+    """Return the name of each tensor of the file with its values on each batch, and the outputs by name on each batch.
+
+    Int8 values are made floats.
+    """
     interpreter = interpreter_that_keeps_tensors(content)
-    interpreter.allocate_tensors()
-    run(interpreter, batch)
-    found = []
-    for detail in interpreter.get_tensor_details():
-        try:
-            value = interpreter.get_tensor(detail["index"])
-        except ValueError:  # The tensor is inside a part of the graph that XNNPACK runs.
-            continue
-        found.append((detail["name"], dequantized(value, detail)))
-    return found
+    with silent_libraries():
+        interpreter.allocate_tensors()
+    found: dict[int, tuple[str, list[np.ndarray]]] = {}
+    outputs: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        for name, value in run(interpreter, batch).items():
+            outputs.setdefault(name, []).append(value)
+        for detail in interpreter.get_tensor_details():
+            try:
+                value = interpreter.get_tensor(detail["index"])
+            except ValueError:  # The tensor is inside a part of the graph that XNNPACK runs.
+                continue
+            found.setdefault(detail["index"], (detail["name"], []))[1].append(dequantized(value, detail))
+    return list(found.values()), outputs

@@ -4,38 +4,60 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+
+from keras_butterfly.utils.locking import locked_folder
 
 # The errors that os.link raises on file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+# The errors of a disk, which are not the user's input.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_MIB = 2**20
 
 
 def check_writable(path, overwrite: bool = False) -> Path:
     """Check that a file can be written to `path`, and return `path` as a `Path`.
 
+    To find out, an empty file is made in the folder and removed again.
+
     Raises:
         ValueError: if the folder does not exist or cannot be written to, the file name is too long, a folder or a device is at
             `path`, or a file is there and `overwrite` is False.
+        OSError: if the disk is full. Its `filename` is `path`.
     """
-    if not isinstance(path, str | Path) or not str(path):
+    path = _check_path(path, overwrite)
+    _new_file(path).unlink()
+    return path
+
+
+def _check_path(path, overwrite: bool) -> Path:
+    """Check what `check_writable` checks, as far as it can be seen without writing."""
+    if not isinstance(path, str | Path) or not str(path) or "\0" in str(path):
         raise ValueError(f"Expected a path, as a str or a pathlib.Path. Received: {path!r}")
+    if str(path).endswith(os.sep):
+        raise ValueError(f"Expected the path of a file. Received a folder: '{path}'. Add a file name.")
     path = Path(path)
     folder = _target(path).parent
-    if not folder.is_dir():
-        raise ValueError(f"Expected an existing folder to write to. Received: '{folder}'. Create it first.")
+    if not os.path.isdir(folder):  # unlike Path.is_dir, this is False for a path that is too long
+        raise ValueError(f"Expected an existing folder to write to. Received: '{_short(folder)}'. Create it first.")
     longest = os.pathconf(folder, "PC_NAME_MAX")
     if len(os.fsencode(path.name)) > longest:
-        raise ValueError(f"Expected a file name of at most {longest} bytes. Received: '{path.name[:40]}...'. Shorten it.")
-    if path.is_dir():
+        raise ValueError(f"Expected a file name of at most {longest} bytes. Received: '{_short(path.name)}'. Shorten it.")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise ValueError(f"Expected the path of a file. Received: '{path}': {error.strerror}. Choose another path.") from error
+    if stat.S_ISDIR(mode):
         raise ValueError(f"Expected the path of a file. Received a folder: '{path}'. Add a file name.")
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(mode):
         raise ValueError(f"Expected the path of a file. Received: '{path}', which is no regular file. Choose another path.")
     if os.path.lexists(path) and not overwrite:
         raise ValueError(_exists_message(path))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"Expected a folder that can be written to. Received: '{folder}'. Choose another one.")
     return path
 
 
@@ -73,9 +95,9 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
         ValueError: as `check_writable`, and if a file appears at `path` while the content is written and `overwrite` is False.
         OSError: if writing fails, for example because the disk is full. Its `filename` is `path`.
     """
-    path = check_writable(path, overwrite)
+    path = _check_path(path, overwrite)
     target = _target(path)
-    temporary = _new_file(target)
+    temporary = _new_file(path)
     try:
         if isinstance(content, bytes):
             temporary.write_bytes(content)
@@ -96,23 +118,29 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
     return path
 
 
-@contextmanager
-def locked(path) -> Iterator[None]:
-    """While active, hold a lock on the folder of `path`, so that no other process changes the file at the same time.
+def locked(path) -> AbstractContextManager[None]:
+    """Return a context in which no other process changes the file at `path`, if all of them use this function."""
+    return locked_folder(_target(Path(path)).parent)
 
-    Only processes that use this function wait for the lock. On systems without `fcntl` there is no lock.
+
+@contextmanager
+def conversion_of(model) -> Iterator[None]:
+    """While active, turn a ValueError into an OSError if the folder of temporary files has no room to convert `model`.
+
+    TensorFlow's converter hides that its temporary files could not be written, and goes wrong later.
     """
     try:
-        import fcntl
-    except ImportError:
         yield
-        return
-    handle = os.open(_target(Path(path)).parent, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    except ValueError as error:
+        try:
+            with tempfile.TemporaryFile() as probe:
+                for _ in range(4 * model.count_params() // _MIB + 1):  # the weights in float32, and the graph
+                    probe.write(bytes(_MIB))
+                    probe.flush()
+        except OSError as full:
+            reason = f"could not write the temporary files of the conversion: {full.strerror or full}"
+            raise OSError(full.errno, f"{reason}. Free some space in the folder", tempfile.gettempdir()) from error
+        raise
 
 
 def _exists_message(path: Path) -> str:
@@ -124,10 +152,28 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _new_file(target: Path) -> Path:
-    """Create an empty file with a random name in the folder of `target`, and return its path. The umask sets its mode."""
+def _short(path) -> str:
+    """Return a path for a message, cut if it is very long."""
+    text = str(path)
+    return text if len(text) < 300 else f"{text[:40]}..."
+
+
+def _new_file(path: Path) -> Path:
+    """Make an empty file with a random name beside the target of `path`, and return its path. The umask sets its mode.
+
+    Raises:
+        ValueError: if the folder does not permit it.
+        OSError: if the disk is full. Its `filename` is `path`.
+    """
+    target = _target(path)
     temporary = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(error.errno, f"could not write the file: {error.strerror}", str(path)) from error
+        reason = f"'{target.parent}': {error.strerror}"
+        raise ValueError(f"Expected a folder that can be written to. Received: {reason}. Choose another one.") from error
     return temporary
 
 

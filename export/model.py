@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_butterfly.utils.model_inputs import as_array, match_inputs
 from keras_butterfly.utils.text_table import TextGroup
 
 from . import files
@@ -36,6 +38,19 @@ class Gain:
     estimated: bool
 
 
+@dataclass(frozen=True)
+class KerasInputs:
+    """How the inputs of a Keras model are given to it.
+
+    Attributes:
+        names: the names of the inputs in Keras, which differ from those of the signature where the user gave none.
+        structure: the names of the signature, in the nested dicts and lists in which the model takes its inputs.
+    """
+
+    names: tuple[str, ...]
+    structure: Any = field(hash=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TFLiteModel:
     """A .tflite file with the evidence that its outputs agree with those of the Keras model.
@@ -53,6 +68,7 @@ class TFLiteModel:
         notes: warnings, each a sentence or a few.
         original_parity: the errors against the Keras model in its own precision, if that is not float32. `parity` is then
             against the model's copy in float32. None for a model in float32.
+        keras_inputs: how the Keras model takes its inputs, or None if that is not known.
     """
 
     content: bytes = field(repr=False)
@@ -65,6 +81,7 @@ class TFLiteModel:
     plan: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
     original_parity: Parity | None = None
+    keras_inputs: KerasInputs | None = field(default=None, repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -119,9 +136,10 @@ class TFLiteModel:
         """Run the model on examples in the stock runtime.
 
         Args:
-            x: an array of examples. For several inputs, a list of arrays in the order of `input_names`, or a dict by name.
-                The number of examples may be any: they are run in batches of the exported batch size, and the last batch is
-                padded. If the batch size is not fixed, all examples are one batch.
+            x: an array of examples. For several inputs, a list of arrays in the order of `input_names`, a dict by name, or
+                arrays in the structure in which the Keras model takes them. The number of examples may be any: they are run in
+                batches of the exported batch size, and the last batch is padded. If the batch size is not fixed, all examples
+                are one batch.
 
         Returns:
             The output array, or for several outputs a list of arrays in the order of `output_names`. Int8 outputs are
@@ -130,7 +148,7 @@ class TFLiteModel:
         Raises:
             ValueError: if the number, the names or the shapes of the inputs do not fit the model.
         """
-        return predict(self.content, x, self.input_names, self.output_names)
+        return predict(self.content, x, self.input_names, self.output_names, self.keras_inputs)
 
     def save(self, path, overwrite: bool = False) -> Path:
         """Write the .tflite file, and return its path. A reader sees the whole file or none.
@@ -141,7 +159,13 @@ class TFLiteModel:
         return files.write(path, self.content, overwrite)
 
 
-def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_names: Sequence[str] | None = None):
+def predict(
+    content: bytes,
+    x,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    keras_inputs: KerasInputs | None = None,
+):
     """Run the bytes of a .tflite file on examples in the stock runtime, and return the outputs as `TFLiteModel.predict` does.
 
     Args:
@@ -149,13 +173,14 @@ def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_
         x: the inputs, as for `TFLiteModel.predict`.
         input_names: the order in which `x` lists the inputs. Default: the order of the file's signature.
         output_names: the order in which the outputs are returned. Default: the order of the file's signature.
+        keras_inputs: how the Keras model takes its inputs. Default: not known.
 
     Raises:
         ValueError: as `TFLiteModel.predict`.
     """
     interpreter = runtime.load(content)
     signature_inputs, signature_outputs = runtime.signature(interpreter)
-    inputs = _arrays_by_name(x, input_names or signature_inputs)
+    inputs = _arrays_by_name(x, input_names or signature_inputs, keras_inputs)
     count = _example_count(inputs)
     fixed_batch = int(interpreter.get_input_details()[0]["shape_signature"][0])
     batch = count if fixed_batch < 0 else fixed_batch
@@ -169,20 +194,29 @@ def predict(content: bytes, x, input_names: Sequence[str] | None = None, output_
     return arrays[0] if len(arrays) == 1 else arrays
 
 
-def _arrays_by_name(x, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the inputs `x`, an array, a list in the order of `names` or a dict, as arrays by name.
+def _arrays_by_name(x, names: Sequence[str], keras_inputs: KerasInputs | None) -> dict[str, np.ndarray]:
+    """Return the inputs `x`, an array, a list in the order of `names`, a dict, or as Keras takes them, as arrays by name.
 
     Raises:
         ValueError: if the number or the names of the inputs are not those of `names`.
     """
-    if not isinstance(x, Mapping):
+    structure = None if keras_inputs is None or isinstance(keras_inputs.structure, str) else keras_inputs.structure
+    if isinstance(x, Mapping):
+        if keras_inputs is not None and set(x) == set(keras_inputs.names):
+            x = {name: x[of_keras] for name, of_keras in zip(names, keras_inputs.names, strict=True)}
+        elif structure is not None and set(x) != set(names):
+            x = dict(match_inputs(structure, x, "the inputs", list(names)))
+    else:
         listed = list(x) if isinstance(x, list | tuple) else [x]
-        if len(listed) != len(names):
+        if len(listed) == len(names):
+            x = dict(zip(names, listed, strict=True))
+        elif structure is not None:
+            x = dict(match_inputs(structure, x, "the inputs", list(names)))
+        else:
             raise ValueError(f"Expected {len(names)} inputs, {tuple(names)}. Received: {len(listed)}")
-        x = dict(zip(names, listed, strict=True))
     if set(x) != set(names):
         raise ValueError(f"Expected the inputs {tuple(names)}. Received: {tuple(x)}")
-    return {name: np.asarray(x[name]) for name in names}
+    return {name: as_array(x[name], f"the input '{name}'") for name in names}
 
 
 def _example_count(inputs: Mapping[str, np.ndarray]) -> int:

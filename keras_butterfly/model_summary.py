@@ -16,9 +16,9 @@ from .layers.butterfly_dense import ButterflyDense
 from .layers.kaleidoscope import Kaleidoscope
 from .layers.low_rank import LowRank
 from .utils.keras_internals import all_layers, held_layers
+from .utils.model_checks import check_model
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
-from .utils.validation import not_built
 
 Shape = tuple[int | None, ...]
 
@@ -140,9 +140,9 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     """Return the weights, multiply-adds and bytes of each layer of a built model, and print them as a table.
 
     There is a row for each layer that holds no other layers, at any depth of the model. `Butterfly`, `ButterflyDense`,
-    `Kaleidoscope`, `LowRank` and recurrent layers are one row each. If a layer that holds other layers has weights or multiply-adds
-    besides theirs, these are in a row after their rows. A layer that is called twice has one row: its weights count once, and
-    its multiply-adds for each call. Layers without weights that are not called have no row.
+    `Kaleidoscope`, `LowRank` and recurrent layers are one row each. If a layer that holds other layers has weights or
+    multiply-adds besides theirs, these are in a row after their rows. A layer that is called twice has one row: its weights
+    count once, and its multiply-adds for each call. Layers without weights that are not called have no row.
 
     Multiply-adds are per example, without bias and activation. P is the product of the axes between batch and features:
 
@@ -190,12 +190,7 @@ def _check_model(model) -> None:
     Raises:
         ValueError: if it is not.
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"`model` must be a keras.Model. Received: {type(model).__name__}. Wrap a layer: keras.Sequential([...])."
-        )
-    if not model.built:
-        raise not_built(model)
+    check_model(model)
     quantized = [layer.name for layer in all_layers(model) if getattr(layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(f"Expected float layers. Received quantized ones: {quantized}. Call summary before `quantize`.")

@@ -22,6 +22,7 @@ if keras.backend.backend() != "tensorflow":
         "test_ecosystem.py",
         "test_notebooks.py",
         "test_reports.py",
+        "utils/test_quiet.py",
     ]
 
 

@@ -1,7 +1,8 @@
 """Independent answers in plain NumPy, by loops over single nodes and edges: the slowest version, and so the likeliest right.
 
-Of the package only the documented facts are used: a wiring's `size`, `radices`, `strides`, `inputs` and `outputs`, and the order of its
-flat weight vector (stage by stage the effective edges in (h, i, o, l) order, see `keras_butterfly.structure.wiring`).
+Of the package only the documented facts are used: a wiring's `size`, `radices`, `strides`, `inputs` and `outputs`, and the
+order of its flat weight vector (stage by stage the effective edges in (h, i, o, l) order, see
+`keras_butterfly.structure.wiring`).
 """
 
 from functools import cache

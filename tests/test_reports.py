@@ -43,4 +43,8 @@ def test_what_stays_is_listed_only_if_somebody_would_replace_it():
     _, report = replace_dense(model, where="wide", initialize="fresh", progress=False)
     assert set(report.kept) == {"pointwise", "recurrent"}
     assert report.kept["pointwise"] == "is not selected by `where`"
+    model = keras.Sequential([keras.Input((8, 8, 64)), *model.layers, layers.Dense(512, name="last")])
+    _, report = replace_dense(model, initialize="fresh", progress=False)
+    assert set(report.kept) == {"pointwise", "recurrent", "small", "wide"}
+    assert "replaced only if `where` or `min_weights` is given" in report.kept["pointwise"]
     assert "is recurrent, which is not replaced" in report.kept["recurrent"]

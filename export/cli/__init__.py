@@ -5,14 +5,15 @@ bad arguments are reported in one line on stderr, and TensorFlow's log can be si
 """
 
 import errno
-import math
 import os
+import signal
 import sys
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 
 import click
+from keras_butterfly_cli.parameters import FILE, FOLDER, POSITIVE, Number
+from keras_butterfly_cli.process import discard_unwritten, keep_to_the_encoding, signals_raised, silence_native_code
 
 DEFAULT_OUTPUT = "butterfly-demo"
 
@@ -22,9 +23,13 @@ DEFAULT_OUTPUT = "butterfly-demo"
 @click.option("--verbose", is_flag=True, help="Show what TensorFlow and the TFLite runtime log.")
 def cli(verbose):
     """Butterfly layers for Keras: train, export to TFLite, verify, measure."""
-    _keep_to_the_encoding()
+    keep_to_the_encoding()
     if not verbose:
-        _silence_native_code()
+        silence_native_code()
+    try:
+        os.getcwd()
+    except OSError:
+        raise ValueError("Expected a working directory that exists. Received one that was deleted. Go to another.") from None
 
 
 @cli.command()
@@ -41,9 +46,7 @@ def cli(verbose):
     help="Passes over the training data. [default: 12; digits 40; fashion_mnist and mnist 5]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Seed of all random draws.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, help="Folder to write to."
-)
+@click.option("-o", "--output", type=FOLDER, default=DEFAULT_OUTPUT, show_default=True, help="Folder to write to.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 def demo(dataset, epochs, seed, output, overwrite):
     """Train three networks, export them and compare accuracy, size and latency.
@@ -57,29 +60,17 @@ def demo(dataset, epochs, seed, output, overwrite):
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
 
-class Number(click.FloatRange):
-    """A parameter that is a finite number within a range. Click's own FloatRange accepts nan in every range."""
-
-    def convert(self, value, param, ctx):
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-POSITIVE, NOT_NEGATIVE = Number(min=0, min_open=True), Number(min=0)
-MODEL = click.Path(path_type=Path)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 
 
 def _output(suffix: str):
     """Return the option --output of a command that writes a file of this suffix."""
-    return click.option("-o", "--output", type=MODEL, required=True, help=f"The {suffix} file to write.")
+    return click.option("-o", "--output", type=FILE, required=True, help=f"The {suffix} file to write.")
 
 
 @cli.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=FILE)
 @AS_JSON
 def summary(model, as_json):
     """Show the weights, multiply-adds and bytes of each layer of MODEL, a .keras file."""
@@ -89,7 +80,7 @@ def summary(model, as_json):
 
 
 @cli.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=FILE)
 @_output(".keras")
 @click.option("--kind", type=click.Choice(["auto", "butterfly", "butterfly_dense"]), default="auto", show_default=True)
 @click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Rank of ButterflyDense; repeatable with a target.")
@@ -105,12 +96,14 @@ def summary(model, as_json):
     show_default=True,
     help="Fit the new layers to the old ones, or leave them random.",
 )
-@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=MODEL, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
+@click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
+@click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
 @click.option(
     "--epochs", type=click.IntRange(min=0), default=0, show_default=True, help="Passes of distillation over the data."
 )
-@click.option("--checkpoint", type=MODEL, help="Folder in which a distillation is saved, to continue it after an interruption.")
+@click.option(
+    "--checkpoint", type=FOLDER, help="Folder in which a distillation is saved, to continue it after an interruption."
+)
 @click.option("--target-latency-us", type=POSITIVE, help="Target: largest median latency in microseconds.")
 @click.option("--target-size-kib", type=POSITIVE, help="Target: largest .tflite file in KiB.")
 @click.option(
@@ -119,7 +112,7 @@ def summary(model, as_json):
     help="Target: largest loss of accuracy in percentage points, 0 to 100.",
 )
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which targets are measured.")
-@click.option("--plot", type=MODEL, help="With a target: write a picture of all models tried to this file too.")
+@click.option("--plot", type=FILE, help="With a target: write a picture of all models tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @OVERWRITE
 @AS_JSON
@@ -134,10 +127,10 @@ def replace(**options):
 
 
 @cli.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=FILE)
 @_output(".tflite")
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
-@click.option("--data", type=MODEL, help="A .npz with typical inputs, named x or as the model's inputs; needed for int8.")
+@click.option("--data", type=FILE, help="A .npz with typical inputs, named x or as the model's inputs; needed for int8.")
 @click.option("--integer-io", is_flag=True, help="With int8: inputs and outputs in int8 too.")
 @click.option(
     "--lowering",
@@ -149,7 +142,7 @@ def replace(**options):
 @click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
-@click.option("--wisdom", type=MODEL, help="File of earlier measurements. They are used, and new ones are added.")
+@click.option("--wisdom", type=FILE, help="File of earlier measurements. They are used, and new ones are added.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
 @AS_JSON
@@ -161,7 +154,7 @@ def export(**options):
 
 
 @cli.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=FILE)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=50, show_default=True, help="Untimed invocations first.")
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
@@ -174,14 +167,14 @@ def measure(**options):
 
 
 @cli.command()
-@click.argument("models", type=MODEL, nargs=-1, required=True)
-@click.option("--data", type=MODEL, help="A .npz with inputs x, and labels y for accuracy. x_test and y_test are preferred.")
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--data", type=FILE, help="A .npz with inputs x, and labels y for accuracy. x_test and y_test are preferred.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
 @click.option(
     "--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which .keras files are exported."
 )
-@click.option("--plot", type=MODEL, help="Write a picture to this file too.")
+@click.option("--plot", type=FILE, help="Write a picture to this file too.")
 @OVERWRITE
 @AS_JSON
 def compare(**options):
@@ -198,53 +191,53 @@ def main(arguments=None) -> None:
     """Run the command line, and exit with a code.
 
     Bad input is reported in one line on stderr, with exit code 2. Exit code 1 means a target or a tolerance that is not met, a
-    failing disk, or an interrupt.
+    failing disk, or an interrupt. SIGTERM and SIGHUP exit with 128 and their number, as shells report them.
     """
-    try:
-        sys.exit(cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False))
-    except click.exceptions.NoArgsIsHelpError:
-        _fail("Expected a command. See keras-butterfly --help.")
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except ValueError as error:
-        _fail(str(error), code=getattr(error, "exit_code", 2))
-    except OSError as error:
-        _fail(_described(error), code=1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("keras-butterfly: interrupted", err=True)
-        sys.exit(1)
-
-
-def _keep_to_the_encoding() -> None:
-    """Write a question mark for each character that the terminal cannot show, instead of failing on it."""
+    with signals_raised() as received:
+        try:
+            code, message = _outcome(arguments)
+        except Exception:  # A library whose import is interrupted fails in its own way.
+            if not received:
+                raise
+            code, message = 1, "interrupted"
+    if received and received[0] != signal.SIGINT:
+        code, message = 128 + received[0], "terminated"
+    elif received:
+        code, message = 1, "interrupted"
+    if message is not None:
+        with suppress(OSError, ValueError):  # without stderr the exit code says it
+            click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        discard_unwritten(stream)
+    sys.exit(code)
 
 
-def _silence_native_code() -> None:
-    """Discard what compiled libraries log to file descriptor 2. Python's own stderr stays as it is."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _outcome(arguments) -> tuple[int, str | None]:
+    """Run the command, and return its exit code and the message for stderr, None if there is none."""
     try:
-        kept = os.dup(2)
-    except OSError:  # stderr is closed
-        kept = os.dup(nowhere)
-    encoding = None if sys.stderr is None else sys.stderr.encoding
-    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=encoding, errors="replace")
-    if nowhere != 2:
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
+        code = cli.main(arguments, prog_name="keras-butterfly", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code or 0, None
+    except click.exceptions.NoArgsIsHelpError:
+        return 2, "Expected a command. See keras-butterfly --help."
+    except click.ClickException as error:
+        return 2, error.format_message()
+    except ValueError as error:
+        return getattr(error, "exit_code", 2), str(error)
+    except OSError as error:
+        return 1, _described(error)
+    except (click.Abort, KeyboardInterrupt):
+        return 1, "interrupted"
 
 
 def _described(error: OSError) -> str:
-    """Return the message of `error`. If the disk is full and no file is named, the folder of temporary files is named."""
+    """Return the message of `error`. If the disk is full and no file is named, say what could not be written."""
     if error.filename is not None or error.errno != errno.ENOSPC:
         return str(error)
-    return f"{error.strerror or error}: temporary files are written to '{tempfile.gettempdir()}'. Free some space there."
-
-
-def _fail(message: str, code: int = 2) -> None:
-    """Print `message` as one line on stderr, and exit with `code`."""
-    with suppress(OSError, ValueError):  # without stderr the exit code says it
-        click.echo(f"keras-butterfly: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    try:
+        with tempfile.TemporaryFile(buffering=0) as probe:
+            probe.write(bytes(2**20))
+    except OSError:
+        return f"{error.strerror or error}: temporary files are written to '{tempfile.gettempdir()}'. Free some space there."
+    return f"could not write to standard output: {error.strerror or error}. Redirect it to where there is space."

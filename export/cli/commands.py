@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -11,11 +12,18 @@ from rich.console import Console
 
 import keras_butterfly
 from keras_butterfly import export as exporting
-from keras_butterfly.compression.checkpoint import Checkpoint
+from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, sample
+from keras_butterfly.export.compression_sweep import (
+    MAX_FITTED,
+    accuracy,
+    check_scorable,
+    check_training_labels,
+    first_outputs,
+    sample,
+)
 from keras_butterfly.export.measurement.plots import check_picture
-from keras_butterfly.export.measurement.timing import content_of
+from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
@@ -43,23 +51,43 @@ def replace(model, output, overwrite, as_json, data, **options):
     files.check_distinct(outputs, {"MODEL": model, "--data": data})
     _check_output(output, ".keras", overwrite)
     _check_plot(options["plot"], overwrite)
-    if options["checkpoint"] is not None:
-        if not options["epochs"]:
-            raise ValueError("Expected --epochs with --checkpoint, which saves a training. Received --checkpoint alone.")
-        options["checkpoint"] = Checkpoint(options["checkpoint"])
+    checkpoint = _checkpoint(options)
     original = load_model(model)
     arrays = None if data is None else load_arrays(data)
     targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
     settings = {key: options[key] for key in ("initialize", "seed", "min_weights")} | {"where": _where(options["where"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
-    if targets:
-        new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
-    else:
-        new, report, shown = _replaced(original, arrays, options, settings)
-    files.write(output, new.save, overwrite)
-    if options["checkpoint"] is not None:
-        options["checkpoint"].remove()
+    if checkpoint is not None:
+        checkpoint.settings = _training_settings(original, arrays, options)
+    with nullcontext() if checkpoint is None else checkpoint.held():
+        if targets:
+            new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
+        else:
+            new, report, shown = _replaced(original, arrays, options, settings, checkpoint)
+        files.write(output, new.save, overwrite)
+        if checkpoint is not None:
+            checkpoint.remove()
     _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
+
+
+def _checkpoint(options) -> Checkpoint | None:
+    """Return the checkpoint that the options name, or None if they name none."""
+    if options["checkpoint"] is None:
+        return None
+    if not options["epochs"]:
+        raise ValueError("Expected --epochs with --checkpoint, which saves a training. Received --checkpoint alone.")
+    return Checkpoint(options["checkpoint"])
+
+
+def _training_settings(original, arrays, options) -> dict:
+    """Return what the student and its training depend on, by the names that a user of the command line knows."""
+    names = ("kind", "k", "stacks", "where", "min_weights", "initialize", "steps", "epochs", "seed")
+    trained_on = [array for name, array in sorted((arrays or {}).items()) if not name.endswith(TEST)]
+    return {
+        "MODEL": fingerprint_of_weights(original),
+        "--data": fingerprint(trained_on),
+        **{f"--{name.replace('_', '-')}": options["ks" if name == "k" else name] for name in names},
+    }
 
 
 def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
@@ -72,7 +100,7 @@ def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: fl
     return {name: target for name, target in targets.items() if target is not None}
 
 
-def _replaced(original, arrays, options, settings):
+def _replaced(original, arrays, options, settings, checkpoint):
     """Return the one new model that the options describe, a report for JSON, and the parts to print."""
     ks, stacks = options["ks"], options["stacks"]
     if len(ks) > 1 or len(stacks) > 1:
@@ -91,11 +119,13 @@ def _replaced(original, arrays, options, settings):
     some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
     scores = _scores("original", original, arrays) if options["epochs"] else {}
+    if labels is not None:
+        check_training_labels(original, labels)
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
         scores |= _scores("after the fit", new, arrays)
-        keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=options["checkpoint"])
+        keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=checkpoint)
         scores |= _scores("after distillation", new, arrays)
     return new, {**replaced.to_dict(), "accuracies": scores}, [replaced.table(), *_score_lines(scores, replaced)]
 
@@ -192,12 +222,16 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     """Print the latencies of all models, and on data the accuracy of each and its difference to the first model."""
     files.check_distinct({"--plot": plot}, {**{str(path): path for path in models}, "--data": data})
     _check_plot(plot, overwrite)
+    check_extent(threads=threads, runs=runs)
     if len({str(path) for path in models}) != len(models):
         raise ValueError(f"Expected different models. Received: {[str(path) for path in models]}")
+    loaded = {str(path): _loaded(path) for path in models}
     arrays = None if data is None else load_arrays(data)
+    evaluated: dict[str, dict] = {}
+    if arrays is not None:
+        _check_task(loaded, arrays)
     with Progress() as bars:
-        contents = {str(path): _content(path, quantize, arrays) for path in bars.each(models, "load and export")}
-        evaluated = {}
+        contents = {name: _content(loaded[name], quantize, arrays) for name in bars.each(loaded, "load and export")}
         if arrays is not None:
             evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
     comparison = exporting.compare(contents, threads=threads, runs=runs)
@@ -209,11 +243,39 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     _print(report, [comparison.table(), *([_evaluation_table(evaluated)] if evaluated else [])], as_json)
 
 
-def _content(path: Path, quantize: str | None, arrays) -> bytes:
-    """Return the bytes of a .tflite file, or of the export of a Keras file."""
-    if path.suffix not in (".keras", ".h5"):
-        return content_of(path)
-    model = load_model(path)
+def _loaded(path: Path) -> keras.Model | bytes:
+    """Return the Keras model in a .keras or .h5 file, or the bytes of a .tflite file that the runtime loads."""
+    if path.suffix in (".keras", ".h5"):
+        return load_model(path)
+    content = content_of(path)
+    runtime.load(content)
+    return content
+
+
+def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
+    """Run each model on the first example, so that models, data and labels that do not fit are found before the exports."""
+    suffix = TEST if LABELS + TEST in arrays else ""
+    first = None
+    for name, model in models.items():
+        names = _signature_inputs(model) if isinstance(model, bytes) else _input_names(model)
+        inputs = inputs_of(arrays, names, suffix)
+        for array in keras.tree.flatten(inputs):
+            check_finite(array, "the data")
+        if isinstance(model, bytes):
+            outputs = predict(model, keras.tree.map_structure(lambda array: array[:1], inputs))
+        else:
+            outputs = first_outputs(model, check_data(model, inputs))
+        first = outputs if first is None else first
+        if not isinstance(outputs, list) and not isinstance(first, list):  # of several outputs the order is known later
+            _difference(name, first, outputs)
+        if LABELS + suffix in arrays:
+            check_scorable(arrays[LABELS + suffix], outputs, len(keras.tree.flatten(inputs)[0]))
+
+
+def _content(model: keras.Model | bytes, quantize: str | None, arrays) -> bytes:
+    """Return the bytes of a .tflite file, or of the export of a Keras model."""
+    if isinstance(model, bytes):
+        return model
     data = None if arrays is None else inputs_of(arrays, _input_names(model))
     return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
 
@@ -223,20 +285,21 @@ def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
     suffix = TEST if LABELS + TEST in arrays else ""
     labels, first, evaluated = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
-        inputs = inputs_of(arrays, _signature_inputs(content), suffix)
-        for array in keras.tree.flatten(inputs):
-            check_finite(array, "the data")
-        outputs = predict(content, inputs)
+        outputs = predict(content, inputs_of(arrays, _signature_inputs(content), suffix))
         first = outputs if first is None else first
-        listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
-        try:
-            far = compare_outputs(*listed).relative_error
-        except ParityError as error:
-            raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
-        evaluated[name] = {"difference": far}
+        evaluated[name] = {"difference": _difference(name, first, outputs)}
         if labels is not None:
             evaluated[name]["accuracy"] = accuracy(labels, outputs)
     return evaluated
+
+
+def _difference(name: str, first, outputs) -> float:
+    """Return the largest difference of the outputs of the model `name` to those of the first, over the largest output."""
+    listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
+    try:
+        return compare_outputs(*listed).relative_error
+    except ParityError as error:
+        raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
 
 
 def _evaluation_table(evaluated: dict[str, dict]) -> TextTable:
@@ -277,14 +340,19 @@ def _where(names):
 def _check_plot(path, overwrite: bool) -> None:
     if path is not None:
         check_picture(path)
-        files.check_writable(path, overwrite)
+        _check_new(path, "--plot", overwrite)
 
 
 def _check_output(path, suffix: str, overwrite: bool) -> None:
     if Path(path).suffix != suffix:
         raise ValueError(f"Expected an --output that ends in {suffix}. Received: '{path}'")
+    _check_new(path, "--output", overwrite)
+
+
+def _check_new(path, option: str, overwrite: bool) -> None:
+    """Check that a file can be written to the path that the user gave as `option`."""
     if os.path.lexists(path) and not overwrite:
-        raise ValueError(f"'{path}' exists. Choose another --output, or pass --overwrite.")
+        raise ValueError(f"'{path}' exists. Choose another {option}, or pass --overwrite.")
     files.check_writable(path, overwrite)
 
 

@@ -1,6 +1,7 @@
 """The demonstration: a dense, a butterfly and a narrow dense network, from training to measured .tflite files."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -210,15 +211,16 @@ def _check_plots() -> None:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Make the folder, and check before the work that the files can be written to it."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"Expected an output folder. Received a file: '{output}'. Choose another --output.")
-    existing = [name for name in FILES if (output / name).exists()]
-    if existing and not overwrite:
-        raise ValueError(f"'{output}' already holds {', '.join(existing)}. Choose another --output, or pass --overwrite.")
     try:
+        if os.path.lexists(output) and not output.is_dir():
+            raise ValueError(f"Expected an output folder. Received a file: '{output}'. Choose another --output.")
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"Expected an output folder that can be made. Received: '{output}': {error.strerror}.") from error
+    existing = [name for name in FILES if os.path.lexists(output / name)]
+    if existing and not overwrite:
+        raise ValueError(f"'{output}' already holds {', '.join(existing)}. Choose another --output, or pass --overwrite.")
+    files.check_distinct({name: output / name for name in FILES}, {})
     for name in FILES:
         files.check_writable(output / name, overwrite=True)
 

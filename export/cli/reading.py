@@ -34,13 +34,17 @@ def load_arrays(path) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz file by name, or the array of a .npy file as "x".
 
     Raises:
-        ValueError: if there is no such file, it is damaged, or it holds pickled objects, NaN or infinities.
+        ValueError: if there is no such file, it is damaged, or it holds pickled objects, dates, NaN or infinities.
     """
     try:
         arrays = read_npz(path)
     except ValueError as error:
         raise ValueError(f"Expected arrays in a .npz file. '{path}' could not be read: {error}") from error
     for name, array in arrays.items():
+        if array.dtype.kind in "mM":
+            raise ValueError(
+                f"Expected numbers in '{path}'. The array '{name}' holds dates or times: {array.dtype}. Convert or remove it."
+            )
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             raise ValueError(f"Expected finite numbers in '{path}'. The array '{name}' holds some that are NaN or infinite.")
     return arrays

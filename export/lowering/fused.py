@@ -81,9 +81,7 @@ class Fused(PartByPart):
             entry = layouts.entry(factors)
             first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
             x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
-            for index, (operator, factor, block, added) in enumerate(
-                zip(operators, factors, constants, biases, strict=True)
-            ):
+            for index, (operator, factor, block, added) in enumerate(zip(operators, factors, constants, biases, strict=True)):
                 with tf.name_scope(f"factor_{index}"):
                     x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
             return unflatten(_leave(x, layout, wiring, batch), shape)

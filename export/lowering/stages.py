@@ -62,9 +62,7 @@ class Slice(PartByPart):
 
         def affine(x):
             nodes = kernels.place_inputs(tf.reshape(x, (-1, len(wiring.inputs))), wiring, wiring.size)
-            for index, (radix, stride, rotations) in enumerate(
-                zip(wiring.radices, wiring.strides, stage_weights, strict=True)
-            ):
+            for index, (radix, stride, rotations) in enumerate(zip(wiring.radices, wiring.strides, stage_weights, strict=True)):
                 with tf.name_scope(f"stage_{index}"):
                     gadgets = tf.reshape(nodes, (-1, wiring.size // (radix * stride), radix, stride))
                     total = nodes * rotations[0]

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
-from keras_butterfly.utils.validation import positive_integer
 
 from .. import files
 from ..tflite.operators import count_operators, operator_names
 from . import devices
 from .latency import Latency
 from .plots import check_picture, colors, literal
-from .timing import content_of, measure_all
+from .timing import check_extent, content_of, measure_all
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ def compare(
         raise ValueError(f"Expected a mapping from names to models. Received: {type(models).__name__}")
     if not models:
         raise ValueError("Expected at least one model to measure. Received: none")
+    check_extent(threads, warmup, runs)
     contents = {name: content_of(model) for name, model in models.items()}
-    runs = positive_integer(runs, "runs")
     with Progress(progress) as bars, bars.task("measure", runs) as advance:
         latencies = measure_all(
             contents, threads=threads, warmup=warmup, runs=runs, device=device, on_round=lambda rounds_done: advance(1)

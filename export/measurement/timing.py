@@ -8,8 +8,8 @@ from keras_butterfly.utils.validation import positive_integer
 from . import devices
 from .latency import Latency
 
-# More threads than any device has. Each thread costs memory.
-MAX_THREADS = 256
+# More threads than any device has. Each thread costs memory. More runs than a user waits for.
+MAX_THREADS, MAX_RUNS = 256, 1_000_000
 
 
 def measure(
@@ -55,12 +55,21 @@ def measure_all(
     Raises:
         ValueError: as `measure`.
     """
-    threads, runs = positive_integer(threads, "threads"), positive_integer(runs, "runs")
-    warmup = positive_integer(warmup, "warmup")
-    if threads > MAX_THREADS:
-        raise ValueError(f"`threads` must be at most {MAX_THREADS}. Received: threads={threads}")
+    check_extent(threads, warmup, runs)
     contents = {name: content_of(model) for name, model in models.items()}
     return devices.find(device).measure(contents, threads=threads, warmup=warmup, runs=runs, on_round=on_round)
+
+
+def check_extent(threads: int = 1, warmup: int = 1, runs: int = 1) -> None:
+    """Check the arguments that say how long and with how many threads is measured.
+
+    Raises:
+        ValueError: if one is no positive integer, or is absurdly large.
+    """
+    limits = (("threads", threads, MAX_THREADS), ("warmup", warmup, MAX_RUNS), ("runs", runs, MAX_RUNS))
+    for name, value, most in limits:
+        if positive_integer(value, name) > most:
+            raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={value}")
 
 
 def content_of(model) -> bytes:
@@ -77,7 +86,10 @@ def content_of(model) -> bytes:
     if isinstance(model, str | Path):
         if not Path(model).is_file():
             raise ValueError(f"Expected the path of a .tflite file. Received: '{model}', which is no file.")
-        return Path(model).read_bytes()
+        try:
+            return Path(model).read_bytes()
+        except OSError as error:
+            raise ValueError(f"Expected a .tflite file that can be read. Received '{model}': {error.strerror}.") from error
     content = getattr(model, "content", None)
     if not isinstance(content, bytes):
         raise ValueError(

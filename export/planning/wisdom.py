@@ -109,7 +109,13 @@ class Wisdom:
         self._known[key] = candidates
 
     def merge(self, other: "Wisdom") -> None:
-        """Add all that `other` holds. Where both hold a key, the candidates of `other` are kept."""
+        """Add all that `other` holds. Where both hold a key, the candidates of `other` are kept.
+
+        Raises:
+            ValueError: if `other` is no `Wisdom`.
+        """
+        if not isinstance(other, Wisdom):
+            raise ValueError(f"Expected an export.Wisdom, such as Wisdom.load(path). Received: {type(other).__name__}")
         self._known |= other._known
 
     def forget(self, **facts) -> int:
@@ -166,11 +172,13 @@ class Wisdom:
         Raises:
             ValueError: for a path that names no file, and a file that is no wisdom of this version, whole and sound.
         """
+        if not isinstance(path, str | Path):
+            raise ValueError(f"Expected a path, as a str or a pathlib.Path. Received: {path!r}")
         if not Path(path).is_file():
             raise ValueError(f"Expected the path of a wisdom file. Received: '{path}', which is no file.")
         try:
             content = json.loads(Path(path).read_text())
-        except (ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"Expected a wisdom file, which is JSON. '{path}' is none or is damaged: {error}") from error
         kind = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
         if kind != (FORMAT, VERSION):

@@ -3,7 +3,7 @@
 import inspect
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -11,9 +11,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_butterfly.utils.keras_internals import all_layers, held_variables
-from keras_butterfly.utils.validation import not_built
+from keras_butterfly.compression.dense_map import why_not_dense
+from keras_butterfly.compression.selection import candidates_of
+from keras_butterfly.utils.keras_internals import all_layers, calls_in_graph
+from keras_butterfly.utils.labels import loss_name
+from keras_butterfly.utils.model_checks import check_finite_weights, check_model
+from keras_butterfly.utils.validation import reason_of
 
+from ..tflite.parity import Decision
 from ..tflite.quantize import Precision
 
 # The offsets in a flatbuffer are signed integers of 32 bits.
@@ -32,33 +37,39 @@ def check_exportable(model, precision: Precision) -> None:
     Raises:
         ValueError: if it is not. The message says what to do.
     """
-    if not isinstance(model, keras.Model):
-        if any(cls.__module__.startswith(("tf_keras", "keras.src.engine")) for cls in type(model).__mro__):
-            raise ValueError(
-                "`model` must be a model of Keras 3. Received a model of tf_keras, which is Keras 2. Save it with "
-                'model.save("m.keras"), and load it with Keras 3: keras.models.load_model("m.keras").'
-            )
-        raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    check_model(model)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f'Expected Keras on the TensorFlow backend. Received: "{keras.backend.backend()}". '
             "Save the model, and load it in a process with KERAS_BACKEND=tensorflow."
         )
-    if not model.built:
-        raise not_built(model)
     size = model.count_params() * BYTES_PER_WEIGHT[precision.name]
     if size >= MAX_FILE_BYTES:
         raise ValueError(
             f"Expected a model whose .tflite file stays below 2 GiB. '{model.name}' has {model.count_params():,} weights, "
-            f"{size / 2**30:.1f} GiB in this precision. Quantize it, or make it smaller with replace_dense."
+            f"{size / 2**30:.1f} GiB in this precision. {_how_to_shrink(model)}"
         )
-    for layer in all_layers(model, include_self=False):
-        variables = held_variables(layer)
-        if any(variable.dtype != "string" and not np.all(np.isfinite(_as_numpy(variable))) for variable in variables):
-            raise ValueError(
-                f"Expected finite weights. The layer '{layer.name}' has weights that are NaN or infinite. Train the model "
-                "again, at a lower learning rate for example."
-            )
+    stateful = [layer.name for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if stateful:
+        raise ValueError(
+            f"Expected layers without a state between calls, which a file cannot keep. Received stateful ones: {stateful}. "
+            "Build the model with stateful=False, and give it these weights."
+        )
+    check_finite_weights(model)
+
+
+def _is_of_keras(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.split(".")[0] == "keras"
+
+
+def _how_to_shrink(model: keras.Model) -> str:
+    """Return advice on how a file of `model` can stay below 2 GiB."""
+    fitting = [name for name, size in BYTES_PER_WEIGHT.items() if name and model.count_params() * size < MAX_FILE_BYTES]
+    dense = sum(layer.count_params() for _, layer in candidates_of(model) if why_not_dense(layer) is None)
+    if fitting:
+        return f'Give quantize="{fitting[0]}".'
+    small_enough = (model.count_params() - dense) * BYTES_PER_WEIGHT["int8"] < MAX_FILE_BYTES
+    return "Make it smaller with replace_dense." if small_enough else "Divide it into several models."
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -73,14 +84,22 @@ def in_float32(model: keras.Model) -> keras.Model:
     try:
         config = keras.saving.serialize_keras_object(model)
         config.pop("compile_config", None)  # An export needs no loss, and Keras may not find the user's.
-        copy = keras.saving.deserialize_keras_object(_float32_config(config))
+        # The classes of the model itself need not be registered.
+        classes = {type(layer).__name__: type(layer) for layer in all_layers(model) if not _is_of_keras(layer)}
+        copy = keras.saving.deserialize_keras_object(_float32_config(config), custom_objects=classes)
         if not copy.built:
             copy.build_from_config(model.get_build_config())
         pairs = list(zip(copy.variables, model.variables, strict=True))
     except Exception as error:  # The config of a user's class may raise any exception.
+        functions = [layer.name for layer in all_layers(model) if type(layer) is keras.layers.Lambda]
+        reason = (
+            f"Keras copies no Lambda layers, such as '{functions[0]}'"
+            if functions and "Lambda" in str(error)
+            else reason_of(error)
+        )
         raise ValueError(
             "Expected a model in float32, or one that Keras can copy from its config. "
-            f"The layers {other[:3]} compute in another precision, and the copy failed: {error}. "
+            f"The layers {other[:3]} compute in another precision, and the copy failed: {reason}. "
             'Build the model with the dtype policy "float32", and give it these weights.'
         ) from error
     for new, old in pairs:
@@ -120,7 +139,21 @@ def input_specs(model: keras.Model, batch_size: int | None) -> list[tf.TensorSpe
     Raises:
         ValueError: if an input is text, is too large, or has an unknown size in another axis than the batch.
     """
-    return [_spec(tensor, name, batch_size) for tensor, name in zip(model.inputs, input_names(model.inputs), strict=True)]
+    names = input_names(model.inputs)
+    if any(isinstance(layer, keras.layers.RNN) for layer in all_layers(model)):
+        advice = "Build the model for sequences of one length: keras.Input((steps, features)), and pad or cut them."
+    else:
+        advice = (
+            'Build the model with a keras.Input of fixed shape. Or call model.export(path, format="litert"), which keeps the '
+            "axis open and leaves out the planning, the comparison and the measurement."
+        )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                f"Expected the input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
+                f"{advice} The weights fit: new.set_weights(model.get_weights())."
+            )
+    return [_spec(tensor, name, batch_size) for tensor, name in zip(model.inputs, names, strict=True)]
 
 
 def input_names(tensors) -> tuple[str, ...]:
@@ -166,7 +199,10 @@ def _as_compared(name: str) -> str:
 
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
-    """While active, the recurrent layers of `model` are unrolled, because TensorFlow cannot calibrate a loop for int8."""
+    """While active, the recurrent layers of `model` are unrolled.
+
+    TensorFlow cannot calibrate a loop for int8, and TFLite has no loop whose batch is open.
+    """
     layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.RNN) and not layer.unroll]
     for layer in layers:
         layer.unroll = True
@@ -177,11 +213,47 @@ def unrolled(model: keras.Model) -> Iterator[None]:
             layer.unroll = False
 
 
-def gives_classes(model: keras.Model) -> bool:
-    """Return whether the model is compiled with a categorical cross-entropy, so that its outputs are scores of classes."""
+def decisions(model: keras.Model, names: Sequence[str]) -> list[Decision | None]:
+    """Return for each output how it decides about a class, by the loss that the model is compiled with or its last activation.
+
+    Args:
+        model: the model.
+        names: the names of the outputs in the signature, as `output_names` returns them.
+    """
+    tensors = list(getattr(model, "outputs", None) or [None] * len(names))
+    return [_decision(model, *pair) for pair in zip(tensors, _losses(model, names), strict=True)]
+
+
+def _losses(model: keras.Model, names: Sequence[str]) -> list:
+    """Return the loss that the model is compiled with for each output, None if there is none."""
     loss = getattr(model, "loss", None) if model.compiled else None
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
-    return "categorical_crossentropy" in str(name)
+    if isinstance(loss, dict):
+        if len(loss) == len(names) == 1:
+            return list(loss.values())
+        of_keras = getattr(model, "output_names", None) or names
+        return [loss.get(name, loss.get(keras_name)) for name, keras_name in zip(names, of_keras, strict=True)]
+    if isinstance(loss, list | tuple):
+        return list(loss) if len(loss) == len(names) else [None] * len(names)
+    return [loss] * len(names)
+
+
+def _decision(model: keras.Model, tensor, loss) -> Decision | None:
+    """Return how one output decides about a class, or None if that is not known."""
+    name = loss_name(loss)
+    if "categorical_crossentropy" in name:
+        return "largest"
+    if name == "binary_crossentropy" and getattr(loss, "from_logits", False):
+        return "positive"
+    return "half" if name == "binary_crossentropy" or (not name and _is_sigmoid(model, tensor)) else None
+
+
+def _is_sigmoid(model: keras.Model, tensor) -> bool:
+    """Return whether an output of a Sequential or functional model comes from a layer with the activation sigmoid."""
+    return any(
+        getattr(layer, "activation", None) is keras.activations.sigmoid
+        and any(output is tensor for node in calls_in_graph(layer) for output in node.output_tensors)
+        for layer in getattr(model, "layers", ())
+    )
 
 
 def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
@@ -196,12 +268,6 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
             "Export the part of the model after its text is turned into numbers."
         )
     shape = (batch_size, *tensor.shape[1:])
-    if None in shape[1:]:
-        raise ValueError(
-            f"Expected the input '{tensor.name}' to have a known shape but for the batch. Received: {tuple(tensor.shape)}. "
-            'Build the model with a keras.Input of fixed shape. Or call model.export(path, format="litert"), which keeps the '
-            "axis open and leaves out the planning, the comparison and the measurement."
-        )
     size = int(np.prod([axis or 1 for axis in shape])) * tf.as_dtype(tensor.dtype).size
     if size >= MAX_FILE_BYTES:
         raise ValueError(
@@ -209,11 +275,6 @@ def _spec(tensor, name: str, batch_size: int | None) -> tf.TensorSpec:
             f"batch_size={batch_size}. Choose a smaller batch."
         )
     return tf.TensorSpec(shape, tensor.dtype, name=name)
-
-
-def _as_numpy(variable) -> np.ndarray:
-    """Return the values of a Keras variable, cast to float32."""
-    return ops.convert_to_numpy(ops.cast(variable, "float32"))
 
 
 def _float32_config(config):

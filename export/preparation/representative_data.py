@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.model_inputs import flat_inputs, read_examples
 
 from ..tflite.quantize import Precision
@@ -65,10 +66,10 @@ def representative_batches(
                 'Expected `representative_data`, some hundred examples, from which quantize="int8" takes its ranges. '
                 "Received: None"
             )
-        batches = _random_batches(specs)
+        batches = _random_batches(specs, _id_ranges(model, specs))
         return RepresentativeBatches(batches, batches, "random inputs")
     batch = specs[0].shape[0] or 1
-    x, _ = read_examples(data, MAX_BATCHES * batch)
+    x, _ = read_examples(model, data, MAX_BATCHES * batch)
     listed = flat_inputs(model, _by_model_names(x, model, specs), "`representative_data`")
     arrays = {spec.name: _cast(array, spec) for spec, array in zip(specs, listed, strict=True)}
     count = len(listed[0])
@@ -136,6 +137,12 @@ def _starts(count: int, batch: int) -> list[int]:
     return [int(index) * batch for index in chosen]
 
 
+def _id_ranges(model: keras.Model, specs: Sequence[tf.TensorSpec]) -> dict[str, tuple]:
+    """Return the lowest and the highest random value of each input of integers, which every `Embedding` can look up."""
+    sizes = [layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
+    return {spec.name: (0, min([2, *sizes]) - 1) for spec in specs if spec.dtype.is_integer}
+
+
 def _random_batches(specs: Sequence[tf.TensorSpec], ranges: Mapping[str, tuple] | None = None) -> list[Batch]:
     """Return RANDOM_BATCHES batches of random inputs. `ranges` has the lowest and the highest value of each input by name."""
     rng = np.random.default_rng(0)
@@ -148,8 +155,7 @@ def _random(spec: tf.TensorSpec, rng: np.random.Generator, limits: tuple | None)
     Args:
         spec: the shape and dtype of the input.
         rng: the generator.
-        limits: the lowest and the highest value. None: standard normal values, or 0 and 1 for integers and booleans. Every
-            embedding can look up 0 and 1.
+        limits: the lowest and the highest value. None: standard normal values, or 0 and 1 for integers and booleans.
     """
     dtype = spec.dtype.as_numpy_dtype
     shape = (spec.shape[0] or 1, *spec.shape[1:])

@@ -1,15 +1,13 @@
 """Converting a TensorFlow function to a .tflite file."""
 
-import os
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from keras_butterfly.utils.quiet import SharedContext, quiet_tensorflow
+from keras_butterfly.utils.quiet import silent_libraries
+from keras_butterfly.utils.validation import reason_of
 
 from .mixed_precision import with_float32_layers
 from .operators import check_ranges
@@ -72,7 +70,7 @@ def convert(
 def _run(step: Callable[..., bytes], *arguments) -> bytes:
     """Run one step of TensorFlow's converter. Its errors become a ValueError that says what to do."""
     try:
-        with _QUIET:
+        with silent_libraries():
             return step(*arguments)
     except MemoryError as error:
         raise ValueError(_OUT_OF_MEMORY) from error
@@ -80,38 +78,13 @@ def _run(step: Callable[..., bytes], *arguments) -> bytes:
         if "bad_alloc" in str(error):
             raise ValueError(_OUT_OF_MEMORY) from error
         # The converter raises several private types. For all of them the operators at which it stopped matter most.
-        raise ValueError(
-            f"Expected layers that TFLite's built-in operators can express. {_complaint(error)} Replace the layers concerned."
-        ) from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """While active, suppress the warnings of TensorFlow's converter and everything written on stderr.
-
-    The converter and the runtime that it calibrates with are compiled code. They write to file descriptor 2, past `sys.stderr`.
-    """
-    nowhere, stderr = os.open(os.devnull, os.O_WRONLY), None
-    with suppress(OSError):  # stderr may be closed.
-        stderr = os.dup(2)
-    try:
-        os.dup2(nowhere, 2)
-        with quiet_tensorflow(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.close(nowhere)
-        if stderr is not None:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-_QUIET = SharedContext(_silent)
+        raise ValueError(f"Expected layers that TFLite's built-in operators can express. {_complaint(error)}") from error
 
 
 def _complaint(error: Exception) -> str:
-    """Return a sentence with the operators that the converter's error names. If it names none, quote its first line."""
+    """Return the operators that the converter's error names, with advice. If it names none, quote the first line."""
     named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
     if named:
-        return f"There is none for: {', '.join(named)}."
-    return f"The converter says: {str(error).splitlines()[0]}"
+        return f"There is none for: {', '.join(named)}. Replace the layers concerned."
+    advice = " Replace the layers concerned." if "'tf." in str(error) else ""
+    return f"The converter says: {reason_of(error)}.{advice}"

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 
 # The values of an output count as probabilities if their sum differs from 1 by less than this.
 MAX_SUM_ERROR = 1e-3
+# How an output decides about a class: by its largest value, or by whether its single value is above 1/2 or above 0.
+Decision = Literal["largest", "half", "positive"]
 
 
 class ParityError(ValueError):
@@ -24,8 +27,8 @@ class OutputParity:
         name: the name of the output.
         max_error: the largest absolute difference between a value of the export and Keras's value.
         relative_error: `max_error` divided by the largest absolute value of Keras's output.
-        agreement: the part of the examples, from 0 to 1, in which the largest value is that of the same class. None if the
-            output does not look like scores of classes.
+        agreement: the part of the decisions about a class, from 0 to 1, that are equal. None if the output does not look like
+            scores of classes.
     """
 
     name: str
@@ -74,7 +77,7 @@ def compare_outputs(
     actual: Sequence[np.ndarray],
     names: Sequence[str] | None = None,
     inputs: str = "the given inputs",
-    logits: bool = False,
+    decisions: Sequence[Decision | None] | None = None,
 ) -> Parity:
     """Compare the outputs of an export with those of Keras, and return the errors.
 
@@ -85,17 +88,18 @@ def compare_outputs(
         actual: the outputs of the export, in the same order.
         names: the names of the outputs. Default: "output_0", "output_1" and so on.
         inputs: the origin of the inputs, in words.
-        logits: whether outputs are scores of classes even if they are not probabilities.
+        decisions: for each output how it decides about a class. None: by the largest value if the values are probabilities.
 
     Raises:
         ParityError: if the shapes of an output differ.
     """
     names = names or [f"output_{index}" for index in range(len(expected))]
-    compared = [_compare_output(*pair, logits) for pair in zip(names, expected, actual, strict=True)]
+    decisions = decisions or [None] * len(names)
+    compared = [_compare_output(*each) for each in zip(names, expected, actual, decisions, strict=True)]
     return Parity(tuple(compared), len(expected[0]) if np.ndim(expected[0]) else 1, inputs)
 
 
-def _compare_output(name: str, expected, actual, logits: bool) -> OutputParity:
+def _compare_output(name: str, expected, actual, decision: Decision | None) -> OutputParity:
     """Compare one output of an export with that of Keras, and return the errors.
 
     Raises:
@@ -112,12 +116,23 @@ def _compare_output(name: str, expected, actual, logits: bool) -> OutputParity:
         error = np.where(same, 0.0, np.abs(expected - actual))
     largest = float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0))
     scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
-    agreement = float(np.mean(expected.argmax(-1) == actual.argmax(-1))) if _are_scores(expected, logits) else None
+    decision = _possible(decision, expected)
+    agreement = None if decision is None else float(np.mean(_decide(decision, expected) == _decide(decision, actual)))
     return OutputParity(name, largest, largest / scale if scale else largest, agreement)
 
 
-def _are_scores(output: np.ndarray, logits: bool) -> bool:
-    """Return whether an output looks like scores of classes: probabilities over its last axis, or any values if `logits`."""
-    if output.ndim < 2 or output.shape[-1] < 2 or not output.size or not np.all(np.isfinite(output)):
-        return False
-    return logits or bool(output.min() >= 0 and np.abs(output.sum(-1) - 1).max() < MAX_SUM_ERROR)
+def _possible(decision: Decision | None, output: np.ndarray) -> Decision | None:
+    """Return how an output decides about a class, or None if it does not look like scores of classes."""
+    if output.ndim < 2 or not output.size or not np.all(np.isfinite(output)):
+        return None
+    if output.shape[-1] == 1:
+        return None if decision == "largest" else decision
+    are_probabilities = output.min() >= 0 and np.abs(output.sum(-1) - 1).max() < MAX_SUM_ERROR
+    return "largest" if decision == "largest" or are_probabilities else None
+
+
+def _decide(decision: Decision, output: np.ndarray) -> np.ndarray:
+    """Return the decisions of an output, one for each vector along the last axis."""
+    if decision == "largest":
+        return output.argmax(-1)
+    return output[..., 0] > (0.5 if decision == "half" else 0.0)

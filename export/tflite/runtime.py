@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from keras_butterfly.utils.quiet import silent_libraries
+
 from .operators import operator_names
 from .tensorflow_internals import executed_operators
 
@@ -38,8 +40,9 @@ def load(content: bytes, threads: int = 1) -> Interpreter:
         ValueError: if the runtime cannot load the file.
     """
     try:
-        interpreter = Interpreter(model_content=content, num_threads=threads)
-        interpreter.allocate_tensors()
+        with silent_libraries():  # The runtime notes on stderr that XNNPACK is used.
+            interpreter = Interpreter(model_content=content, num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"Expected a TFLite model that the stock runtime loads. The runtime says: {error}") from error
     return interpreter

@@ -7,10 +7,16 @@ import keras
 
 from ..layers.butterfly import Butterfly
 from ..utils.keras_internals import all_layers, learning_rate_or_schedule
+from ..utils.labels import check_against_loss, label_arrays, validation_arrays
+from ..utils.model_checks import check_model
+from ..utils.model_inputs import check_data, first_outputs, is_stream
 from ..utils.model_walk import named_layers
+from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.validation import positive_integer
 
 
+@warnings_not_raised()
+@quiet_tensorflow()
 def two_phase_fit(
     model: keras.Model,
     x,
@@ -47,13 +53,15 @@ def two_phase_fit(
         too, every layer is as trainable as it was before.
 
     Raises:
-        ValueError: if `epochs` is not a pair of positive integers, or the model has no layer to freeze.
+        ValueError: if `epochs` is not a pair of positive integers, the model has no layer to freeze, or arrays do not fit the
+            model or are not finite. Streams of batches are not looked at before the training.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, sections 4 and 5.3.
     """
     if not isinstance(epochs, tuple | list) or len(epochs) != 2:
         raise ValueError(f"`epochs` must be two positive integers, one for each phase. Received: epochs={epochs!r}")
     first, second = (positive_integer(count, "epochs") for count in epochs)
+    check_model(model, built=False)
     if not model.built:
         _build(model, x)
     layers = _butterflies(model) if frozen is None else list(frozen)
@@ -62,6 +70,7 @@ def two_phase_fit(
             f"Expected a model with a Butterfly layer to keep fixed in phase 1. Received: '{model.name}', which has none. "
             "Name the layers by `frozen`."
         )
+    x, y, fit = _check_examples(model, x, y, loss, fit)
     settings = {"metrics": metrics, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
     optimizer = keras.optimizers.get(optimizer)
 
@@ -118,6 +127,36 @@ def _build(model: keras.Model, x) -> None:
     if shape is None:
         raise ValueError(f"Expected a built model, or `x` as an array. Received: a {type(x).__name__}. Build the model first.")
     model.build((None, *shape[1:]))
+
+
+def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
+    """Return the arguments `x`, `y` and `fit` of `two_phase_fit` with arrays in place of lists, and streams as they are.
+
+    Raises:
+        ValueError: if arrays do not fit the model or the loss, or are not finite.
+    """
+    if is_stream(x):
+        return x, y, fit
+    x = check_data(model, x, "`x`")
+    if (
+        y is None
+        and loss is not None
+        and type(model).fit is keras.Model.fit
+        and type(model).train_step is keras.Model.train_step
+    ):
+        raise ValueError(
+            "Expected `y` for the loss. Received: y=None. If the outputs are to be the inputs, give these as `y` too."
+        )
+    shapes = [output.shape for output in first_outputs(model, x, 1)]
+    if y is not None:
+        y = label_arrays(y, len(keras.tree.flatten(x)[0]), len(shapes), "`y`")
+        check_against_loss(y, loss, shapes)
+    validation = fit.get("validation_data")
+    if validation is None or is_stream(validation) or y is None or len(validation) == 1:
+        return x, y, fit
+    validation = validation_arrays(model, validation, len(shapes))
+    check_against_loss(validation[1], loss, shapes)
+    return x, y, {**fit, "validation_data": validation}
 
 
 def _butterflies(model: keras.Model) -> list[keras.layers.Layer]:

@@ -1,46 +1,81 @@
 """Saving the state of a training in one file, so that the training can be continued after an interruption."""
 
+import errno
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from ..utils.locking import locked_folder
 from ..utils.npz import read_npz
 
 FILE, PARTIAL = "training.npz", "training.npz.partial"
+_HASH = "sha256:"
 
 
 class Checkpoint:
     """A folder with one file, which holds the state of a training after its last finished epoch.
 
     The file is written under another name and then renamed, so that the state of the previous epoch is kept until the new file
-    is complete.
+    is complete. The folder is made when it is needed.
 
     Args:
-        folder: the folder. It is made if it does not exist. It must be empty, or hold a checkpoint.
+        folder: the folder. It must be empty, or hold a checkpoint, or not exist.
+        settings: what the training depends on and `distill` does not know, such as the options that the student was made with.
+            Values that JSON can hold, by the names that error messages call them.
 
     Raises:
-        ValueError: if `folder` is a file, cannot be made or written to, or holds other files and no checkpoint.
+        ValueError: if `folder` is a file, cannot be read, or holds other files and no checkpoint.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, settings: dict | None = None):
+        if not str(folder):
+            raise ValueError("Expected a folder for the checkpoint. Received an empty path.")
+        self.folder, self.settings, self._held = Path(folder), dict(settings or {}), False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            held = sorted(entry.name for entry in self.folder.iterdir())
+            names = sorted(entry.name for entry in self.folder.iterdir())
+        except FileNotFoundError:
+            names = []
         except OSError as error:
-            raise ValueError(f"Expected a folder for the checkpoint. Received '{folder}': {error.strerror}.") from error
-        if held and not {FILE, PARTIAL} & set(held):
+            raise _no_folder(folder, error) from error
+        if names and not {FILE, PARTIAL} & set(names):
             raise ValueError(
                 f"Expected an empty folder for the checkpoint, or one that holds '{FILE}'. Received '{folder}', which holds "
-                f"'{held[0]}'. Choose another folder."
+                f"'{names[0]}'. Choose another folder."
             )
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise ValueError(f"Expected a folder for the checkpoint that can be written to. Received '{folder}'.")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While active, keep other runs from using the folder. If nothing was saved, a folder made for this is removed again.
+
+        Raises:
+            ValueError: if another run uses the folder, it cannot be made or written to, or its checkpoint is damaged or of
+                other `settings`.
+        """
+        if self._held:
+            yield
+            return
+        made = self._make_folder()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(self.folder, wait=False))
+            except BlockingIOError:
+                raise ValueError(
+                    f"Expected a folder for the checkpoint that no other run uses. Another run saves its training in "
+                    f"'{self.folder}'. Wait for its end, or choose another folder."
+                ) from None
+            stack.callback(_remove_empty, made)  # before the lock is released
+            stack.callback(setattr, self, "_held", False)
+            self._held = True
+            self._check(self._read(), self.settings)
+            yield
 
     def save(self, variables, epoch: int, settings: dict) -> None:
         """Write the values of `variables` after `epoch` finished epochs of a training with these settings.
@@ -54,9 +89,10 @@ class Checkpoint:
             OSError: if the file cannot be written, for example because the disk is full. The previous checkpoint is kept.
         """
         values: dict[str, Any] = {f"value_{index}": _storable(variable) for index, variable in enumerate(variables)}
-        about = json.dumps({"epoch": epoch, "settings": settings})
+        about = json.dumps({"epoch": epoch, "settings": settings | self.settings})
         partial = self.folder / PARTIAL
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             partial.unlink(missing_ok=True)  # what a killed run has left, or a link that must not be followed
             with partial.open("xb") as file:
                 np.savez(file, about=np.array(about), **values)
@@ -64,8 +100,10 @@ class Checkpoint:
                 os.fsync(file.fileno())
             partial.replace(self.folder / FILE)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(error.errno, f"could not write the checkpoint: {error.strerror or error}", str(partial)) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
     def restore(self, variables, settings: dict) -> int:
         """Set `variables` to the saved values, and return the number of finished epochs, 0 if nothing is saved.
@@ -73,33 +111,111 @@ class Checkpoint:
         Raises:
             ValueError: if the file is damaged, or belongs to a training with other settings.
         """
-        path = self.folder / FILE
-        if not path.exists():
+        state = self._read()
+        self._check(state, settings | self.settings)
+        if state is None:
             return 0
-        try:
-            arrays = read_npz(path)
-            about = json.loads(str(arrays["about"]))
-            values = [arrays[f"value_{index}"] for index in range(len(arrays) - 1)]
-            epoch, saved = int(about["epoch"]), about["settings"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"Expected a checkpoint that can be read. '{path}' is damaged: {error}. Remove it to start the training anew."
-            ) from error
-        other = {name: saved.get(name) for name, value in json.loads(json.dumps(settings)).items() if saved.get(name) != value}
-        if other or [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
-            what = f"with {other}" if other else "of another model"
-            raise ValueError(
-                f"'{path}' is the checkpoint of a training {what}, after epoch {epoch}. Go on with the same arguments and "
-                "models, choose another folder, or remove the file."
-            )
-        for variable, value in zip(variables, values, strict=True):
+        if [value.shape for value in state.values] != [tuple(variable.shape) for variable in variables]:
+            raise self._other_training(state, "the shapes of the student's weights")
+        for variable, value in zip(variables, state.values, strict=True):
             variable.assign(value)
-        return epoch
+        return state.epoch
 
     def remove(self) -> None:
         """Remove the file that this class writes. The folder and other files in it are kept."""
         for name in (FILE, PARTIAL):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _make_folder(self) -> list[Path]:
+        """Make the folder and those above it, and return the folders that did not exist, the innermost first."""
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not os.path.lexists(folder)]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _remove_empty(missing)
+            if error.errno == errno.ENOSPC:
+                raise
+            raise _no_folder(self.folder, error) from error
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise ValueError(f"Expected a folder for the checkpoint that can be written to. Received '{self.folder}'.")
+        return missing
+
+    def _read(self) -> "_State | None":
+        """Return what the file holds, or None if there is none.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        path = self.folder / FILE
+        if not os.path.lexists(path):
+            return None
+        try:
+            arrays = read_npz(path)
+            about = json.loads(str(arrays["about"]))
+            values = [arrays[f"value_{index}"] for index in range(len(arrays) - 1)]
+            return _State(int(about["epoch"]), dict(about["settings"]), values)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"Expected a checkpoint that can be read. '{path}' is damaged: {error}. Remove it to start the training anew."
+            ) from error
+
+    def _check(self, state: "_State | None", settings: dict) -> None:
+        """Check that `state` is of a training with these settings.
+
+        Raises:
+            ValueError: if it is not. The message names the settings that differ.
+        """
+        current = json.loads(json.dumps(settings))
+        differing = [] if state is None else [name for name in current if state.settings.get(name) != current[name]]
+        if state is not None and differing:
+            shown = [_difference(name, state.settings.get(name), current[name]) for name in differing]
+            raise self._other_training(state, ", ".join(shown))
+
+    def _other_training(self, state: "_State", differences: str) -> ValueError:
+        return ValueError(
+            f"'{self.folder / FILE}' is the checkpoint, after epoch {state.epoch}, of another training. What differs: "
+            f"{differences}. Go on with the same arguments, data and models, choose another folder, or remove the file."
+        )
+
+
+class _State(NamedTuple):
+    """What a checkpoint holds: the number of finished epochs, the settings of the training, and the values of the variables."""
+
+    epoch: int
+    settings: dict
+    values: list[np.ndarray]
+
+
+def fingerprint(arrays: Iterable) -> str:
+    """Return a text that differs if the values, the shapes or the dtypes of the arrays differ."""
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return _HASH + digest.hexdigest()
+
+
+def fingerprint_of_weights(model: keras.Model) -> str:
+    """Return the `fingerprint` of the weights of `model`."""
+    return fingerprint(_storable(weight) for weight in model.weights)
+
+
+def _difference(name: str, saved, current) -> str:
+    """Return the name of a setting, and if they are short its values in the checkpoint and now."""
+    plain = all(value is None or isinstance(value, bool | int | float | str) for value in (saved, current))
+    if not plain or str(current).startswith(_HASH):
+        return name
+    return f"{name} ({saved}, now {current})"
+
+
+def _no_folder(folder, error: OSError) -> ValueError:
+    return ValueError(f"Expected a folder for the checkpoint. Received '{folder}': {error.strerror}.")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 class SaveEachEpoch(keras.callbacks.Callback):

@@ -7,6 +7,7 @@ import keras
 from keras.layers import Layer
 
 from ..utils.keras_internals import all_layers, held_layers, lambda_output_shape
+from ..utils.validation import reason_of
 from .user_layers import Place, make_saveable, replace_inside
 
 
@@ -146,9 +147,8 @@ def remake(layer: Layer) -> Layer:
     try:
         return type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"Expected layers that Keras can make again from their config. Received '{layer.name}', a {type(layer).__name__}: "
-            f"{reason} Give the class a get_config() that returns its constructor's arguments, or build the model from inputs "
-            "to outputs with keras.Model(inputs, outputs)."
+            f"{reason_of(error)}. Give the class a get_config() that returns its constructor's arguments, or build the model "
+            "from inputs to outputs with keras.Model(inputs, outputs)."
         ) from error

@@ -1,23 +1,24 @@
 """Recovering the accuracy of a model whose layers were replaced, by training it to imitate the original."""
 
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from ..layers.butterfly import Butterfly
-from ..layers.butterfly_dense import ButterflyDense
 from ..utils.keras_internals import all_layers
-from ..utils.labels import check_labels
-from ..utils.model_inputs import check_data, is_stream, read_examples
+from ..utils.labels import check_against_loss, label_arrays, validation_arrays
+from ..utils.model_checks import check_finite_weights, check_model
+from ..utils.model_inputs import check_data, first_outputs, is_stream, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
+from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
-from ..utils.validation import check_finite, positive_integer, positive_number
-from .checkpoint import Checkpoint, SaveEachEpoch, state_of
-from .replace import check_model
+from ..utils.validation import positive_integer, positive_number
+from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
 
 LEARNING_RATE = 1e-3
 # Smaller probabilities and mean squares are replaced by this number, so that logarithms and quotients stay finite.
@@ -92,6 +93,8 @@ class Distiller(keras.Model):
         return self.temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
 
 
+@warnings_not_raised()
+@quiet_tensorflow()
 def distill(
     student: keras.Model,
     teacher: keras.Model,
@@ -137,9 +140,10 @@ def distill(
         verbose: as in `fit`. Default: 0, because a progress bar is shown instead.
         soft, hint, temperature: see `Distiller`. `hint` compares each butterfly layer with the teacher's layer of its path.
         checkpoint: a folder, which must be empty or not exist. After each epoch the state of the training is saved to one file
-            in it. After an interruption, a call with the same arguments continues from that file. The file is removed at the
-            end. If a `checkpoint.Checkpoint` is given instead of a path, its file is kept until its `remove()` is called: call
-            it once the student is saved.
+            in it. After an interruption, a call with the same arguments, data and models continues from that file, and any
+            other call is an error. Streams are not compared, because they may be shuffled. The file is removed at the end. If a
+            `checkpoint.Checkpoint` is given instead of a path, its file is kept until its `remove()` is called: call it once
+            the student is saved.
         jit_compile: as in `compile`.
         progress: True: show a progress bar on stderr. False: show none. None (default): show one if stderr is a terminal and
             `verbose` is 0.
@@ -151,61 +155,100 @@ def distill(
         ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, or an argument is
             out of range.
     """
-    for model in (student, teacher):
-        check_model(model)
-    x, y = _examples(student, x, y)
-    if is_stream(validation_data):
-        validation_data = read_examples(validation_data)
+    for name, model in (("student", student), ("teacher", teacher)):
+        check_model(model, name)
+        check_finite_weights(model)
+    # A stream may be shuffled, or give other batches each time, and then goes on all the same.
+    same_data = checkpoint is not None and not is_stream(x)
+    x, stream_labels = read_examples(student, x)
+    x, y = check_data(student, x), stream_labels if y is None else y
     epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
     count = len(keras.tree.flatten(x)[0])
     steps = -(-count // batch_size)
-    distiller, classes = _distiller(student, teacher, x, soft, hint, temperature)
-    optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
-    labels = y if y is not None or validation_data is None else np.asarray(validation_data[1])
-    compiled = {} if labels is None else _label_loss(loss, metrics, teacher, distiller.probabilities, labels)
-    if labels is not None and str(compiled["loss"]).startswith("sparse_categorical"):
-        check_labels(labels, count if y is not None else len(labels), classes)
+    distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
+    used_optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
+    y = None if y is None else label_arrays(y, count, len(shapes))
+    validation_data = None if validation_data is None else validation_arrays(student, validation_data, len(shapes))
+    given_labels = [labels for labels in (y, None if validation_data is None else validation_data[1]) if labels is not None]
+    compiled = {} if not given_labels else _label_loss(loss, metrics, teacher, distiller.probabilities, given_labels[0])
+    for labels in given_labels:
+        check_against_loss(labels, compiled["loss"], shapes)
     if class_weight is not None and y is None:
         raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
-    distiller.compile(optimizer, jit_compile=jit_compile, **compiled)
+    distiller.compile(used_optimizer, jit_compile=jit_compile, **compiled)
     distiller(
         keras.tree.map_structure(lambda array: array[:1], x)
     )  # builds it: a checkpoint holds the weights of a built model
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": epochs,
         "batch size": batch_size,
-        "optimizer": type(optimizer).__name__,
+        "optimizer": type(used_optimizer).__name__,
         "learning rate": learning_rate,
         "soft": soft,
         "hint": hint,
         "temperature": temperature,
         "examples": count,
         "labels": y is not None,
+        "loss": _names(compiled.get("loss")),
         "class weight": None if class_weight is None else {str(key): float(weight) for key, weight in class_weight.items()},
         "layers": [type(layer).__name__ for layer in all_layers(student)],
     }
     saved = checkpoint if isinstance(checkpoint, Checkpoint) or checkpoint is None else Checkpoint(checkpoint)
-    first = 0 if saved is None else saved.restore(state_of(distiller), settings)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())
-    # After the user's callbacks, whose changes, such as a lower learning rate, are then part of the checkpoint.
-    given += [] if saved is None else [SaveEachEpoch(saved, settings)]
     shown = False if progress is None and verbose not in (0, "0") else progress
-    with Progress(shown) as bars, bars.task("distill", epochs * steps) as advance:
-        advance(first * steps)
-        history = distiller.fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            initial_epoch=first,
-            verbose=verbose,
-            class_weight=class_weight,
-            validation_data=validation_data,
-            callbacks=[*given, _ShowProgress(advance, epochs)],
-        )
-    if saved is not None and saved is not checkpoint:
-        saved.remove()
+    with nullcontext() if saved is None else saved.held():
+        first = 0
+        if saved is not None:
+            settings |= _fingerprints(teacher, optimizer, *((x, y) if same_data else (None, None)))
+            first = saved.restore(state_of(distiller), settings)
+            # After the user's callbacks, whose changes, such as a lower learning rate, are then part of the checkpoint.
+            given.append(SaveEachEpoch(saved, settings))
+        with Progress(shown) as bars, bars.task("distill", epochs * steps) as advance:
+            advance(first * steps)
+            history = distiller.fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                initial_epoch=first,
+                verbose=verbose,
+                class_weight=class_weight,
+                validation_data=validation_data,
+                callbacks=[*given, _ShowProgress(advance, epochs)],
+            )
+        if saved is not None and saved is not checkpoint:
+            saved.remove()
     return history
+
+
+def _names(losses):
+    """Return the names of the losses, in the structure that `compile` takes."""
+    return keras.tree.map_structure(
+        lambda loss: loss if loss is None or isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", "")),
+        losses,
+    )
+
+
+def _fingerprints(teacher: keras.Model, optimizer, x, y) -> dict[str, Any]:
+    """Return what a training depends on beside plain arguments. Large values are told apart by fingerprints."""
+    return {
+        "the optimizer's settings": _optimizer_settings(optimizer),
+        "the teacher's weights": fingerprint_of_weights(teacher),
+        "the inputs": None if x is None else fingerprint(keras.tree.flatten(x)),
+        "the labels": None if y is None else fingerprint(keras.tree.flatten(y)),
+    }
+
+
+def _optimizer_settings(optimizer) -> dict | None:
+    """Return the settings of the user's optimizer as plain values, or None if there are none, or it does not tell them."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    try:
+        settings = keras.optimizers.serialize(optimizer)["config"]
+    except NotImplementedError:  # its learning rate is of a class without get_config
+        return None
+    del settings["name"]  # which counts the optimizers of the process
+    return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
 
 
 class _ShowProgress(keras.callbacks.Callback):
@@ -222,28 +265,8 @@ class _ShowProgress(keras.callbacks.Callback):
         self.advance(0, f"distill, epoch {epoch + 1} of {self.epochs}, loss {logs['loss']:.4f}")
 
 
-def _examples(student: keras.Model, x, y) -> tuple[Any, Any]:
-    """Return inputs and labels as arrays, the labels None if there are none.
-
-    Raises:
-        ValueError: if the inputs do not fit the student, or there are not as many labels as examples, or they are not finite.
-    """
-    x, stream_labels = read_examples(x)
-    x, y = check_data(student, x), stream_labels if y is None else y
-    if y is None:
-        return x, None
-    count = len(keras.tree.flatten(x)[0])
-    y = keras.tree.map_structure(np.asarray, y)
-    parts = keras.tree.flatten(y)
-    if any(part.ndim == 0 or len(part) != count for part in parts):
-        raise ValueError(f"Expected as many labels as examples, {count}. Received: {[np.shape(part) for part in parts]}")
-    for part in parts:
-        check_finite(part, "the labels")
-    return x, y
-
-
-def _distiller(student, teacher, x, soft: float, hint: float, temperature: float) -> tuple[Distiller, int]:
-    """Return a `Distiller` that is not compiled, and the size of the last axis of the first output.
+def _distiller(student, teacher, x, soft: float, hint: float, temperature: float) -> tuple[Distiller, list[tuple]]:
+    """Return a `Distiller` that is not compiled, and the shape of each output on a few examples.
 
     Raises:
         ValueError: if a number is out of range, the outputs differ in shape, or `hint` finds no layers to compare.
@@ -252,12 +275,12 @@ def _distiller(student, teacher, x, soft: float, hint: float, temperature: float
     for name, value in (("soft", soft), ("hint", hint)):
         if value != 0:
             positive_number(value, name, "0 or ")
-    probabilities, classes = _compare_outputs(student, teacher, x)
+    probabilities, shapes = _compare_outputs(student, teacher, x)
     pairs = matching_layers(student, teacher)
     if hint and not pairs:
         raise ValueError("`hint` compares layers of the same path in both models. Expected such butterfly layers. Found none.")
     settings: dict[str, Any] = {"soft": soft, "hint": hint, "temperature": temperature, "probabilities": probabilities}
-    return Distiller(student, teacher, pairs=pairs, **settings), classes
+    return Distiller(student, teacher, pairs=pairs, **settings), shapes
 
 
 def _optimizer(optimizer, learning_rate: float | None, steps: int) -> keras.optimizers.Optimizer:
@@ -293,18 +316,19 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -
     if loss is None:
         raise ValueError(
             "Expected `loss` for these labels: the teacher is not compiled, and they are not integers for one output of "
-            "probabilities. Give it, or leave the labels out to learn from the teacher alone."
+            "probabilities. Give it, or leave the labels out to learn from the teacher alone. If they are one-hot, give "
+            "y.argmax(-1)."
         )
     return {"loss": loss, "metrics": metrics}
 
 
 def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Return pairs of a butterfly layer of the student and the teacher's layer of the same path."""
+    """Return pairs of a layer of the student that can replace a dense one and the teacher's layer of the same path."""
     teacher_layers = dict(named_layers(teacher))
     pairs = {
         id(layer): (layer, teacher_layers[path])
         for path, layer in named_layers(student)
-        if isinstance(layer, Butterfly | ButterflyDense) and path in teacher_layers
+        if hasattr(layer, "approximate") and path in teacher_layers
     }
     return list(pairs.values())
 
@@ -325,21 +349,17 @@ def _outputs_and_calls(model, x, layers, training: bool):
         return model(x, training=training), calls
 
 
-def _compare_outputs(student, teacher, x) -> tuple[list[bool], int]:
-    """Return whether each output is probabilities on the first examples, and the size of the first output's last axis.
+def _compare_outputs(student, teacher, x) -> tuple[list[bool], list[tuple]]:
+    """Return whether each output is probabilities on the first examples, and its shape.
 
     Raises:
         ValueError: if the outputs of the models differ in shape.
     """
-    few = keras.tree.map_structure(lambda array: array[:8], x)
-    student_outputs, teacher_outputs = (
-        [ops.convert_to_numpy(output) for output in keras.tree.flatten(model(few, training=False))]
-        for model in (student, teacher)
-    )
+    student_outputs, teacher_outputs = (first_outputs(model, x, 8) for model in (student, teacher))
     shapes = [[output.shape for output in outputs] for outputs in (student_outputs, teacher_outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
-    return [_are_probabilities(output) for output in teacher_outputs], teacher_outputs[0].shape[-1]
+    return [_are_probabilities(output) for output in teacher_outputs], shapes[1]
 
 
 def _are_probabilities(output) -> bool:

@@ -7,9 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..layers.butterfly import Butterfly
-from ..layers.butterfly_dense import ButterflyDense
-from ..structure.factorization import factorize, middle_kernel
 from ..utils.quiet import quiet_tensorflow
 
 STEPS = 300
@@ -76,7 +73,7 @@ class FitProblem:
 
 
 def fit(
-    layer: Butterfly | ButterflyDense,
+    layer,
     kernel: np.ndarray,
     data: tuple[np.ndarray, np.ndarray] | None = None,
     *,
@@ -107,7 +104,7 @@ def fit(
     kernel = np.asarray(kernel, np.float32)
     problem = FitProblem.of_kernel(kernel) if data is None else FitProblem.of_data(*_inputs_and_targets(data, kernel.shape))
     linear_copy = _linear_copy(layer, len(kernel))
-    _start(linear_copy, kernel, problem)
+    linear_copy.approximate(kernel, problem.targets)
     before = [ops.convert_to_numpy(value) for value in linear_copy.trainable_variables]
     first = problem.error(linear_copy)
     _descend(linear_copy, problem, steps, advance)
@@ -116,7 +113,7 @@ def fit(
         error = first
         for variable, value in zip(linear_copy.trainable_variables, before, strict=True):
             variable.assign(value)
-    _copy_weights(linear_copy, layer)
+    layer.set_map_weights(linear_copy.map_weights())
     return error
 
 
@@ -143,50 +140,10 @@ def _linear_copy(layer, inputs: int):
     plain = {"use_bias": False, "activation": None, "dtype": "float32", "trainable": True}
     plain |= {"lora_rank": None} if "lora_rank" in config else {}
     # The usual rule makes layers that widen slow, so that training does not diverge later. A short fit must be quick.
-    plain |= {"lr_multiplier": LR_MULTIPLIER / config.get("stacks", 1) ** 0.5}
+    plain |= {"lr_multiplier": LR_MULTIPLIER / config.get("stacks", 1) ** 0.5} if "lr_multiplier" in config else {}
     linear_copy = type(layer).from_config({**config, **dropped, **plain})
     linear_copy.build((None, inputs))
     return linear_copy
-
-
-def _start(linear_copy, kernel: np.ndarray, problem: FitProblem) -> None:
-    """Set the weights to those from which the gradient steps start."""
-    if isinstance(linear_copy, Butterfly):
-        return _start_butterfly(linear_copy, kernel)
-    _start_butterfly_dense(linear_copy, kernel, problem)
-
-
-def _start_butterfly(linear_copy: Butterfly, kernel: np.ndarray) -> None:
-    """Set each stack to a factorization of the kernel minus the stacks before it."""
-    weights = np.zeros(tuple(linear_copy.gadget_weights.shape))
-    for stack in range(linear_copy.stacks):
-        remaining = kernel - ops.convert_to_numpy(linear_copy.kernel) if stack else kernel
-        weights[stack] = _replace_zeros(factorize(remaining, linear_copy.wiring))
-        linear_copy.set_gadget_weights(weights)
-
-
-def _start_butterfly_dense(linear_copy: ButterflyDense, kernel: np.ndarray, problem: FitProblem) -> None:
-    """Set J1 and J2 to factorizations of the leading singular vectors of the outputs, and W' to the best matrix for them."""
-    k1, k2 = linear_copy.middle_kernel.shape
-    rank = min(k1, k2)
-    right = np.linalg.eigh(problem.targets.T @ problem.targets)[1].T[: -rank - 1 : -1]  # the outputs' leading directions
-    left = kernel @ right.T
-    for butterfly, matrix in ((linear_copy.j1, _repeat_rows(left.T, k1).T), (linear_copy.j2_t, _repeat_rows(right, k2))):
-        butterfly.set_gadget_weights(_replace_zeros(factorize(matrix, butterfly.wiring))[None])
-    linear_copy._kernel.assign(
-        middle_kernel(kernel, *(ops.convert_to_numpy(butterfly.kernel) for butterfly in (linear_copy.j1, linear_copy.j2_t)))
-    )
-
-
-def _repeat_rows(rows: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` rows, by repeating `rows` from the start."""
-    return np.resize(rows, (count, rows.shape[1]))
-
-
-def _replace_zeros(weights: np.ndarray) -> np.ndarray:
-    """Replace exact zeros by small random values. Two zero weights on one path would both have zero gradient."""
-    scale = 1e-3 * (np.sqrt(np.mean(np.square(weights))) if len(weights) else 0.0)
-    return np.where(weights == 0, scale * np.random.default_rng(0).standard_normal(len(weights)), weights)
 
 
 def _descend(linear_copy, problem: FitProblem, steps: int, advance: Callable[[float], None]) -> None:
@@ -203,13 +160,3 @@ def _descend(linear_copy, problem: FitProblem, steps: int, advance: Callable[[fl
         for _ in range(steps):
             model.train_on_batch(*problem.rows(rng.permutation(count)[:BATCH]))
             advance(1)
-
-
-def _copy_weights(linear_copy, layer) -> None:
-    pairs = (
-        [(linear_copy, layer)] if isinstance(layer, Butterfly) else [(linear_copy.j1, layer.j1), (linear_copy.j2_t, layer.j2_t)]
-    )
-    for source, target in pairs:
-        target.set_gadget_weights(ops.convert_to_numpy(source.gadget_weights))
-    if isinstance(layer, ButterflyDense):
-        layer._kernel.assign(linear_copy._kernel)

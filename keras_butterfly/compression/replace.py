@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import keras
@@ -11,30 +12,40 @@ from keras import ops
 
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
+from ..layers.low_rank import LowRank
+from ..layers.sizes import check_stacks
+from ..structure.wiring import Radix, check_radix
 from ..utils.keras_internals import all_layers, held_variables
-from ..utils.model_inputs import check_data, read_examples
+from ..utils.model_checks import check_finite_weights, check_model
+from ..utils.model_inputs import check_data, read_examples, run_model
 from ..utils.progress import Progress
+from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
-from ..utils.validation import check_seed, not_built, positive_integer
+from ..utils.validation import check_seed, integer_within, positive_integer
 from .cloning import clone_with
 from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense
 from .fitting import STEPS, fit
 from .report import LayerReplacement, ReplacementReport
 from .selection import Selection, candidates_of, reasons_to_report, summarize
 
-KINDS = ("auto", "butterfly", "butterfly_dense")
+KINDS = ("auto", "butterfly", "butterfly_dense", "low_rank")
 INITIALIZE = ("fit", "fresh")
 # Rows of each layer's inputs that are kept of the data. More cost memory and change the fit little.
 MAX_ROWS = 8192
+# More gradient steps of a fit are a slip.
+MAX_STEPS = 1_000_000
 BATCH = 64
 
 
+@warnings_not_raised()
 def replace_dense(
     model: keras.Model,
     *,
-    kind: Literal["auto", "butterfly", "butterfly_dense"] = "auto",
+    kind: Literal["auto", "butterfly", "butterfly_dense", "low_rank"] = "auto",
     k: int | None = None,
+    rank: int | None = None,
     stacks: int = 1,
+    radix: Radix = 2,
     where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | None = None,
     min_weights: int | None = None,
     initialize: Literal["fit", "fresh"] = "fit",
@@ -58,7 +69,9 @@ def replace_dense(
             of rank k. "auto" (default): "butterfly_dense" if `k` is given, else "butterfly", which is the more accurate of the
             two at equal numbers of weights, once it is trained.
         k: sizes k1 = k2 of W' in `ButterflyDense`. None (default): those that `ButterflyDense` chooses.
+        rank: rank of a `LowRank` layer, which has to be given for it.
         stacks: number of butterflies whose sum a `Butterfly` is.
+        radix: how many nodes each stage of a butterfly mixes, see `Butterfly`. A sequence fits only layers up to its product.
         where: which layers to replace. A name or path, or a list of them; each must be of a layer that can be replaced. A
             compiled regular expression, which is searched in the paths. Or a function that takes a layer and returns whether
             to replace it. None (default): if `min_weights` is given, all dense layers, convolutions included. Otherwise the
@@ -71,7 +84,7 @@ def replace_dense(
         data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
             `tf.data.Dataset` or a generator. Give at least as many examples as the widest layer has inputs. At most 8,192
             examples of a stream are read.
-        steps: number of gradient steps of each fit.
+        steps: number of gradient steps of each fit, at most 1,000,000.
         seed: seed of the new layers' random initial weights.
         progress: True: show progress bars on stderr. False: show none. None (default): show them if stderr is a terminal.
 
@@ -85,15 +98,20 @@ def replace_dense(
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.2.
     """
     check_model(model)
-    factory = _LayerFactory(kind, k, stacks, seed)
+    check_finite_weights(model)
+    factory = _LayerFactory(kind, k, rank, stacks, radix, seed)
+    steps = integer_within(steps, "steps", 0, MAX_STEPS)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
-    data = None if data is None else check_data(model, read_examples(data, MAX_ROWS)[0])
+    data = None if data is None else check_data(model, read_examples(model, data, MAX_ROWS)[0])
     selection = Selection.of(where, min_weights, candidates_of(model))
     targets, reasons = _targets(model, selection, factory)
     if not targets:
-        received = f"where={where!r}" + (f", min_weights={min_weights}" if min_weights is not None else "")
-        raise ValueError(f"Expected a layer to replace. Found none for {received}: {summarize(reasons)}.")
+        given = {"where": where, "min_weights": min_weights}
+        received = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        raise ValueError(
+            f"Expected a layer to replace. Found none{' for ' if received else ''}{received}: {summarize(reasons)}."
+        )
     new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
     with Progress(progress) as bars:
         if initialize == "fresh":
@@ -104,25 +122,13 @@ def replace_dense(
     return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
 
 
-def check_model(model) -> None:
-    """Check that `model` is a built Keras model.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Expected a keras.Model. Received: {type(model).__name__}")
-    if not model.built:
-        raise not_built(model)
-
-
 @dataclass(frozen=True)
 class _Target:
     """A dense layer of the model, and the built layer that replaces it."""
 
     path: str
     map: DenseMap
-    new: Butterfly | ButterflyDense
+    new: Butterfly | ButterflyDense | LowRank
 
     @property
     def old(self) -> keras.layers.Layer:
@@ -142,30 +148,39 @@ class _Target:
 
 
 class _LayerFactory:
-    """A maker of the butterfly layers that replace dense ones.
+    """A maker of the layers that replace dense ones.
 
     Raises:
         ValueError: if an argument is out of range, or of the other kind of layer.
     """
 
-    def __init__(self, kind: str, k: int | None, stacks: int, seed: int | None):
+    def __init__(self, kind: str, k, rank, stacks, radix, seed):
         if kind not in KINDS:
             raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
+        self.kind = kind if kind != "auto" else "butterfly_dense" if k is not None else "butterfly"
         self.k = None if k is None else positive_integer(k, "k")
-        self.stacks, self.seed, self.made = positive_integer(stacks, "stacks"), check_seed(seed), 0
-        self.low_rank = kind == "butterfly_dense" or (kind == "auto" and k is not None)
-        if k is not None and not self.low_rank:
-            raise ValueError(f'`k` is of kind="butterfly_dense"; a full butterfly has none. Received: kind={kind!r}, k={k}')
-        if self.low_rank and stacks != 1:
-            raise ValueError(f'`stacks` is of kind="butterfly". Received: kind={kind!r}, k={k}, stacks={stacks}')
+        self.rank = None if rank is None else positive_integer(rank, "rank")
+        self.stacks, self.radix, self.seed, self.made = check_stacks(stacks), check_radix(radix), check_seed(seed), 0
+        received = f"Received: kind={kind!r}, k={k}, rank={rank}, stacks={stacks}, radix={radix}"
+        if k is not None and self.kind != "butterfly_dense":
+            raise ValueError(f'`k` is of kind="butterfly_dense"; other layers have none. {received}')
+        if stacks != 1 and self.kind != "butterfly":
+            raise ValueError(f'`stacks` is of kind="butterfly". {received}')
+        if (rank is None) == (self.kind == "low_rank"):
+            raise ValueError(f'`rank` belongs to kind="low_rank", which needs it. {received}')
+        if radix != 2 and self.kind == "low_rank":
+            raise ValueError(f"`radix` is of butterflies. {received}")
 
     def why_not(self, dense: DenseMap) -> str | None:
-        """Return why no layer of this rank can replace `dense`, or None if one can."""
-        if self.k is not None and self.k > min(dense.inputs, dense.units):
-            return f"has {dense.inputs} inputs and {dense.units} units, fewer than k={self.k}"
+        """Return why no layer of these settings can replace `dense`, or None if one can."""
+        for name, value in (("k", self.k), ("rank", self.rank)):
+            if value is not None and value > min(dense.inputs, dense.units):
+                return f"has {dense.inputs} inputs and {dense.units} units, fewer than {name}={value}"
+        if isinstance(self.radix, tuple) and prod(self.radix) < max(dense.inputs, dense.units):
+            return f"has {dense.inputs} inputs and {dense.units} units, more than the product of radix={self.radix}"
         return None
 
-    def make(self, dense: DenseMap) -> Butterfly | ButterflyDense:
+    def make(self, dense: DenseMap) -> Butterfly | ButterflyDense | LowRank:
         """Return a built layer with the settings of the dense one."""
         layer = dense.layer
         settings = {
@@ -180,14 +195,18 @@ class _LayerFactory:
             "dtype": layer.dtype_policy,
             "trainable": layer.trainable,
             "name": layer.name,
-            # Steps of two, because a ButterflyDense uses two successive seeds.
-            "seed": None if self.seed is None else (self.seed + 2 * self.made) % 2**32,
         }
+        # Steps of two, because a ButterflyDense uses two successive seeds.
+        seed = None if self.seed is None else (self.seed + 2 * self.made) % 2**32
         self.made += 1
-        if self.low_rank:
-            new = ButterflyDense(k1=self.k, k2=self.k, butterfly_regularizer=layer.kernel_regularizer, **settings)
+        new: Butterfly | ButterflyDense | LowRank
+        if self.kind == "butterfly_dense":
+            penalty = {"butterfly_regularizer": layer.kernel_regularizer}
+            new = ButterflyDense(k1=self.k, k2=self.k, radix=self.radix, seed=seed, **penalty, **settings)
+        elif self.kind == "butterfly":
+            new = Butterfly(stacks=self.stacks, radix=self.radix, seed=seed, **settings)
         else:
-            new = Butterfly(stacks=self.stacks, **settings)
+            new = LowRank(rank=self.rank, kernel_initializer=keras.initializers.GlorotUniform(seed), **settings)
         new.build((None, dense.inputs))
         return new
 
@@ -334,7 +353,7 @@ def _layer_inputs(
         for start in bars.each(starts, description):
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
             with recorded(strides) as calls:
-                model(batch, training=False)
+                run_model(model, batch)
             for key, layer_calls in calls.items():
                 inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
                 if len(inputs) == len(layer_calls):

@@ -11,10 +11,15 @@ from ..utils.validation import positive_integer
 from .dense_map import KINDS
 
 NOT_SELECTED, TOO_SMALL = "is not selected by `where`", "has fewer weights than `min_weights`"
+SEVERAL_PIXELS = "is a 1 x 1 convolution of several pixels, which is replaced only if `where` or `min_weights` is given"
+WIDER_KERNEL = "is a convolution of several pixels, which is never replaced"
 # Layers with fewer weights than this are not reported as kept, unless the user selected them.
 MIN_REPORTED_WEIGHTS = 4096
 
 Candidate = tuple[str, keras.layers.Layer]
+# Reasons that say nothing new about a small layer.
+_QUIET_REASONS = (NOT_SELECTED, TOO_SMALL, SEVERAL_PIXELS, WIDER_KERNEL)
+
 _TABLE_OR_LOOP = {
     keras.layers.LSTM: "recurrent",
     keras.layers.GRU: "recurrent",
@@ -27,13 +32,13 @@ class Selection:
     """A rule that says which layers to replace.
 
     Attributes:
-        selects: returns whether `where` selects the layer at a path.
+        why_not_selected: returns why `where` does not select the layer at a path, or None if it does.
         min_weights: smallest number of weights of a layer to replace.
         must_succeed: whether it is an error if a selected layer cannot be replaced. It is if the user named the layers.
         only_if_smaller: whether a layer is kept if its replacement would have more than half of its weights.
     """
 
-    selects: Callable[[str, keras.layers.Layer], bool]
+    why_not_selected: Callable[[str, keras.layers.Layer], str | None]
     min_weights: int = 1
     must_succeed: bool = False
     only_if_smaller: bool = False
@@ -47,19 +52,19 @@ class Selection:
         """
         least = 1 if min_weights is None else positive_integer(min_weights, "min_weights")
         if where is None and min_weights is None:
-            return cls(lambda path, layer: _sees_one_position(layer), only_if_smaller=True)
+            return cls(lambda path, layer: _why_several_pixels(layer), only_if_smaller=True)
         if where is None:
-            return cls(lambda path, layer: True, least)
+            return cls(lambda path, layer: None, least)
         if isinstance(where, re.Pattern):
-            return cls(lambda path, layer: where.search(path) is not None, least)
+            return cls(_selecting(lambda path, layer: where.search(path)), least)
         if callable(where):
-            return cls(lambda path, layer: bool(where(layer)), least)
+            return cls(_selecting(lambda path, layer: where(layer)), least)
         names = [where] if isinstance(where, str) else where
         if isinstance(names, Sequence) and all(isinstance(name, str) for name in names):
             unknown = [name for name in names if not any(name in (path, layer.name) for path, layer in candidates)]
             if unknown:
                 raise ValueError(f"Expected names of dense layers, of {[path for path, _ in candidates]}. Received: {unknown}")
-            return cls(lambda path, layer: path in names or layer.name in names, least, must_succeed=True)
+            return cls(_selecting(lambda path, layer: path in names or layer.name in names), least, must_succeed=True)
         hint = (
             " To select by the number of weights, pass it as `min_weights`."
             if isinstance(where, int) and not isinstance(where, bool)
@@ -72,8 +77,9 @@ class Selection:
 
     def why_not(self, path: str, layer: keras.layers.Layer) -> str | None:
         """Return why `layer` is not selected, or None if it is."""
-        if not self.selects(path, layer):
-            return NOT_SELECTED
+        reason = self.why_not_selected(path, layer)
+        if reason is not None:
+            return reason
         if layer.built and layer.count_params() < self.min_weights:
             return TOO_SMALL
         return None
@@ -104,15 +110,14 @@ def reasons_to_report(model: keras.Model, reasons: dict[str, str]) -> dict[str, 
     }
     for path, layer in candidates_of(model):
         reason = reasons.get(path)
-        if reason is not None and (reason not in (NOT_SELECTED, TOO_SMALL) or _may_be_expected(layer)):
+        if reason is not None and (reason not in _QUIET_REASONS or _may_be_expected(layer)):
             reported[path] = reason
     return reported
 
 
 def _may_be_expected(layer: keras.layers.Layer) -> bool:
     """Return whether a user may expect `layer` to be replaced: it is large, and no convolution of several pixels."""
-    pointwise = not isinstance(layer, keras.layers.Conv2D) or tuple(layer.kernel_size) == (1, 1)
-    return pointwise and layer.built and layer.count_params() >= MIN_REPORTED_WEIGHTS
+    return _is_pointwise(layer) and layer.built and layer.count_params() >= MIN_REPORTED_WEIGHTS
 
 
 def summarize(reasons: dict[str, str]) -> str:
@@ -124,10 +129,21 @@ def summarize(reasons: dict[str, str]) -> str:
     return "; ".join(parts[:8]) or "the model has no dense layer"
 
 
-def _sees_one_position(layer) -> bool:
-    """Return True, except for a convolution that is applied to more than one pixel.
+def _selecting(selects: Callable[[str, keras.layers.Layer], object]) -> Callable[[str, keras.layers.Layer], str | None]:
+    """Return a function that returns why a layer is not selected, from one that returns whether it is."""
+    return lambda path, layer: None if selects(path, layer) else NOT_SELECTED
+
+
+def _is_pointwise(layer: keras.layers.Layer) -> bool:
+    return not isinstance(layer, keras.layers.Conv2D) or tuple(layer.kernel_size) == (1, 1)
+
+
+def _why_several_pixels(layer: keras.layers.Layer) -> str | None:
+    """Return None, except for a convolution that is applied to more than one pixel.
 
     Convolutions of a single pixel are dense layers in disguise, such as the last ones of MobileNetV3.
     """
     shape = (layer.get_build_config() or {}).get("input_shape")
-    return not isinstance(layer, keras.layers.Conv2D) or (shape is not None and tuple(shape[1:3]) == (1, 1))
+    if not isinstance(layer, keras.layers.Conv2D) or (shape is not None and tuple(shape[1:3]) == (1, 1)):
+        return None
+    return SEVERAL_PIXELS if _is_pointwise(layer) else WIDER_KERNEL

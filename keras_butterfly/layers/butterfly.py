@@ -8,10 +8,12 @@ import numpy as np
 from keras import ops
 
 from ..structure import kernels
+from ..structure.factorization import factorize, replace_zeros
 from ..structure.wiring import Wiring, check_radix
 from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
 from .override import compute_affine, floating
+from .sizes import check_size, check_stacks
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
 ORDERS = (None, "increasing", "decreasing")
@@ -76,8 +78,8 @@ class Butterfly(keras.layers.Layer):
     Input shape: (..., n), at least 2-D, n known. Integers are cast. Output shape: (..., units). Dtype: the compute dtype.
 
     Precision: if the weights keep the norm, as the initial ones do, the relative error of a full butterfly of radix 2 in the
-        2-norm is at most 2 (log2 N + 2) u. Here u is the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for float32, 2^-11
-        for float16, 2^-8 for bfloat16. Block factors are multiplied out in the dtype of the variables.
+        2-norm is at most 2 (log2 N + 2) u. Here u is the unit roundoff of the compute dtype: 2^-53 for float64, 2^-24 for
+        float32, 2^-11 for float16, 2^-8 for bfloat16. Block factors are multiplied out in the dtype of the variables.
 
     Raises:
         ValueError: if an argument or the input shape does not fit a butterfly.
@@ -116,7 +118,7 @@ class Butterfly(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = None if units is None else positive_integer(units, "units")
+        self.units = None if units is None else check_size(units, "units")
         self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
         self.use_bias = use_bias
         self.radix = check_radix(radix)
@@ -128,7 +130,7 @@ class Butterfly(keras.layers.Layer):
             raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
         self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
-        self.stacks = positive_integer(stacks, "stacks")
+        self.stacks = check_stacks(stacks)
         self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
@@ -245,6 +247,27 @@ class Butterfly(keras.layers.Layer):
         if self.gadgets is not None:
             self.gadgets.assign(weights / self._multipliers.adaptive)
 
+    def approximate(self, kernel, outputs=None) -> None:
+        """Set the weights to those of a sum of butterflies near `kernel`. Each stack approximates what the ones before miss.
+
+        Args:
+            kernel: (n, units), the matrix to come near to.
+            outputs: the outputs of the kernel on data. They have no effect.
+        """
+        weights = np.zeros((self.stacks, self.wiring.effective_weights))
+        for stack in range(self.stacks):
+            remaining = kernel - ops.convert_to_numpy(self.kernel) if stack else kernel
+            weights[stack] = replace_zeros(factorize(remaining, self.wiring))
+            self.set_gadget_weights(weights)
+
+    def map_weights(self) -> list:
+        """Return the weights of the linear map as a list of one array: `gadget_weights`."""
+        return [ops.convert_to_numpy(self.gadget_weights)]
+
+    def set_map_weights(self, weights) -> None:
+        """Set the weights of the linear map to those that `map_weights` of an equal layer returned."""
+        self.set_gadget_weights(*weights)
+
     @property
     def effective_parameters(self) -> int:
         """Return the exact number of the butterflies' weights, without the bias.
@@ -294,7 +317,8 @@ class Butterfly(keras.layers.Layer):
         if differing:
             raise ValueError(
                 f"The stored weights of layer '{self.name}' belong to a butterfly of other {' and '.join(differing)}. Build "
-                "the model from the saved config, or give the layer the `radix`, `truncation`, `seed` and `order` it was saved with."
+                "the model from the saved config, or give the layer the `radix`, `truncation`, `seed` and `order` that it was "
+                "saved with."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
         expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}

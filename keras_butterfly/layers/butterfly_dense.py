@@ -6,13 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..structure.factorization import middle_kernel
+from ..structure.factorization import leading_directions, middle_kernel
 from ..structure.matrix import Matrix
 from ..structure.wiring import check_radix
 from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
 from .butterfly import Butterfly, add_bias, check_implementation, check_lr_multiplier, get_activation, last_axis
 from .override import compute_affine
+from .sizes import check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -93,7 +94,7 @@ class ButterflyDense(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = positive_integer(units, "units")
+        self.units = check_size(units, "units")
         self.k1 = None if k1 is None else positive_integer(k1, "k1")
         self.k2 = None if k2 is None else _at_most(k2, self.units, "k2", "units")
         if truncation not in ("random", "first"):
@@ -110,7 +111,7 @@ class ButterflyDense(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.lora_rank = None if lora_rank is None else positive_integer(lora_rank, "lora_rank")
+        self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
         self.lora_alpha = _alpha(lora_alpha, self.lora_rank or 1)
         self.lora_enabled = False
         self.implementation = check_implementation(implementation)
@@ -217,7 +218,7 @@ class ButterflyDense(keras.layers.Layer):
         Raises:
             ValueError: if W' has a constraint, the layer is not built, or LoRA is already enabled.
         """
-        rank = positive_integer(rank, "rank")
+        rank = check_size(rank, "rank")
         if self.kernel_constraint:
             raise ValueError(
                 "LoRA's update to W' would violate a constraint on W'. Expected a layer without `kernel_constraint`. "
@@ -294,6 +295,32 @@ class ButterflyDense(keras.layers.Layer):
         butterflies = self.j1.effective_parameters + self.j2_t.effective_parameters
         lora = [self.lora_kernel_a, self.lora_kernel_b] if self.lora_enabled else []
         return butterflies + sum(int(np.prod(weight.shape)) for weight in (self.middle_kernel, *lora))
+
+    def approximate(self, kernel, outputs) -> None:
+        """Set J1 and J2 to factorizations of the leading singular vectors of `outputs`, and W' to the best matrix for them.
+
+        Args:
+            kernel: (n1, units), the matrix to come near to.
+            outputs: (rows, units), the outputs of the kernel on data.
+        """
+        k1, k2 = self.middle_kernel.shape
+        right = leading_directions(outputs, min(k1, k2))
+        rows, columns = (kernel @ right.T).T, right
+        self.j1.approximate(np.resize(rows, (k1, rows.shape[1])).T)  # rows are repeated up to the number of nodes
+        self.j2_t.approximate(np.resize(columns, (k2, columns.shape[1])))
+        kernels = (ops.convert_to_numpy(butterfly.kernel) for butterfly in (self.j1, self.j2_t))
+        self._kernel.assign(middle_kernel(kernel, *kernels))
+
+    def map_weights(self) -> list:
+        """Return the weights of J1, W' and J2^T as arrays."""
+        return [*self.j1.map_weights(), ops.convert_to_numpy(self.middle_kernel), *self.j2_t.map_weights()]
+
+    def set_map_weights(self, weights) -> None:
+        """Set the weights of J1, W' and J2^T to those that `map_weights` of an equal layer returned."""
+        first, middle, last = weights
+        self.j1.set_map_weights([first])
+        self._kernel.assign(middle)
+        self.j2_t.set_map_weights([last])
 
     @classmethod
     def from_dense(cls, dense, **kwargs) -> "ButterflyDense":

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from ..structure.wiring import radices_of
-from ..utils.validation import check_seed, not_built, positive_integer
+from ..utils.validation import check_seed, not_built
 from .butterfly import Butterfly, add_bias, get_activation, last_axis
+from .sizes import MAX_BUTTERFLIES, check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -32,8 +33,8 @@ class Kaleidoscope(keras.layers.Layer):
         bias_initializer, bias_regularizer, bias_constraint: as in `keras.layers.Dense`. The bias learns at the optimizer's
             rate.
         seed: int or None, the seed of the initial weights.
-        radix, kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: arguments of each butterfly,
-            see `Butterfly`.
+        radix, kernel_initializer, kernel_regularizer, kernel_constraint, lr_multiplier, implementation: arguments of each
+            butterfly, see `Butterfly`.
         **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable, activity_regularizer.
 
     Input shape: (..., n), at least 2-D, n known. Output shape: (..., units). The inputs enter at the first n nodes and the
@@ -71,11 +72,11 @@ class Kaleidoscope(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.units = None if units is None else positive_integer(units, "units")
+        self.units = None if units is None else check_size(units, "units")
         self.activation = get_activation(activation, "The number of pairs is given by name, as in width=2.")
         self.use_bias = use_bias
-        self.width = positive_integer(width, "width")
-        self.expansion = positive_integer(expansion, "expansion")
+        self.width = check_size(width, "width", MAX_BUTTERFLIES)
+        self.expansion = check_size(expansion, "expansion", MAX_BUTTERFLIES)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)

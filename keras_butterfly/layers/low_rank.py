@@ -5,10 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from ..structure.factorization import leading_directions
 from ..structure.matrix import Matrix
-from ..utils.validation import not_built, positive_integer
+from ..utils.validation import not_built
 from .butterfly import Butterfly, add_bias, get_activation, last_axis
 from .override import compute_affine
+from .sizes import check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
@@ -59,10 +61,10 @@ class LowRank(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = positive_integer(units, "units")
+        self.units = check_size(units, "units")
         self.activation = get_activation(activation, "The rank is given by name, as in rank=16.")
         self.use_bias = use_bias
-        self.rank = positive_integer(rank, "rank")
+        self.rank = check_size(rank, "rank")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -80,8 +82,8 @@ class LowRank(keras.layers.Layer):
         largest = min(features, self.units)
         if self.rank > largest:
             raise ValueError(
-                f"Layer '{self.name}' expects a rank of at most {largest}, the smaller of its {features} inputs and {self.units} "
-                f"units. Received: rank={self.rank}"
+                f"Layer '{self.name}' expects a rank of at most {largest}, the smaller of its {features} inputs and "
+                f"{self.units} units. Received: rank={self.rank}"
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         self.kernel_in, self.kernel_out = (
@@ -127,6 +129,25 @@ class LowRank(keras.layers.Layer):
         """
         self._check_built()
         return ops.matmul(ops.convert_to_tensor(self.kernel_in), ops.convert_to_tensor(self.kernel_out))
+
+    def approximate(self, kernel, outputs) -> None:
+        """Set U and V so that the outputs are the nearest of this rank: to the leading right singular vectors of `outputs`.
+
+        Args:
+            kernel: (n, units), the matrix to come near to.
+            outputs: (rows, units), the outputs of the kernel on data.
+        """
+        right = leading_directions(outputs, self.rank)
+        self.set_map_weights([kernel @ right.T, right])
+
+    def map_weights(self) -> list:
+        """Return U and V as arrays."""
+        return [ops.convert_to_numpy(self.kernel_in), ops.convert_to_numpy(self.kernel_out)]
+
+    def set_map_weights(self, weights) -> None:
+        """Set U and V to two arrays."""
+        for variable, value in zip((self.kernel_in, self.kernel_out), weights, strict=True):
+            variable.assign(value)
 
     @property
     def effective_parameters(self) -> int:

@@ -79,6 +79,17 @@ def low_rank(kernel: np.ndarray, rank: int) -> np.ndarray:
     return (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
+def leading_directions(outputs: np.ndarray, rank: int) -> np.ndarray:
+    """Return the leading right singular vectors of `outputs` (rows, units), as rows (rank, units), the first one first."""
+    return np.linalg.eigh(outputs.T @ outputs)[1].T[: -rank - 1 : -1]
+
+
+def replace_zeros(weights: np.ndarray) -> np.ndarray:
+    """Replace exact zeros by small random values. Two zero weights on one path would both have zero gradient."""
+    scale = 1e-3 * (np.sqrt(np.mean(np.square(weights))) if len(weights) else 0.0)
+    return np.where(weights == 0, scale * np.random.default_rng(0).standard_normal(len(weights)), weights)
+
+
 def _finite_kernel(kernel, shape: tuple[int, int]) -> np.ndarray:
     """Return `kernel` in double precision. Raise ValueError unless it has the shape `shape` and finite entries."""
     kernel = np.asarray(kernel)

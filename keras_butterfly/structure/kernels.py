@@ -192,7 +192,7 @@ def _multiply_stages(gadgets: list[Tensor], low: int) -> Tensor:
         gadgets: of each stage a tensor (h, i, o, l).
         low: the smallest stride, L.
     """
-    # product[(h, a), i, o, l] maps the value i of the digits that are mixed so far to their value o. The digits a are mixed later.
+    # product[(h, a), i, o, l] maps the value i of the digits mixed so far to their value o. The digits a are mixed later.
     product = gadgets[0]
     for gadget in gadgets[1:]:
         rows, radix, mixed = gadget.shape[0], gadget.shape[1], product.shape[1]

@@ -27,14 +27,16 @@ import numpy as np
 
 from ..utils.validation import check_nodes, positive_integer
 
+Radix = int | str | Sequence[int]
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A stage is one sparse factor of a butterfly, restricted to its effective nodes.
 
     With x the values of the stage's source nodes and w the flat weight vector, the stage computes
-    `y[row] = sum_k w[weights[k, row]] x[sources[k, row]]` for each target node `nodes[row]`. Source k is the node whose digit is
-    that of the target plus k, modulo the radix. So source 0 is the target's own node, and with radix 2 source 1 is
+    `y[row] = sum_k w[weights[k, row]] x[sources[k, row]]` for each target node `nodes[row]`. Source k is the node whose digit
+    is that of the target plus k, modulo the radix. So source 0 is the target's own node, and with radix 2 source 1 is
     `nodes[row] XOR stride`.
 
     If an edge is not effective, its source position is 0 and its weight position is one past the end of the weight
@@ -146,13 +148,13 @@ class Wiring:
         truncation: "str | Sequence[int]" = "first",
         transposed: bool = False,
         order: str | None = None,
-        radix: "int | str | Sequence[int]" = 2,
+        radix: Radix = 2,
         seed: int = 0,
     ) -> "Wiring":
         """Return the wiring that maps `inputs` values to `outputs` values.
 
-        N is the product of the radices, at least the larger count. The wider side uses the first nodes. The narrower side, `ell` wide,
-        uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower side, or
+        N is the product of the radices, at least the larger count. The wider side uses the first nodes. The narrower side,
+        `ell` wide, uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower side, or
         the inputs if `transposed`.
 
         With "first" and with "random" the generic rank is min(inputs, outputs): all nodes used are among the first
@@ -182,7 +184,7 @@ class Wiring:
         spreads = transposed or padded_size(inputs) < size
         decreasing = order == "decreasing" if order else spreads
         # The transpose of a butterfly has its radices backwards. A tuple has the order of application in any case.
-        if transposed and not isinstance(radix, Sequence):
+        if transposed and not isinstance(radix, list | tuple):
             radices = radices[::-1]
         truncate_inputs = inputs < outputs or (inputs == outputs and transposed)
         return cls(
@@ -303,7 +305,7 @@ class Wiring:
         return FoldWalk(from_outputs, len(nodes), tuple(steps), np.concatenate(index or [[]]).astype(np.int32), splits)
 
 
-def radices_of(radix: "int | str | Sequence[int]", widest: int) -> tuple[int, ...]:
+def radices_of(radix: Radix, widest: int) -> tuple[int, ...]:
     """Return the radices of the stages of a butterfly of at least `widest` nodes, in the order of application.
 
     Args:
@@ -315,13 +317,13 @@ def radices_of(radix: "int | str | Sequence[int]", widest: int) -> tuple[int, ..
         ValueError: if `radix` is anything else, or the product of the sequence is below `widest`.
     """
     radix = check_radix(radix)
-    if radix == "auto":
+    if isinstance(radix, str):
         return auto_radices(widest)
     if isinstance(radix, int):
         whole, left = divmod(padded_size(widest).bit_length() - 1, radix.bit_length() - 1)
         return (radix,) * whole + ((1 << left,) if left else ())
     if prod(radix) < widest:
-        *others, last = radix
+        others = radix[:-1]
         nearest = [(*others, -(-widest // prod(others))), auto_radices(widest)]
         raise ValueError(
             f"The product of `radix` must be at least {widest}, the larger of the numbers of inputs and outputs. "
@@ -344,17 +346,19 @@ def auto_radices(widest: int) -> tuple[int, ...]:
     return min(pairs, key=lambda pair: (prod(pair), sum(pair)))
 
 
-def check_radix(radix) -> "int | str | tuple[int, ...]":
+def check_radix(radix: Radix) -> int | str | tuple[int, ...]:
     """Return `radix` as an integer, "auto" or a tuple. Raise ValueError unless `radices_of` takes it."""
     expected = '`radix` must be a power of two from 2, "auto" or a sequence of integers from 2'
     if radix == "auto":
         return "auto"
-    if isinstance(radix, Sequence) and not isinstance(radix, str) and len(radix):
+    if isinstance(radix, list | tuple) and len(radix):
         radices = tuple(positive_integer(each, "radix") for each in radix)
         if min(radices) > 1:
             return radices
-    elif isinstance(radix, numbers.Integral) and not isinstance(radix, bool) and radix > 1 and radix & (radix - 1) == 0:
-        return int(radix)
+    elif isinstance(radix, numbers.Integral) and not isinstance(radix, bool):
+        number = int(radix)
+        if number > 1 and number & (number - 1) == 0:
+            return number
     raise ValueError(f"{expected}. Received: radix={radix!r}")
 
 

@@ -1,6 +1,7 @@
 """Checks of arguments, each with a message that says what was expected, what was received and what to do."""
 
 import operator
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,21 @@ def positive_integer(value, name: str) -> int:
         number = 0
     if number < 1 or isinstance(value, bool):
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return number
+
+
+def integer_within(value, name: str, least: int, most: int) -> int:
+    """Return `value` as an int.
+
+    Raises:
+        ValueError: if it is not an integer from `least` to `most`. The message calls it `name`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer from {least:,} to {most:,}. Received: {name}={value!r}")
     return number
 
 
@@ -55,7 +71,8 @@ def check_finite(values: np.ndarray, name: str) -> None:
     Raises:
         ValueError: if they are not. The message calls them `name`.
     """
-    if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+    is_number = np.issubdtype(values.dtype, np.number) and values.dtype.kind != "m"  # NumPy counts durations as integers
+    if not is_number and values.dtype != bool:
         raise ValueError(f"Expected numbers in {name}. Received: {values.dtype}")
     if np.iscomplexobj(values):
         raise ValueError(f"Expected real numbers in {name}. Received: {values.dtype}")
@@ -92,6 +109,15 @@ def not_built(layer) -> ValueError:
         f"{type(layer).__name__} '{layer.name}' is not built: the shapes of its weights depend on the size of the input, which "
         "is not known yet. Call it on an input, or build(input_shape), first."
     )
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of another library says, as one line without its dumps of arguments and configs."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    # Keras puts what it raised first below a heading, or at the end.
+    text = text.rpartition("Exception encountered: ")[2].partition("Full object config:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Exception encountered when")]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def _repeated(indices: tuple[int, ...]) -> list[int]:

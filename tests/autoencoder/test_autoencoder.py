@@ -211,6 +211,18 @@ def test_saved_and_loaded(x, tmp_path):
         (lambda x: two_phase_fit(compiled(), x, epochs=(1, 0)), "`epochs` must be a positive integer"),
         (lambda x: two_phase_fit(compiled(), x * np.nan, epochs=(1, 1)), "Expected finite numbers"),
         (lambda x: two_phase_fit(dense_only(), x, x, epochs=(1, 1)), "Expected a model with a Butterfly layer"),
+        (lambda x: two_phase_fit("model", x, x, epochs=(1, 1)), "`model` must be a keras.Model. Received: str"),
+        (lambda x: two_phase_fit(classifier(), x * np.nan, x, epochs=(1, 1)), "Expected finite numbers in `x`"),
+        (lambda x: two_phase_fit(classifier(), x[:, 1:], x, epochs=(1, 1)), "Expected `x` of the shapes"),
+        (lambda x: two_phase_fit(classifier(), x, epochs=(1, 1)), "Expected `y` for the loss. Received: y=None"),
+        (lambda x: two_phase_fit(built(), x[:, 1:], epochs=(1, 1)), "on which the model '.*' runs. Keras says: Input 0 .*63"),
+        (lambda x: two_phase_fit(classifier(), x, x[1:], epochs=(1, 1)), "as many labels as examples, 96, in `y`"),
+        (lambda x: two_phase_fit(classifier(), x, x * np.nan, epochs=(1, 1)), "Expected finite numbers in `y`"),
+        (lambda x: two_phase_fit(classifier(), x, [7] * 96, epochs=(1, 1), loss=SPARSE), "Expected labels within 0 .. 3"),
+        (
+            lambda x: two_phase_fit(classifier(), x, x[:, :4], epochs=(1, 1), validation_data=(x, x)),
+            r"Expected labels of the shape \(96, 4\) for the loss mean_squared_error. Received: \(96, 64\)",
+        ),
     ],
 )
 def test_bad_input(x, make, message):
@@ -222,6 +234,23 @@ def compiled():
     model = ButterflyAutoencoder(2, seed=0)
     model.compile("adam", "mse")
     return model
+
+
+def built():
+    model = ButterflyAutoencoder(2, seed=0)
+    model.build((None, N))
+    return model
+
+
+SPARSE = "sparse_categorical_crossentropy"
+
+
+def classifier():
+    return keras.Sequential([keras.Input((N,)), Butterfly(8, seed=0), keras.layers.Dense(4, "softmax")])
+
+
+def test_two_phases_take_labels_as_a_list(x):
+    two_phase_fit(classifier(), x, [0, 1, 2, 3] * 24, loss=SPARSE, epochs=(1, 1), verbose=0)
 
 
 def dense_only():

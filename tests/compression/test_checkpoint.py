@@ -1,12 +1,15 @@
 """The state of a training in one file: what is kept, what is refused, and that only our own files are removed."""
 
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
-from keras_butterfly.compression.checkpoint import FILE, PARTIAL, Checkpoint, state_of
+from keras_butterfly.compression.checkpoint import FILE, PARTIAL, Checkpoint, fingerprint, state_of
 
 SETTINGS = {"epochs": 10, "hint": 0.5}
 
@@ -41,7 +44,7 @@ def test_weights_and_optimizer_come_back(tmp_path):
 
 def test_without_a_file_nothing_is_restored(tmp_path):
     assert Checkpoint(tmp_path / "new").restore(state_of(model()), SETTINGS) == 0
-    assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
@@ -85,10 +88,65 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 def test_other_arguments_and_other_models_are_refused(tmp_path):
     Checkpoint(tmp_path).save(state_of(trained()), 5, SETTINGS)
-    with raises("is the checkpoint of a training with {'epochs': 10}, after epoch 5"):
+    with raises("is the checkpoint, after epoch 5, of another training. What differs: epochs (10, now 3). Go on with"):
         Checkpoint(tmp_path).restore(state_of(model()), {**SETTINGS, "epochs": 3})
-    with raises("is the checkpoint of a training of another model"):
+    with raises("What differs: the shapes of the student's weights."):
         Checkpoint(tmp_path).restore(state_of(model(units=2)), SETTINGS)
+
+
+def test_settings_of_the_caller_are_compared_when_the_folder_is_held(tmp_path):
+    data, other = fingerprint([np.ones(3)]), fingerprint([np.ones(3, "float32")])
+    Checkpoint(tmp_path, {"--seed": 0, "--data": data}).save(state_of(trained()), 1, SETTINGS)
+    with raises("What differs: --seed (0, now 1), --data. Go on"), Checkpoint(tmp_path, {"--seed": 1, "--data": other}).held():
+        pass
+    again = Checkpoint(tmp_path, {"--seed": 0, "--data": data})
+    with again.held():
+        assert again.restore(state_of(model()), SETTINGS) == 1
+
+
+def test_fingerprints_tell_shapes_dtypes_and_values_apart():
+    arrays = [np.zeros((2, 3)), np.zeros((3, 2)), np.zeros((2, 3), "int64"), np.zeros((0, 3)), np.float32(1), np.eye(2, 3)]
+    assert len({fingerprint([array]) for array in arrays}) == len(arrays)
+    assert fingerprint([np.eye(3)[:, ::2]]) == fingerprint([np.eye(3)[:, ::2].copy()])
+
+
+def test_one_run_at_a_time_uses_a_folder(tmp_path):
+    folder = tmp_path / "deep" / "state"
+    first = Checkpoint(folder)
+    with first.held(), first.held():  # the command holds it, and so does the training inside
+        with raises(f"Another run saves its training in '{folder}'"), Checkpoint(folder).held():
+            pass
+        first.save(state_of(trained()), 1, SETTINGS)
+    with Checkpoint(folder).held():
+        pass
+    assert [entry.name for entry in folder.iterdir()] == [FILE]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    program = (
+        "import sys, time\nfrom keras_butterfly.utils.locking import locked_folder\n"
+        "with locked_folder(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with raises("Another run saves"), Checkpoint(tmp_path).held():
+        pass
+    process.kill()
+    process.wait()
+    with Checkpoint(tmp_path).held():
+        pass
+
+
+def test_a_damaged_file_is_found_when_the_folder_is_held(tmp_path):
+    os.mkfifo(tmp_path / FILE)  # which would be read for ever
+    with raises("is damaged: it is not a file"), Checkpoint(tmp_path).held():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    for folder in ("/proc/state", tmp_path / ("x" * 300), ""):
+        with raises("Expected a folder for the checkpoint"), Checkpoint(folder).held():
+            pass
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_last_state(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from keras_butterfly import distill, replace_dense
 from keras_butterfly.compression.distillation import Distiller, matching_layers
 
 QUIET = {"progress": False}
+SPARSE = keras.losses.SparseCategoricalCrossentropy()
 
 
 def classifier(seed=0, activation="softmax"):
@@ -97,8 +98,8 @@ def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
     x = rng.standard_normal((200, 32)).astype("float32")
     y = rng.integers(0, 5, 200)
 
-    def train(checkpoint, **changes):
-        teacher = classifier(1)
+    def train(checkpoint, x=x, y=y, teacher_seed=1, **changes):
+        teacher = classifier(teacher_seed)
         student, _ = replace_dense(teacher, where="hidden", initialize="fresh", seed=0, progress=False)
         keras.utils.set_random_seed(3)
         settings = {"epochs": 4, "batch_size": 200, "checkpoint": checkpoint, "class_weight": {0: 3.0}, **QUIET, **changes}
@@ -110,12 +111,57 @@ def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "state", callbacks=StopBeforeEpoch(2))
     assert (tmp_path / "state").is_dir()
-    with pytest.raises(ValueError, match=r"is the checkpoint of a training with \{'class weight'"):
-        train(tmp_path / "state", class_weight={0: 2.0})
+    for change, name in (
+        ({"class_weight": {0: 2.0}}, "class weight"),
+        ({"epochs": 3}, r"epochs \(4, now 3\)"),
+        ({"x": -x}, "the inputs"),
+        ({"y": 4 - y}, "the labels"),
+        ({"teacher_seed": 2}, "the teacher's weights"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy(name="another")}, "loss"),
+    ):
+        with pytest.raises(ValueError, match=f"of another training. What differs: {name}"):
+            train(tmp_path / "state", **change)
     resumed, epochs = train(tmp_path / "state")
     assert epochs == 2
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(whole, resumed, strict=True))
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_an_optimizer_of_other_settings_is_another_training(rng, tmp_path):
+    x = rng.standard_normal((64, 32)).astype("float32")
+
+    def train(rate, **changes):
+        return distill(
+            classifier(2),
+            classifier(1),
+            x,
+            epochs=2,
+            optimizer=keras.optimizers.SGD(rate),
+            checkpoint=tmp_path / "state",
+            **QUIET,
+            **changes,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        train(0.1, callbacks=StopBeforeEpoch(1))
+    with pytest.raises(ValueError, match="What differs: the optimizer's settings"):
+        train(0.2)
+    assert train(0.1).epoch == [1]
+
+
+def test_a_refused_training_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="`epochs` must be"):
+        distill(classifier(), classifier(), np.ones((4, 32)), epochs=0, checkpoint=tmp_path / "state", **QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            classifier(),
+            classifier(),
+            np.ones((4, 32)),
+            checkpoint=tmp_path / "deep" / "state",
+            callbacks=StopBeforeEpoch(0),
+            **QUIET,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_training_uses_the_users_optimizer(rng):
@@ -177,11 +223,14 @@ def test_layers_are_matched_by_path():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"student": layers.Dense(2)}, "Expected a keras.Model. Received: Dense"),
+        ({"student": layers.Dense(2)}, "`student` must be a keras.Model. Received: Dense"),
         ({"teacher": keras.Sequential([keras.Input((32,)), layers.Dense(4)])}, "Expected outputs of the same shapes"),
         ({"x": np.ones((4, 31))}, "Expected the data of the shapes"),
         ({"x": np.full((4, 32), np.nan)}, "Expected finite numbers"),
-        ({"y": np.zeros(3)}, r"Expected as many labels as examples, 4. Received: \[\(3,\)\]"),
+        (
+            {"y": np.zeros(3)},
+            r"as many labels as examples, 4, in the labels. Received labels of the shapes \[\(3,\)\]",
+        ),
         ({"y": np.full(4, 0.5)}, "Expected `loss` for these labels"),
         ({"hint": 1.0}, "Expected such butterfly layers. Found none"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
@@ -190,9 +239,45 @@ def test_layers_are_matched_by_path():
         ({"hint": -1}, "`hint` must be 0 or a positive number"),
         ({"optimizer": "sgd", "learning_rate": 0.1}, "Expected `optimizer` or `learning_rate`.* Received both"),
         ({"class_weight": {0: 2.0}}, "Expected labels with `class_weight`"),
+        ({"y": [0, 1, 2, 5]}, r"Expected labels within 0 .. 4\. Received labels from 0 to 5"),
+        ({"y": np.eye(5)[[0, 1, 2, 3]], "loss": SPARSE}, r"one integer label .* If they are one-hot, give y.argmax\(-1\)"),
+        ({"y": np.eye(5)[[0, 1, 2, 3]]}, r"If they are one-hot, give y.argmax\(-1\)"),
+        ({"y": np.zeros(4), "loss": SPARSE}, r"Expected integer labels. Received: float64. .* give y.astype\(int\)"),
+        ({"y": [0, 1, 2, 3], "loss": "categorical_crossentropy"}, r"of the shape \(4, 5\) .* take \"sparse_categorical"),
+        ({"y": np.ones((4, 3)), "loss": "mse"}, r"of the shape \(4, 5\) for the loss mean_squared_error. Received: \(4, 3\)"),
+        ({"validation_data": np.ones((4, 32))}, r"Expected `validation_data` as \(x, y\)"),
+        ({"validation_data": (np.ones((4, 32)), None)}, r"Expected labels in `validation_data`"),
+        ({"validation_data": (np.ones((4, 31)), [0] * 4)}, "Expected `validation_data` of the shapes"),
+        ({"validation_data": (np.full((4, 32), np.nan), [0] * 4)}, "Expected finite numbers in `validation_data`"),
+        ({"validation_data": (np.ones((4, 32)), [0] * 3)}, "as many labels as examples, 4, in `validation_data`"),
+        ({"validation_data": (np.ones((4, 32)), [0, 1, 2, 9])}, r"Expected labels within 0 .. 4"),
     ],
 )
 def test_bad_arguments(change, message):
     arguments = {"student": classifier(), "teacher": classifier(), "x": np.ones((4, 32)), **QUIET, **change}
     with pytest.raises(ValueError, match=message):
         distill(**arguments)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, lambda y: [np.array(y)], np.array, lambda y: np.array(y)[:, None]])
+def test_labels_in_any_form(wrap):
+    x, y = np.ones((4, 32)), [0, 1, 2, 3]
+    history = distill(classifier(1), classifier(), x, wrap(y), epochs=1, validation_data=[x, wrap(y)], **QUIET).history
+    assert {"accuracy", "val_accuracy"} <= set(history)
+
+
+def test_a_label_for_each_position_of_a_sequence():
+    models = [keras.Sequential([keras.Input((6, 32)), layers.Dense(5, "softmax")]) for _ in range(2)]
+    x = np.ones((4, 6, 32))
+    history = distill(*models, x, np.zeros((4, 6), int), loss="sparse_categorical_crossentropy", epochs=1, **QUIET)
+    assert np.isfinite(history.history["loss"]).all()
+    with pytest.raises(ValueError, match=r"Expected labels within 0 .. 4"):
+        distill(*models, x, np.full((4, 6), 5), loss="sparse_categorical_crossentropy", epochs=1, **QUIET)
+
+
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_weights_that_are_not_finite_name_their_layer(broken):
+    models = {"student": classifier(), "teacher": classifier()}
+    models[broken].get_layer("class").bias.assign([np.nan] * 5)
+    with pytest.raises(ValueError, match="The layer 'class' has weights that are NaN"):
+        distill(**models, x=np.ones((4, 32)), **QUIET)

@@ -246,7 +246,7 @@ def test_convolutions_of_one_pixel(strides, rng):
     butterfly.build((None, 32))
     convolution.set_weights([keras.ops.convert_to_numpy(butterfly.kernel)[None, None], rng.standard_normal(32)])
     x = rng.standard_normal((30, 5, 7, 32)).astype("float32")
-    with pytest.raises(ValueError, match="Found none for where=None: 'mix' is not selected by `where`"):
+    with pytest.raises(ValueError, match=r"Found none: 'mix' is a 1 x 1 convolution of several pixels, .* if `where` or"):
         replace_dense(model, **QUICK)
     new, report = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
     assert report.replacements[0].was == "Conv2D"
@@ -428,7 +428,7 @@ def test_states_are_restored_if_the_model_fails(rng):
     x = layers.Dense(64, name="dense")(layers.LSTM(64, stateful=True)(inputs))
     model = keras.Model(inputs, layers.Lambda(fail_on_values)(x))
     before = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
-    with pytest.raises(RuntimeError, match="this layer fails on data"):
+    with pytest.raises(ValueError, match="Keras says: this layer fails on data"):
         replace_dense(model, where="dense", data=rng.standard_normal((5, 3, 32)).astype("float32"), **QUICK)
     after = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
@@ -471,8 +471,14 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"kind": "sparse"}, "`kind` must be one of"),
         ({"k": 0}, "`k` must be a positive integer"),
         ({"k": 65, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than k=65"),
-        ({"k": 100}, "Found none for where=None"),
+        ({"k": 100}, "Expected a layer to replace. Found none: "),
         ({"k": 4, "kind": "butterfly"}, '`k` is of kind="butterfly_dense"'),
+        ({"rank": 4}, '`rank` belongs to kind="low_rank"'),
+        ({"kind": "low_rank"}, '`rank` belongs to kind="low_rank"'),
+        ({"kind": "low_rank", "rank": 3, "radix": 4}, "`radix` is of butterflies"),
+        ({"kind": "low_rank", "rank": 33, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than rank=33"),
+        ({"radix": (4, 4), "where": "first"}, r"'first' has 32 inputs and 64 units, more than the product of radix=\(4, 4\)"),
+        ({"radix": 3}, "`radix` must be"),
         ({"k": 4, "stacks": 2}, '`stacks` is of kind="butterfly"'),
         ({"stacks": 0}, "`stacks` must be a positive integer"),
         ({"where": "nobody"}, r"Expected names of dense layers, of \['first', 'second', 'last'\]. Received: \['nobody'\]"),
@@ -483,13 +489,17 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
         ({"min_weights": 0}, "`min_weights` must be a positive integer"),
         (
             {"min_weights": 10**6},
-            "Found none for where=None, min_weights=1000000: 'first', 'second', 'last' has fewer weights than `min_weights`",
+            "Found none for min_weights=1000000: 'first', 'second', 'last' has fewer weights than `min_weights`",
         ),
         ({"initialize": "project"}, "`initialize` must be one of"),
         ({"data": np.ones((5, 31))}, r"Expected the data of the shapes \[\('examples', 32\)\]. Received: \[\(5, 31\)\]"),
         ({"data": np.full((5, 32), np.nan)}, "Expected finite numbers in the data"),
         ({"data": np.zeros((0, 32))}, "Expected at least one example"),
         ({"data": np.array([["a"] * 32])}, "Expected numbers in the data"),
+        ({"data": np.ones((5, 32), "timedelta64[s]")}, "Expected numbers in the data"),
+        ({"steps": -1}, "`steps` must be an integer from 0 to 1,000,000. Received: steps=-1"),
+        ({"steps": 10**30}, "`steps` must be an integer from 0 to 1,000,000"),
+        ({"steps": 2.5}, "`steps` must be an integer from 0 to 1,000,000"),
         ({"seed": -1}, "`seed` must be None or an integer"),
     ],
 )
@@ -498,8 +508,37 @@ def test_bad_arguments(arguments, message):
         replace_dense(mlp(), progress=False, **arguments)
 
 
+def test_weights_that_are_not_finite_name_their_layer():
+    model = mlp()
+    model.get_layer("second").kernel.assign(model.get_layer("second").kernel * np.nan)
+    with pytest.raises(ValueError, match="The layer 'second' has weights that are NaN or infinite"):
+        replace_dense(model)
+
+
+class Halves(keras.Model):
+    """A model of a user's class, whose input shape Keras does not check."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.dense = layers.Dense(64)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+
+def test_data_on_which_a_model_of_a_users_class_does_not_run():
+    model = Halves(name="halves")
+    model.build((None, 64))
+    with pytest.raises(ValueError, match=r"on which the model 'halves' runs. Keras says: Input 0 .* shape .40, 63.") as caught:
+        replace_dense(model, data=np.ones((40, 63)), **QUICK)
+    assert "\n" not in str(caught.value)
+
+
 def test_models_that_are_none():
-    with pytest.raises(ValueError, match=r"Expected a keras.Model. Received: Dense"):
+    with pytest.raises(ValueError, match=r"`model` must be a keras.Model. Received: Dense"):
         replace_dense(layers.Dense(3))
     with pytest.raises(ValueError, match="not built"):
         replace_dense(keras.Sequential([layers.Dense(3)]))

@@ -1,4 +1,4 @@
-"""Datasets and generators in replace_dense, distill and to_tflite."""
+"""Datasets, generators and texts in replace_dense, distill and to_tflite. Only TensorFlow runs all of them."""
 
 import keras
 import numpy as np
@@ -47,3 +47,15 @@ def test_an_export_is_calibrated_on_a_dataset():
         exported = export.to_tflite(model, quantize="int8", representative_data=data)
         assert exported.parity.agreement > 0.9
         assert not exported.notes or "int8" in exported.notes[0]
+
+
+@pytest.mark.parametrize("text", [["a b"] * 40, np.array(["a b"] * 40), np.array(["a b"] * 40, object)])
+def test_models_of_text_take_text(text):
+    words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)
+    inputs = keras.Input((), dtype="string")
+    hidden = layers.Flatten()(layers.Embedding(8, 16)(words(inputs)))
+    model = keras.Model(inputs, layers.Dense(64, name="hidden")(hidden))
+    _, report = replace_dense(model, data=text, steps=1, progress=False)
+    assert report.replacements[0].fitted_to == "data"
+    with pytest.raises(ValueError, match=r"Expected text in the data. Received: float64"):
+        replace_dense(model, data=np.ones(40), steps=1, progress=False)

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 from sklearn.datasets import load_digits
 
+import keras_butterfly.export.compression_sweep as sweeping
 from keras_butterfly import export
 from keras_butterfly.export.compression_sweep import Sweep, accuracy
 
@@ -65,6 +66,35 @@ def test_table_json_and_plot(swept, tmp_path):
         swept.plot(tmp_path / "sweep.png")
     with pytest.raises(ValueError, match="ends in a picture format"):
         swept.plot(tmp_path / "sweep")
+
+
+def test_a_variant_that_cannot_be_exported_is_left_out_with_the_reason(task, monkeypatch):
+    model, _, test = task
+    convert = sweeping.to_tflite
+
+    def to_tflite(model, **settings):
+        if any(type(layer).__name__ == "ButterflyDense" for layer in model.layers):
+            raise export.ParityError("The outputs differ by 0.5.")
+        return convert(model, effort="estimate", **settings)
+
+    monkeypatch.setattr(sweeping, "to_tflite", to_tflite)
+    settings = {"initialize": "fresh", "seed": 0, "runs": 1, "progress": False}
+    found = export.sweep(model, test, ks=(4, 8), **settings)
+    assert [point.name for point in found.points] == ["original", "full"]
+    assert found.to_dict()["skipped"] == dict.fromkeys(("k = 4", "k = 8"), "The outputs differ by 0.5.")
+    assert "k = 8 is left out: The outputs differ by 0.5." in str(found.table())
+    with pytest.raises(export.ParityError, match=r"differ by 0\.5"):
+        export.sweep(model, test, ks=(4,), stacks=(), **settings)
+
+
+def test_labels_are_checked_before_the_work(task, monkeypatch):
+    model, (x, y), test = task
+    monkeypatch.setattr(sweeping, "to_tflite", None)
+    for labels, message in ((y + 1, "Expected labels within 0 .. 9"), (y.astype(str), "Expected numbers in the labels")):
+        with pytest.raises(ValueError, match=message):
+            export.sweep(model, test, train=(x, labels), epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"Expected labels within 0 \.\. 9"):
+        export.sweep(model, (x, y + 1), progress=False)
 
 
 class Fake:
@@ -125,7 +155,7 @@ def test_accuracy():
         ({"epochs": 2}, "Expected `train`, other examples than `data`"),
         ({"stacks": ()}, "Expected at least one way to compress"),
         ({"ks": (0,)}, "`k` must be a positive integer"),
-        ({"ks": (500,), "stacks": ()}, "Found none for where=None"),
+        ({"ks": (500,), "stacks": ()}, "Expected a layer to replace. Found none: "),
         ({"data": (np.ones((3, 64)), np.ones((3, 10), int))}, "Expected one integer label for each"),
     ],
 )

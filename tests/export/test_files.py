@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from functools import partial
 
 import pytest
 
@@ -100,12 +101,40 @@ def test_what_fails_half_way_leaves_nothing(tmp_path):
         ("missing/file", "Expected an existing folder"),
         (".", "Received a folder"),
         ("x" * 300, "at most 255 bytes"),
+        ("x/" * 3000 + "y", r"Expected an existing folder to write to. Received: '.{40}\.\.\.'"),
+        ("/proc/model.tflite", "Expected a folder that can be written to. Received: '/proc'"),
+        ("/sys/model.tflite", "Expected a folder that can be written to. Received: '/sys'"),
+        ("loop", "Too many levels of symbolic links"),
+        ("loop/file", "Expected an existing folder"),
+        ("file/below", "Expected an existing folder"),
         ("", "Expected a path"),
     ],
 )
 def test_paths_that_cannot_be_written_are_refused_before_the_work(path, message, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=message):
-        files.check_writable(tmp_path / path if path else path)
+        files.check_writable(tmp_path / path if path else path, overwrite=True)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "loop"]
+
+
+@pytest.mark.parametrize("path", ["new/", "a\0b"])
+def test_paths_of_no_file_are_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"Expected (a|the) path"):
+        files.write(path, b"content")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("function", [files.check_writable, lambda path: files.write(path, b"content")])
+def test_a_disk_without_room_for_another_file_names_the_users_file(function, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "a hidden name")
+
+    monkeypatch.setattr(files.os, "open", full)
+    with pytest.raises(OSError, match="could not write the file: No space left") as caught:
+        function(tmp_path / "mine")
+    assert caught.value.filename == str(tmp_path / "mine")
 
 
 def test_a_file_system_without_hard_links_still_writes(tmp_path, monkeypatch):
@@ -146,3 +175,17 @@ def test_a_lock_lets_one_at_a_time_change_a_file(tmp_path):
     for thread in threads:
         thread.join()
     assert path.read_text() == str(len(counts))
+
+
+class Weights:
+    def count_params(self):
+        return 1000
+
+
+def test_a_conversion_that_fails_without_room_for_temporary_files_is_an_error_of_the_disk(monkeypatch):
+    with pytest.raises(ValueError, match="unlucky"), files.conversion_of(Weights()):
+        raise ValueError("unlucky")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
+    with pytest.raises(OSError, match="conversion: No space left") as caught, files.conversion_of(Weights()):
+        raise ValueError("SignatureDef signature_key is None")
+    assert caught.value.filename == files.tempfile.gettempdir()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from catalogue import both, raises
 
-from keras_butterfly import Butterfly, ButterflyDense
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
 
 
 def test_unknown_order():
@@ -18,6 +18,23 @@ def test_unknown_order():
 def test_units_must_be_a_positive_integer(cls, units):
     with raises(f"`units` must be a positive integer. Received: units={units!r}"):
         cls(units)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda n: Butterfly(4, stacks=n), "`stacks` must be at most 1,024"),
+        (lambda n: Kaleidoscope(4, width=n), "`width` must be at most 1,024"),
+        (lambda n: Kaleidoscope(4, expansion=n), "`expansion` must be at most 1,024"),
+        (Butterfly, "`units` must be at most 16,777,216"),
+        (ButterflyDense, "`units` must be at most 16,777,216"),
+        (lambda n: ButterflyDense(4, lora_rank=n), "`lora_rank` must be at most"),
+    ],
+)
+@pytest.mark.parametrize("number", [10**9, 10**30])
+def test_absurd_sizes_are_refused_at_once(make, message, number):
+    with raises(message):
+        make(number)
 
 
 @pytest.mark.parametrize("stacks", [0, -1, 1.5, None])

@@ -147,8 +147,7 @@ def test_orthogonal_draws_rotations_and_reflections_at_all_angles():
     wiring = Wiring.butterfly(256, 256)
     weights = draw("orthogonal", wiring, seed=0)
     gadgets = [
-        weights[stage.span].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2)
-        for stage in wiring.stages
+        weights[stage.span].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2) for stage in wiring.stages
     ]
     gadgets = np.concatenate(gadgets)  # 1024 of them
     np.testing.assert_allclose(gadgets @ gadgets.transpose(0, 2, 1), np.broadcast_to(np.eye(2), gadgets.shape), atol=1e-12)

@@ -93,7 +93,9 @@ def test_a_transposed_butterfly_has_its_radices_backwards():
     assert Wiring.butterfly(6, 6, radix=(2, 3), transposed=True).radices == (2, 3)
 
 
-@pytest.mark.parametrize("radix", [0, 1, -2, 3, 6, 2.0, True, None, "two", (), (2, 1), (2, 0), (2, 2.5), ("2", "2"), {}], ids=str)
+@pytest.mark.parametrize(
+    "radix", [0, 1, -2, 3, 6, 2.0, True, None, "two", (), (2, 1), (2, 0), (2, 2.5), ("2", "2"), {}], ids=str
+)
 def test_bad_radix(radix):
     with pytest.raises(ValueError, match="`radix` must be"):
         Wiring.butterfly(8, 8, radix=radix)

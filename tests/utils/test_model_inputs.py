@@ -1,10 +1,12 @@
 """Data in the forms that Keras and TFLite users have them, as arrays in the order of a model's inputs."""
 
+import itertools
 import re
 
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 from keras import layers
 
 from keras_butterfly.utils.model_inputs import check_data, flat_inputs, pack_inputs, read_examples
@@ -82,6 +84,15 @@ def test_a_list_is_refused_where_its_order_would_be_a_guess():
         (single, np.array([["a", "b", "c"]]), "Expected numbers in the data. Received: <U1"),
         (single, np.zeros((2, 3), complex), "Expected real numbers in the data. Received: complex128"),
         (single, {"other": A}, "Received"),
+        (
+            single,
+            [[1, 2, 3], [1]],
+            "in the data. Received: list, whose parts have unequal lengths. Pad them.",
+        ),
+        (single, 3, "Expected an array in the data. Received: int"),
+        (single, "x.npz", "Expected an array in the data. Received: str"),
+        (single, single(), "Expected an array in the data. Received: Sequential"),
+        (single, object(), "Expected an array in the data. Received: object"),
         (listed, [A], "Expected the data as a list of 2 inputs, or a dict of ['a', 'b']. Received: a list of 1"),
         (listed, A, "Received: a ndarray"),
         (listed, [A, B[:2]], "as many for every input, in the data. Received: {'a': 6, 'b': 2}"),
@@ -116,21 +127,87 @@ class Batches(keras.utils.PyDataset):
         return list(batches(labels=True))[index]
 
 
+class Endless(keras.utils.PyDataset):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return np.zeros((2, 3)), np.zeros(2)
+
+
+class Tensor:
+    """What a tensor of torch with gradients is to NumPy."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self.values
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
 EXPECTED = np.concatenate(list(batches()))
 
 
 @pytest.mark.parametrize("stream", [batches, lambda: batches, lambda: [[x] for x in batches()].__iter__(), lambda: Batches()])
 def test_streams_are_joined(stream):
-    x, _ = read_examples(stream())
+    x, _ = read_examples(single(), stream())
     (found,) = flat_inputs(single(), x)
     np.testing.assert_array_equal(found, EXPECTED)
 
 
 def test_labels_are_kept_apart():
-    x, y = read_examples(batches(labels=True))
+    x, y = read_examples(single(), batches(labels=True))
     np.testing.assert_array_equal(x, EXPECTED)
     np.testing.assert_array_equal(y, np.arange(6))
-    assert read_examples(batches())[1] is None
+    assert read_examples(single(), batches())[1] is None
+
+
+LABELS = np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("model", "elements", "has_labels"),
+    [
+        (single, [[A, LABELS]], True),  # as a DataLoader of torch gives them
+        (single, [[A]], False),  # as TFLite's representative_dataset does
+        (single, [("serving_default", {"features": A})], False),
+        (single, [("serving_default", {"name_of_the_signature": A})], False),
+        (listed, [(A, B)], False),
+        (listed, [[A, B]], False),
+        (listed, [((A, B), LABELS)], True),
+        (listed, [[{"a": A, "b": B}, LABELS]], True),
+        (keyed, [({"a_large": B, "b_small": A}, LABELS)], True),
+        (nested, [{"pair": [A, B]}], False),
+    ],
+)
+def test_elements_are_inputs_or_pairs(model, elements, has_labels):
+    model = model()
+    x, y = read_examples(model, iter(elements))
+    for tensor, found in zip(model.inputs, flat_inputs(model, x), strict=True):
+        np.testing.assert_array_equal(found, B if tensor.name == "b" else A)
+    assert (y is not None) == has_labels
+
+
+def test_a_dataset_without_end_is_read_as_far_as_needed():
+    assert read_examples(single(), Endless(), most=5)[0].shape == (5, 3)
+
+
+def test_a_generator_that_does_not_end_is_refused(monkeypatch):
+    monkeypatch.setattr("keras_butterfly.utils.model_inputs.MAX_EXAMPLES", 10)
+    with raises("Limit it: dataset.take(number of batches), or itertools.islice"):
+        read_examples(single(), itertools.repeat(np.zeros((2, 3))))
+
+
+@pytest.mark.parametrize("wrap", [scipy.sparse.csr_matrix, scipy.sparse.csr_array, Tensor])
+def test_arrays_of_other_libraries(wrap):
+    for data in (wrap(A + 1), iter([wrap(A + 1)])):
+        x, _ = read_examples(single(), data)
+        np.testing.assert_array_equal(flat_inputs(single(), x)[0], A + 1)
 
 
 def test_of_an_endless_stream_only_what_is_needed_is_read():
@@ -141,29 +218,65 @@ def test_of_an_endless_stream_only_what_is_needed_is_read():
             read.append(1)
             yield np.zeros((2, 3))
 
-    x, _ = read_examples(endless, most=5)
+    x, _ = read_examples(single(), endless, most=5)
     assert (len(x), len(read)) == (5, 3)
-    read_examples(endless, most=5)  # the function is called anew
+    read_examples(single(), endless, most=5)  # the function is called anew
     assert len(read) == 6
 
 
 def test_dict_batches_are_joined_by_key():
-    x, y = read_examples(({"a": A[:2], "b": B[:2]}, np.zeros(2)) for _ in range(2))
+    x, y = read_examples(listed(), (({"a": A[:2], "b": B[:2]}, np.zeros(2)) for _ in range(2)))
     assert {name: value.shape for name, value in x.items()} == {"a": (4, 3), "b": (4, 3)}
     assert len(y) == 4
 
 
 def test_arrays_are_returned_as_they_are():
-    assert read_examples(A) == (A, None) or read_examples(A)[0] is A
+    assert read_examples(single(), A)[0] is A
 
 
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
         (lambda: iter(()), "Expected at least one example in the dataset. Received none."),
-        (lambda: iter([np.float32(1)]), "Expected batches of examples in the dataset. Received single numbers."),
+        (lambda: iter([np.float32(1)]), "Received single examples, of the shapes [()]. Call dataset.batch(32)"),
+        (lambda: iter([(np.zeros(3), 1)]), "Received single examples, of the shapes [(3,)]. Call dataset.batch(32)"),
+        (lambda: lambda: iter([[np.zeros(3)]]), "or give the arrays of a generator a batch axis: array[None]."),
+        (lambda: iter([[]]), "Received single examples, of the shapes []"),
+        (lambda: iter([None]), "Expected an array in the dataset. Received: NoneType"),
+        (lambda: lambda size: batches(), "Received: a function, which needs arguments."),
+        (lambda: lambda: None, "Received: a function, which returned a NoneType."),
+        (lambda: Endless(), "Expected a dataset that ends. Received an endless one"),
+        (lambda: iter([np.zeros((2, 3)), np.zeros((2, 4))]), "Received inputs of the shapes (2, 3), (2, 4). Pad them"),
+        (lambda: iter([[[[1, 2, 3], [1]]]]), "whose parts have unequal lengths. Pad them."),
     ],
 )
 def test_streams_that_hold_no_batches(stream, message):
     with raises(message):
-        read_examples(stream())
+        read_examples(single(), stream())
+
+
+class OfAUser(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: a.tolist(), lambda a: [a, a], lambda a: {"x": a.tolist()}])
+def test_a_model_of_a_users_class_takes_any_structure(wrap):
+    found = check_data(OfAUser(), wrap(A + 1))
+    for array in keras.tree.flatten(found):
+        np.testing.assert_array_equal(array, A + 1)
+
+
+def test_weights_of_examples_are_not_dropped_in_silence():
+    with raises("Received weights of the examples too, which would not be used."):
+        read_examples(single(), iter([(A, LABELS, np.ones(6))]))
+    assert read_examples(single(), iter([(A, LABELS, np.ones(6))]), most=6)[0].shape == A.shape
+
+
+def test_streams_of_text():
+    words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=2)
+    inputs = keras.Input((), dtype="string")
+    model = keras.Model(inputs, layers.Embedding(4, 2)(words(inputs)))
+    for stream in (iter([["a b", "b"], ["a"]]), iter([(["a b", "b"], [0, 1]), (["a"], [0])])):
+        x, _ = read_examples(model, stream)
+        assert flat_inputs(model, x)[0].tolist() == ["a b", "b", "a"]

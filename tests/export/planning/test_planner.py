@@ -154,6 +154,11 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
             export.Wisdom.load(path)
     with pytest.raises(ValueError, match="which is no file"):
         export.Wisdom.load(tmp_path / "nowhere.json")
+    for wrong in (123, None, b"wisdom.json", [tmp_path]):
+        with pytest.raises(ValueError, match=r"Expected a path, as a str or a pathlib.Path. Received: "):
+            export.Wisdom.load(wrong)
+    with pytest.raises(ValueError, match=r"Expected an export.Wisdom.* Received: str"):
+        export.Wisdom().merge("wisdom.json")
     with pytest.raises(ValueError, match="exists"):
         saved().save(path)
     with pytest.raises(ValueError, match=r"Expected facts among .* Received: \['cpu'\]"):

@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_butterfly import Butterfly, export
 from keras_butterfly.export.preparation.representative_data import MAX_BATCHES, representative_batches
+from keras_butterfly.export.tflite.parity import compare_outputs
 from keras_butterfly.export.tflite.quantize import Precision
 
 INT8, FLOAT32 = Precision("int8"), Precision()
@@ -131,3 +132,48 @@ def test_outputs_that_are_no_classes_have_no_agreement():
     exported = export.to_tflite(model())
     assert exported.parity.agreement is None
     assert exported.to_dict()["parity"]["outputs"][0]["agreement"] is None
+
+
+def test_random_ids_are_below_the_size_of_every_table():
+    table = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(1, 8), layers.Flatten(), layers.Dense(2)])
+    assert export.to_tflite(table).parity.relative_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "loss", "decides"),
+    [
+        (3, None, "sparse_categorical_crossentropy", True),
+        (3, None, keras.losses.SparseCategoricalCrossentropy(from_logits=True), True),
+        (3, None, [keras.losses.CategoricalCrossentropy(from_logits=True)], True),
+        (3, None, {"scores": keras.losses.CategoricalCrossentropy(from_logits=True)}, True),
+        (1, "sigmoid", "binary_crossentropy", True),
+        (1, "sigmoid", None, True),
+        (1, None, keras.losses.BinaryCrossentropy(from_logits=True), True),
+        (1, "sigmoid", "mse", False),
+        (3, None, "mse", False),
+        (3, None, "a_loss_of_the_users", False),
+        (1, None, None, False),
+    ],
+)
+def test_outputs_of_classes_have_an_agreement(units, activation, loss, decides):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(units, activation, name="scores", dtype="mixed_bfloat16")])
+    if loss is not None:
+        net.compile("adam", loss)
+    exported = export.to_tflite(net, representative_data=examples(40) - 80)
+    for parity in (exported.parity, exported.original_parity):
+        assert (parity.agreement is not None) == decides
+
+
+def test_each_output_has_its_own_agreement():
+    inputs = keras.Input((4,))
+    outputs = {"kind": layers.Dense(3, name="kind")(inputs), "size": layers.Dense(1, name="size")(inputs)}
+    net = keras.Model(inputs, outputs)
+    net.compile("adam", {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "size": "mse"})
+    kind, size = export.to_tflite(net).parity.outputs
+    assert (kind.agreement, size.agreement) == (1.0, None)
+
+
+@pytest.mark.parametrize(("decision", "agreement"), [("half", 0.75), ("positive", 0.5), (None, None)])
+def test_binary_decisions(decision, agreement):
+    expected, actual = np.array([[0.4], [0.6], [0.2], [-0.3]]), np.array([[0.3], [0.4], [-0.1], [0.2]])
+    assert compare_outputs([expected], [actual], decisions=[decision]).agreement == agreement

@@ -1,0 +1,49 @@
+"""Kinds of parameters of the commands."""
+
+import errno
+import math
+import os
+from pathlib import Path
+
+import click
+
+
+class Number(click.FloatRange):
+    """A parameter that is a finite number within a range. Click's own FloatRange accepts nan in every range."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class FileOrFolder(click.ParamType):
+    """A parameter that is a path.
+
+    Args:
+        is_folder: whether it may end in a slash.
+    """
+
+    name = "path"
+
+    def __init__(self, is_folder: bool = False):
+        self.is_folder = is_folder
+
+    def convert(self, value, param, ctx):
+        text = str(value)
+        if not text or "\0" in text:
+            self.fail(f"Expected a path. Received: {text!r}", param, ctx)
+        if text.endswith(os.sep) and not self.is_folder:
+            self.fail(f"Expected the path of a file. Received a folder: '{text}'", param, ctx)
+        try:
+            os.stat(text)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                shown = text if len(text) < 100 else f"{text[:40]}..."
+                self.fail(f"Expected a path. Received '{shown}': {error.strerror}", param, ctx)
+        return Path(text)
+
+
+POSITIVE = Number(min=0, min_open=True)
+FILE, FOLDER = FileOrFolder(), FileOrFolder(is_folder=True)

@@ -1,0 +1,40 @@
+"""Locks on folders, by which processes take turns to change a file."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What file systems without locks answer, NFS among them, where the lock would be on a folder.
+_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@contextmanager
+def locked_folder(folder, wait: bool = True) -> Iterator[None]:
+    """While active, hold a lock on `folder`. Only processes that use this function wait for the lock, or are refused.
+
+    The operating system releases the lock of a process that ends, also of one that is killed. Without `fcntl`, as on Windows,
+    and on file systems without locks there is no lock.
+
+    Args:
+        folder: an existing folder.
+        wait: whether to wait until the lock is free.
+
+    Raises:
+        BlockingIOError: if `wait` is False and another process holds the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(handle)
