@@ -16,6 +16,7 @@ from keras_butterfly.compression.fitting import STEPS
 from keras_butterfly.compression.replace import replace_dense
 from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.layers.sizes import check_stacks
+from keras_butterfly.structure.wiring import Radix
 from keras_butterfly.utils.labels import check_labels
 from keras_butterfly.utils.model_checks import check_model
 from keras_butterfly.utils.model_inputs import check_data
@@ -222,6 +223,7 @@ def sweep(
     *,
     ks: Sequence[int] = (),
     stacks: Sequence[int] = (1,),
+    radix: Radix = 2,
     train=None,
     epochs: int = 0,
     batch_size: int = 128,
@@ -250,6 +252,7 @@ def sweep(
         data: (x, y), on which every exported model is scored. x is in the form that the model takes.
         ks: for each k, the model is compressed by `ButterflyDense` layers of that rank.
         stacks: for each number, the model is compressed by `Butterfly` layers of that many stacks. (): by none.
+        radix: as in `replace_dense`, for all butterflies.
         train: (x, y), or (x, None) without labels. The layers are fitted to a part of x. Then `epochs` of distillation from the
             original follow. None (default): nothing is trained, and the layers are fitted to x of `data`.
         epochs, batch_size, learning_rate, loss: as in `distill`.
@@ -291,6 +294,7 @@ def sweep(
         min_weights=min_weights,
         initialize=initialize,
         data=fitted,
+        radix=radix,
         steps=steps,
         seed=seed,
         progress=False,

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 
 import click
-from keras_butterfly_cli.parameters import FILE, FOLDER, POSITIVE, Number
+from keras_butterfly_cli.parameters import FILE, FOLDER, POSITIVE, Number, RadixType
 from keras_butterfly_cli.process import discard_unwritten, keep_to_the_encoding, signals_raised, silence_native_code
 
 DEFAULT_OUTPUT = "butterfly-demo"
@@ -82,10 +82,24 @@ def summary(model, as_json):
 @cli.command()
 @click.argument("model", type=FILE)
 @_output(".keras")
-@click.option("--kind", type=click.Choice(["auto", "butterfly", "butterfly_dense"]), default="auto", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "butterfly", "butterfly_dense", "low_rank"]),
+    default="auto",
+    show_default=True,
+    help="Class of the new layers.",
+)
 @click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Rank of ButterflyDense; repeatable with a target.")
 @click.option(
     "--stacks", multiple=True, type=click.IntRange(min=1), help="Butterflies that a Butterfly sums; repeatable with a target."
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Rank of a LowRank layer, which needs it.")
+@click.option(
+    "--radix",
+    type=RadixType(),
+    default="2",
+    show_default=True,
+    help='Nodes that a stage of a butterfly mixes: a power of two, "auto", or one number for each stage, such as 32,32.',
 )
 @click.option("--where", multiple=True, help="Name or path of a layer to replace, repeatable; or one regular expression.")
 @click.option("--min-weights", type=click.IntRange(min=1), help="Replace only layers with at least this many weights.")

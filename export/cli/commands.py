@@ -55,7 +55,8 @@ def replace(model, output, overwrite, as_json, data, **options):
     original = load_model(model)
     arrays = None if data is None else load_arrays(data)
     targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
-    settings = {key: options[key] for key in ("initialize", "seed", "min_weights")} | {"where": _where(options["where"])}
+    settings = {key: options[key] for key in ("initialize", "seed", "min_weights", "radix")}
+    settings |= {"where": _where(options["where"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
     if checkpoint is not None:
         checkpoint.settings = _training_settings(original, arrays, options)
@@ -81,7 +82,7 @@ def _checkpoint(options) -> Checkpoint | None:
 
 def _training_settings(original, arrays, options) -> dict:
     """Return what the student and its training depend on, by the names that a user of the command line knows."""
-    names = ("kind", "k", "stacks", "where", "min_weights", "initialize", "steps", "epochs", "seed")
+    names = ("kind", "k", "rank", "stacks", "radix", "where", "min_weights", "initialize", "steps", "epochs", "seed")
     trained_on = [array for name, array in sorted((arrays or {}).items()) if not name.endswith(TEST)]
     return {
         "MODEL": fingerprint_of_weights(original),
@@ -114,7 +115,8 @@ def _replaced(original, arrays, options, settings, checkpoint):
         raise ValueError("Expected --data to train on. Received --epochs without it.")
     if options["quantize"]:
         raise ValueError("Expected --quantize with a target only; a .keras file stays in float. Give it to the export command.")
-    how = {"kind": options["kind"], "k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
+    how = {"kind": options["kind"], "rank": options["rank"]}
+    how |= {"k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
     some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
@@ -175,6 +177,8 @@ def _picked(original, arrays, targets, options, settings, overwrite):
 
 def _candidates(kind: str, ks, stacks):
     """Return the values of k and of stacks that the search for a target tries."""
+    if kind == "low_rank":
+        raise ValueError("Expected --kind low_rank without a target: the search tries butterflies. Received both.")
     if (kind == "butterfly" and ks) or (kind == "butterfly_dense" and stacks):
         raise ValueError(
             "Expected --k with --kind butterfly_dense and --stacks with --kind butterfly. "

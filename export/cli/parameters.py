@@ -45,5 +45,20 @@ class FileOrFolder(click.ParamType):
         return Path(text)
 
 
+class RadixType(click.ParamType):
+    """A radix: a number, "auto", or numbers with commas between them. `structure.wiring` checks the numbers."""
+
+    name = "radix"
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str) or value == "auto":
+            return value
+        try:
+            numbers = [int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f'Expected a power of two, "auto" or numbers such as 32,32. Received: {value}', param, ctx)
+        return numbers if len(numbers) > 1 else numbers[0]
+
+
 POSITIVE = Number(min=0, min_open=True)
 FILE, FOLDER = FileOrFolder(), FileOrFolder(is_folder=True)

@@ -154,8 +154,8 @@ class Wiring:
         """Return the wiring that maps `inputs` values to `outputs` values.
 
         N is the product of the radices, at least the larger count. The wider side uses the first nodes. The narrower side,
-        `ell` wide, uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower side, or
-        the inputs if `transposed`.
+        `ell` wide, uses the nodes that `truncation` names. If both sides are equally wide, the outputs count as the narrower
+        side, or the inputs if `transposed`.
 
         With "first" and with "random" the generic rank is min(inputs, outputs): all nodes used are among the first
         max(inputs, outputs), so the map that copies each input node to the output of the same node has that rank.

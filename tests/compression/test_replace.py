@@ -11,6 +11,7 @@ from keras_butterfly import Butterfly, ButterflyDense, replace_dense
 from keras_butterfly.compression.cloning import clone_with
 from keras_butterfly.compression.dense_map import DenseMap
 from keras_butterfly.compression.user_layers import WithReplacedLayers
+from keras_butterfly.structure.wiring import Wiring
 from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.model_walk import named_layers
 from keras_butterfly.utils.recording import value_of
