@@ -466,6 +466,29 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
     assert off < 1
 
 
+@pytest.mark.parametrize("radix", [4, (8, 8), "auto"], ids=str)
+def test_replaced_layers_have_the_radix(radix):
+    new, _ = replace_dense(mlp(), where="first", radix=radix, **QUICK)
+    assert new.get_layer("first").wiring.radices == Wiring.butterfly(32, 64, radix=radix).radices
+    product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **QUICK)
+    assert product.get_layer("first").j1.wiring.radices == Wiring.butterfly(32, 5, radix=radix).radices
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
+    """Compare with the truncated singular value decomposition of the old layer's outputs, which nothing of its rank beats."""
+    model, x = mlp(), rng.standard_normal((300, 32)).astype("float32")
+    new, report = replace_dense(model, kind="low_rank", rank=6, where="first", data=x, **{**QUICK, "steps": steps})
+    old, layer = (each.get_layer("first") for each in (model, new))
+    outputs = x @ keras.ops.convert_to_numpy(old.kernel)
+    u, s, vt = np.linalg.svd(outputs, full_matrices=False)
+    best = np.linalg.norm(outputs - (u[:, :6] * s[:6]) @ vt[:6]) / np.linalg.norm(outputs)
+    (replacement,) = report.replacements
+    assert (type(layer).__name__, layer.rank) == ("LowRank", 6)
+    assert replacement.error == pytest.approx(best, rel=1e-3)
+    np.testing.assert_array_equal(layer.get_weights()[-1], old.get_weights()[-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -76,6 +76,22 @@ def folder(tmp_path_factory):
     return where
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--radix", "4"), lambda layer: layer.radix == 4),
+        (("--radix", "16,8"), lambda layer: layer.wiring.radices == (16, 8)),
+        (("--radix", "auto", "--k", 5), lambda layer: layer.radix == "auto"),
+        (("--kind", "low_rank", "--rank", 5), lambda layer: layer.rank == 5),
+    ],
+    ids=str,
+)
+def test_replace_takes_radices_and_ranks(folder, call, options, found, tmp_path):
+    done = call("replace", "model.keras", "-o", tmp_path / "new.keras", "--where", "next", "--steps", 1, *options)
+    assert done.returncode == 0, done.stderr
+    assert found(keras.models.load_model(tmp_path / "new.keras").get_layer("next"))
+
+
 def test_replaced_file_loads_and_is_smaller(folder):
     small = keras.models.load_model(folder / "small.keras")
     assert [type(layer) for layer in small.layers] == [Butterfly, Butterfly, layers.Dense]
@@ -148,6 +164,9 @@ def test_a_target_picks(folder, call):
         (("replace", "model.keras", "-o", "new.keras", "--where", "no.*body"), "Expected a layer to replace"),
         (("replace", "model.keras", "-o", "new.keras", "--where", "(*"), "Expected a name or a regular expression"),
         (("replace", "model.keras", "-o", "new.keras", "--where", "hidden", "--k", 500), "fewer than k=500"),
+        (("replace", "model.keras", "-o", "new.keras", "--radix", "3"), "`radix` must be a power of two"),
+        (("replace", "model.keras", "-o", "new.keras", "--radix", "8,x"), "Expected a power of two"),
+        (("replace", "model.keras", "-o", "new.keras", "--kind", "low_rank"), "`rank` belongs to"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "nan.npz"), "Expected finite numbers"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "narrow.npz"), "Received: [(5, 63)]"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),
