@@ -84,7 +84,7 @@ def folder(tmp_path_factory):
         (("--radix", "auto", "--k", 5), lambda layer: layer.radix == "auto"),
         (("--kind", "low_rank", "--rank", 5), lambda layer: layer.rank == 5),
     ],
-    ids=str,
+    ids=["power of two", "one for each stage", "auto", "low rank"],
 )
 def test_replace_takes_radices_and_ranks(folder, call, options, found, tmp_path):
     done = call("replace", "model.keras", "-o", tmp_path / "new.keras", "--where", "next", "--steps", 1, *options)
