@@ -93,7 +93,9 @@ def summary(model, as_json):
 @click.option(
     "--stacks", multiple=True, type=click.IntRange(min=1), help="Butterflies that a Butterfly sums; repeatable with a target."
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Rank of a LowRank layer, which needs it.")
+@click.option(
+    "--rank", type=click.IntRange(min=1), help="Rank of a LowRank layer, which needs it, or of a term added to a Butterfly."
+)
 @click.option(
     "--radix",
     type=RadixType(),

@@ -126,6 +126,8 @@ class PartByPart(Lowering):
             if has_stages(part):
                 one = self.butterfly_work(part, sum(map(has_stages, parts[:number])), rows)
                 total += Counter({unit: amount * part.stacks for unit, amount in one.items()})
+                for inputs, outputs in (kernel.shape for kernel in part.thin_kernels()):
+                    total += product_work(inputs, outputs, rows)
             else:
                 total += product_work(*shape_of(part), rows)
         return total
@@ -142,7 +144,11 @@ class PartByPart(Lowering):
         first, *others = ops.convert_to_numpy(butterfly.gadget_weights)
         stacks = [self.stack(butterfly.wiring, first, number, bias)]
         stacks += [self.stack(butterfly.wiring, weights, number, None) for weights in others]
-        return stacks[0] if len(stacks) == 1 else _added(stacks)
+        terms = {f"stack_{index}": stack for index, stack in enumerate(stacks)}
+        thin = [product(ops.convert_to_numpy(kernel)) for kernel in butterfly.thin_kernels()]
+        if thin:
+            terms["low_rank"] = _in_turn(dict(zip(("in", "out"), thin, strict=True)))
+        return stacks[0] if len(terms) == 1 else _added(terms)
 
 
 def lower(layer: Layer, lowering: Lowering) -> Affine:
@@ -230,12 +236,12 @@ def _in_turn(parts: dict[str, Affine]) -> Affine:
     return affine
 
 
-def _added(stacks: list[Affine]) -> Affine:
+def _added(terms: dict[str, Affine]) -> Affine:
     def affine(x):
-        terms = []
-        for number, stack in enumerate(stacks):
-            with tf.name_scope(f"stack_{number}"):
-                terms.append(stack(x))
-        return tf.add_n(terms)
+        values = []
+        for name, term in terms.items():
+            with tf.name_scope(name):
+                values.append(term(x))
+        return tf.add_n(values)
 
     return affine

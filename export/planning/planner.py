@@ -226,7 +226,8 @@ def structure(layer: Layer) -> str:
 def _described(part: Part) -> str:
     if isinstance(part, Matrix):
         return f"matrix {part.shape[0]} x {part.shape[1]}"
-    return f"butterfly of {part.stacks}: {_wired(part.wiring)}"
+    thin = f" and rank {part.rank}" if part.rank else ""
+    return f"butterfly of {part.stacks}{thin}: {_wired(part.wiring)}"
 
 
 def _wired(wiring: Wiring) -> str:

@@ -69,7 +69,7 @@ def replace_dense(
             of rank k. "auto" (default): "butterfly_dense" if `k` is given, else "butterfly", which is the more accurate of the
             two at equal numbers of weights, once it is trained.
         k: sizes k1 = k2 of W' in `ButterflyDense`. None (default): those that `ButterflyDense` chooses.
-        rank: rank of a `LowRank` layer, which has to be given for it.
+        rank: rank of a `LowRank` layer, which has to be given for it, or of the term that is added to a `Butterfly`.
         stacks: number of butterflies whose sum a `Butterfly` is.
         radix: how many nodes each stage of a butterfly mixes, see `Butterfly`. A sequence fits only layers up to its product.
         where: which layers to replace. A name or path, or a list of them; each must be of a layer that can be replaced. A
@@ -166,8 +166,10 @@ class _LayerFactory:
             raise ValueError(f'`k` is of kind="butterfly_dense"; other layers have none. {received}')
         if stacks != 1 and self.kind != "butterfly":
             raise ValueError(f'`stacks` is of kind="butterfly". {received}')
-        if (rank is None) == (self.kind == "low_rank"):
-            raise ValueError(f'`rank` belongs to kind="low_rank", which needs it. {received}')
+        if rank is None and self.kind == "low_rank":
+            raise ValueError(f'kind="low_rank" needs a `rank`. {received}')
+        if rank is not None and self.kind == "butterfly_dense":
+            raise ValueError(f'`rank` is of kind="low_rank" and kind="butterfly". {received}')
         if radix != 2 and self.kind == "low_rank":
             raise ValueError(f"`radix` is of butterflies. {received}")
 
@@ -204,7 +206,7 @@ class _LayerFactory:
             penalty = {"butterfly_regularizer": layer.kernel_regularizer}
             new = ButterflyDense(k1=self.k, k2=self.k, radix=self.radix, seed=seed, **penalty, **settings)
         elif self.kind == "butterfly":
-            new = Butterfly(stacks=self.stacks, radix=self.radix, seed=seed, **settings)
+            new = Butterfly(stacks=self.stacks, rank=self.rank, radix=self.radix, seed=seed, **settings)
         else:
             new = LowRank(rank=self.rank, kernel_initializer=keras.initializers.GlorotUniform(seed), **settings)
         new.build((None, dense.inputs))

@@ -1,5 +1,6 @@
 """The layer `Butterfly`, and checks of arguments that several layers take."""
 
+import math
 import numbers
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from ..structure import kernels
-from ..structure.factorization import factorize, replace_zeros
+from ..structure.factorization import factorize, leading_directions, replace_zeros
 from ..structure.wiring import Wiring, check_radix
 from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
 from . import initializers, learning_rate
@@ -53,6 +54,8 @@ class Butterfly(keras.layers.Layer):
         kernel_initializer: "orthogonal" (default), "fjlt", "identity", "hadamard", an instance from
             `keras_butterfly.initializers`, or any Keras initializer, which then fills the flat weight vector.
         stacks: the number of butterflies whose sum the layer computes. Default 1. (For a product, stack layers.)
+        rank: None (default), or the rank of a product of two thin matrices, U (n, rank) and V (rank, units), which is added to
+            the butterflies: `y = activation(B x + x U V + bias)`. V starts at zero.
         lr_multiplier: factor on the learning rate of the butterfly's weights. None (default) means the rule of
             `layers/learning_rate.py`, with which the usual learning rates for Dense suit a butterfly, with Adam and with SGD. A
             number is a fixed factor for every optimizer. The bias always learns at the optimizer's rate.
@@ -67,7 +70,8 @@ class Butterfly(keras.layers.Layer):
             weights as fast as those of Dense.
         **kwargs: arguments of `keras.layers.Layer`: name, dtype, trainable.
 
-    Names of the weights: "gadgets", (stacks, effective weights), and "bias", (units,). No weight is called "kernel", so
+    Names of the weights: "gadgets", (stacks, effective weights), "bias", (units,), and with a rank "kernel_in" of U and
+    "kernel_out" of V. Otherwise no weight is called "kernel", so
     `exclude_from_weight_decay(var_names=["kernel"])` of an optimizer does not match. Write `var_names=["gadgets"]`.
 
     Saving: `.keras` and `.weights.h5` files hold `gadget_weights`, the input and output nodes, and the strides. So they can be
@@ -105,6 +109,7 @@ class Butterfly(keras.layers.Layer):
         order=None,
         kernel_initializer="orthogonal",
         stacks=1,
+        rank=None,
         lr_multiplier=None,
         implementation="auto",
         seed=None,
@@ -131,6 +136,7 @@ class Butterfly(keras.layers.Layer):
         self.order = order
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.stacks = check_stacks(stacks)
+        self.rank = None if rank is None else check_size(rank, "rank")
         self.lr_multiplier = check_lr_multiplier(lr_multiplier)
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
@@ -147,6 +153,8 @@ class Butterfly(keras.layers.Layer):
         self._apply: Any = None
         self._fold: Any = None
         self.gadgets: Any = None
+        self.kernel_in: Any = None
+        self.kernel_out: Any = None
         self.bias: Any = None
 
     def build(self, input_shape):
@@ -176,6 +184,8 @@ class Butterfly(keras.layers.Layer):
                 constraint=self.kernel_constraint,
                 autocast=False,  # block factors are multiplied out in the precision of the variable, then rounded once
             )
+        if self.rank:
+            self.kernel_in, self.kernel_out = add_thin_kernels(self, features, units, ("glorot_uniform", "zeros"))
         if self.use_bias:
             self.bias = add_bias(self, units)
 
@@ -190,7 +200,9 @@ class Butterfly(keras.layers.Layer):
     def linear(self, x):
         """Return `B x`, the layer's output without bias and activation: (..., n) -> (..., units)."""
         x, gadgets = floating(x, self.compute_dtype), self.gadget_weights
-        return sum(self._apply(x, weights=gadgets[stack]) for stack in range(self.stacks))
+        total = sum(self._apply(x, weights=gadgets[stack]) for stack in range(self.stacks))
+        thin = [ops.cast(kernel, x.dtype) for kernel in self.thin_kernels()]
+        return total + ops.matmul(ops.matmul(x, thin[0]), thin[1]) if thin else total
 
     @property
     def wiring(self) -> Wiring:
@@ -220,7 +232,12 @@ class Butterfly(keras.layers.Layer):
             ValueError: before the layer is built.
         """
         gadgets = self.gadget_weights
-        return sum(self._fold(gadgets[stack]) for stack in range(self.stacks))
+        total = sum(self._fold(gadgets[stack]) for stack in range(self.stacks))
+        return total if self.rank is None else total + ops.matmul(*map(ops.convert_to_tensor, self.thin_kernels()))
+
+    def thin_kernels(self) -> tuple:
+        """Return U and V, whose product is added to the butterflies, or an empty tuple if `rank` is None."""
+        return () if self.rank is None else (self.kernel_in, self.kernel_out)
 
     @property
     def gadget_weights(self):
@@ -250,32 +267,43 @@ class Butterfly(keras.layers.Layer):
     def approximate(self, kernel, outputs=None) -> None:
         """Set the weights to those of a sum of butterflies near `kernel`. Each stack approximates what the ones before miss.
 
+        U and V, if the layer has them, come first. They hold the leading right singular vectors of `outputs`.
+
         Args:
             kernel: (n, units), the matrix to come near to.
-            outputs: the outputs of the kernel on data. They have no effect.
+            outputs: (rows, units), the outputs of the kernel on data. None: the kernel itself.
         """
         weights = np.zeros((self.stacks, self.wiring.effective_weights))
+        self.set_gadget_weights(weights)
+        if self.rank:
+            right = leading_directions(kernel if outputs is None else outputs, self.rank)
+            self.kernel_in.assign(kernel @ right.T)
+            self.kernel_out.assign(right)
         for stack in range(self.stacks):
-            remaining = kernel - ops.convert_to_numpy(self.kernel) if stack else kernel
+            remaining = kernel - ops.convert_to_numpy(self.kernel) if stack or self.rank else kernel
             weights[stack] = replace_zeros(factorize(remaining, self.wiring))
             self.set_gadget_weights(weights)
 
     def map_weights(self) -> list:
-        """Return the weights of the linear map as a list of one array: `gadget_weights`."""
-        return [ops.convert_to_numpy(self.gadget_weights)]
+        """Return the weights of the linear map as arrays: `gadget_weights`, and U and V if the layer has them."""
+        return [ops.convert_to_numpy(weights) for weights in (self.gadget_weights, *self.thin_kernels())]
 
     def set_map_weights(self, weights) -> None:
         """Set the weights of the linear map to those that `map_weights` of an equal layer returned."""
-        self.set_gadget_weights(*weights)
+        gadgets, *thin = weights
+        self.set_gadget_weights(gadgets)
+        for variable, value in zip(self.thin_kernels(), thin, strict=True):
+            variable.assign(value)
 
     @property
     def effective_parameters(self) -> int:
-        """Return the exact number of the butterflies' weights, without the bias.
+        """Return the exact number of weights of the butterflies, and of U and V if the layer has them, without the bias.
 
         Raises:
             ValueError: before the layer is built.
         """
-        return self.stacks * self.wiring.effective_weights
+        thin = sum(math.prod(variable.shape) for variable in self.thin_kernels())
+        return self.stacks * self.wiring.effective_weights + thin
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units or input_shape[-1])
@@ -293,15 +321,15 @@ class Butterfly(keras.layers.Layer):
         )
 
     def save_own_variables(self, store):
-        """Write `gadget_weights`, the bias, the input and output nodes, and the strides to `store`."""
+        """Write `gadget_weights`, U and V, the bias, the input and output nodes, and the strides to `store`."""
         if not self.built:
             return
         # In float64 multiplying by the factor, and dividing on loading, is exact. A loaded layer gives the same outputs to the
         # last bit.
         stored = np.zeros((self.stacks, 0)) if self.gadgets is None else ops.convert_to_numpy(self.gadgets)
         store["gadgets"] = stored.astype("float64") * self._multipliers.adaptive
-        if self.bias is not None:
-            store["bias"] = self.bias
+        for name, variable in self._plain_variables().items():
+            store[name] = variable
         for name, value in self._structure().items():
             store[name] = np.array(value)
 
@@ -321,7 +349,7 @@ class Butterfly(keras.layers.Layer):
                 "saved with."
             )
         expected = {"gadgets": (self.stacks, self.wiring.effective_weights)}
-        expected |= {} if self.bias is None else {"bias": tuple(self.bias.shape)}
+        expected |= {name: tuple(variable.shape) for name, variable in self._plain_variables().items()}
         received = {name: value.shape for name, value in stored.items() if name not in _STRUCTURE}
         if received != expected:
             raise ValueError(
@@ -329,8 +357,13 @@ class Butterfly(keras.layers.Layer):
                 "arguments it was saved with."
             )
         self.set_gadget_weights(stored["gadgets"])
-        if self.bias is not None:
-            self.bias.assign(stored["bias"])
+        for name, variable in self._plain_variables().items():
+            variable.assign(stored[name])
+
+    def _plain_variables(self) -> dict[str, Any]:
+        """Return the variables that files hold as they are, by their names there: U, V and the bias, if the layer has them."""
+        named = {"kernel_in": self.kernel_in, "kernel_out": self.kernel_out, "bias": self.bias}
+        return {name: variable for name, variable in named.items() if variable is not None}
 
     def _structure(self) -> dict[str, tuple[int, ...]]:
         """Return the input nodes, output nodes and strides, by their names in files of weights."""
@@ -348,6 +381,7 @@ class Butterfly(keras.layers.Layer):
             "order": self.order,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "stacks": self.stacks,
+            "rank": self.rank,
             "lr_multiplier": self.lr_multiplier,
             "implementation": self.implementation,
             "seed": self.seed,
@@ -368,6 +402,32 @@ class Butterfly(keras.layers.Layer):
         else:
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
+
+
+def add_thin_kernels(layer, inputs: int, units: int, initializers: tuple) -> tuple:
+    """Add U (inputs, rank) and V (rank, units) to a layer that has a `rank`, and return them.
+
+    Raises:
+        ValueError: if the rank is above the smaller size.
+    """
+    largest = min(inputs, units)
+    if layer.rank > largest:
+        raise ValueError(
+            f"Layer '{layer.name}' expects a rank of at most {largest}, the smaller of its {inputs} inputs and {units} units. "
+            f"Received: rank={layer.rank}"
+        )
+    shapes = {"kernel_in": (inputs, layer.rank), "kernel_out": (layer.rank, units)}
+    first, last = (
+        layer.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            regularizer=layer.kernel_regularizer,
+            constraint=layer.kernel_constraint,
+        )
+        for (name, shape), initializer in zip(shapes.items(), initializers, strict=True)
+    )
+    return first, last
 
 
 def add_bias(layer, units: int):

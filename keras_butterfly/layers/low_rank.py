@@ -8,7 +8,7 @@ from keras import ops
 from ..structure.factorization import leading_directions
 from ..structure.matrix import Matrix
 from ..utils.validation import not_built
-from .butterfly import Butterfly, add_bias, get_activation, last_axis
+from .butterfly import Butterfly, add_bias, add_thin_kernels, get_activation, last_axis
 from .override import compute_affine
 from .sizes import check_size
 
@@ -79,23 +79,12 @@ class LowRank(keras.layers.Layer):
 
     def build(self, input_shape):
         features = last_axis(self, input_shape)
-        largest = min(features, self.units)
-        if self.rank > largest:
-            raise ValueError(
-                f"Layer '{self.name}' expects a rank of at most {largest}, the smaller of its {features} inputs and "
-                f"{self.units} units. Received: rank={self.rank}"
-            )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        self.kernel_in, self.kernel_out = (
-            self.add_weight(
-                name=name,
-                shape=shape,
-                initializer=lambda shape, dtype: self._gain(features) * self.kernel_initializer(shape, dtype=dtype),
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
-            for name, shape in (("kernel_in", (features, self.rank)), ("kernel_out", (self.rank, self.units)))
-        )
+
+        def initial(shape, dtype):
+            return self._gain(features) * self.kernel_initializer(shape, dtype=dtype)
+
+        self.kernel_in, self.kernel_out = add_thin_kernels(self, features, self.units, (initial, initial))
         if self.use_bias:
             self.bias = add_bias(self, self.units)
 

@@ -474,6 +474,15 @@ def test_replaced_layers_have_the_radix(radix):
     assert product.get_layer("first").j1.wiring.radices == Wiring.butterfly(32, 5, radix=radix).radices
 
 
+def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):
+    model, x = mlp(), rng.standard_normal((300, 32)).astype("float32")
+    errors = {}
+    for name, settings in {"both": {"rank": 6}, "butterfly": {}, "thin": {"kind": "low_rank", "rank": 6}}.items():
+        _, report = replace_dense(model, where="first", data=x, **settings, **{**QUICK, "steps": 0})
+        errors[name] = report.replacements[0].error
+    assert errors["both"] < 0.95 * min(errors["butterfly"], errors["thin"])
+
+
 @pytest.mark.parametrize("steps", [0, 20])
 def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
     """Compare with the truncated singular value decomposition of the old layer's outputs, which nothing of its rank beats."""
@@ -497,8 +506,8 @@ def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
         ({"k": 65, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than k=65"),
         ({"k": 100}, "Expected a layer to replace. Found none: "),
         ({"k": 4, "kind": "butterfly"}, '`k` is of kind="butterfly_dense"'),
-        ({"rank": 4}, '`rank` belongs to kind="low_rank"'),
-        ({"kind": "low_rank"}, '`rank` belongs to kind="low_rank"'),
+        ({"rank": 4, "k": 4}, '`rank` is of kind="low_rank" and kind="butterfly"'),
+        ({"kind": "low_rank"}, 'kind="low_rank" needs a `rank`'),
         ({"kind": "low_rank", "rank": 3, "radix": 4}, "`radix` is of butterflies"),
         ({"kind": "low_rank", "rank": 33, "where": "first"}, "'first' has 32 inputs and 64 units, fewer than rank=33"),
         ({"radix": (4, 4), "where": "first"}, r"'first' has 32 inputs and 64 units, more than the product of radix=\(4, 4\)"),

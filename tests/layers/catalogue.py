@@ -29,6 +29,7 @@ CATALOGUE = {
     "radices without padding": (12, Butterfly, {"radix": (3, 4), "seed": 6, "truncation": "random", "units": 10}),
     "radices in block factors": (60, Butterfly, {"radix": (3, 4, 5), "seed": 6, "transposed": True, "units": 48}),
     "automatic radices": (20, Butterfly, {"radix": "auto", "seed": 6, "stacks": 2, "units": 31}),
+    "plus low rank": (12, Butterfly, {"units": 9, "rank": 3, "seed": 6, "stacks": 2, "activation": "tanh"}),
     "with an lr_multiplier": (16, Butterfly, {"units": 6, "seed": 6, "lr_multiplier": 0.25}),
     "keras initializer": (8, Butterfly, {"seed": 6, "kernel_initializer": keras.initializers.RandomNormal(seed=1)}),
     "dense, narrowing": (20, ButterflyDense, {"units": 3, "seed": 7, "activation": "softmax"}),

@@ -18,6 +18,7 @@ LAYERS = {
     "dense with lora": (ButterflyDense, {"units": 12, "k1": 4, "k2": 4, "lora_rank": 2}),
     "radix 4": (Butterfly, {"radix": 4, "seed": 1}),
     "radices": (Butterfly, {"radix": (3, 6), "seed": 1, "activation": "relu"}),
+    "butterfly plus low rank": (Butterfly, {"units": 12, "rank": 3, "seed": 1}),
     "low rank": (LowRank, {"units": 12, "rank": 3}),
     "kaleidoscope": (Kaleidoscope, {"units": 12, "activation": "relu"}),
 }

@@ -166,7 +166,7 @@ def test_a_target_picks(folder, call):
         (("replace", "model.keras", "-o", "new.keras", "--where", "hidden", "--k", 500), "fewer than k=500"),
         (("replace", "model.keras", "-o", "new.keras", "--radix", "3"), "`radix` must be a power of two"),
         (("replace", "model.keras", "-o", "new.keras", "--radix", "8,x"), "Expected a power of two"),
-        (("replace", "model.keras", "-o", "new.keras", "--kind", "low_rank"), "`rank` belongs to"),
+        (("replace", "model.keras", "-o", "new.keras", "--kind", "low_rank"), "needs a `rank`"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "nan.npz"), "Expected finite numbers"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "narrow.npz"), "Received: [(5, 63)]"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),

@@ -47,6 +47,7 @@ LAYERS = {
     "radix 4": lambda: built(Butterfly(50, radix=4), 64),
     "radices 3, 4, 5": lambda: built(Butterfly(60, radix=(3, 4, 5), transposed=True), 44),
     "Monarch": lambda: built(Butterfly(70, radix=(8, 9), stacks=2, truncation="random"), 64),
+    "butterfly plus low rank": lambda: built(Butterfly(48, rank=5, radix=4, stacks=2), 80),
     "low rank": lambda: built(LowRank(48, rank=5), 80),
     "product of radix 8": lambda: built(ButterflyDense(48, radix=8), 80),
     "increasing, expanding": lambda: built(Butterfly(32, order="increasing"), 8),
