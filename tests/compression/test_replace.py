@@ -495,7 +495,6 @@ def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
     (replacement,) = report.replacements
     assert (type(layer).__name__, layer.rank) == ("LowRank", 6)
     assert replacement.error == pytest.approx(best, rel=1e-3)
-    np.testing.assert_array_equal(layer.get_weights()[-1], old.get_weights()[-1])
 
 
 @pytest.mark.parametrize(
