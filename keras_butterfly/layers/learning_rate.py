@@ -34,11 +34,11 @@ class Multipliers:
 def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
     """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
 
-    The rule is `adaptive = 10 / sqrt(spread)` and `sgd = 0.5 (ell / (2 m))^(1/3)`, for m stages and ell the smaller of inputs
-    and outputs. `spread` is N divided by the next power of two of the number of inputs. It is 1 unless the layer widens its
+    The rule is `adaptive = 10 / sqrt(spread)` and `sgd = 0.5 (ell / f)^(1/3)`, for ell the smaller of inputs and outputs and f
+    the sum of the radices, 2 m for m stages of radix 2. `spread` is N divided by the next power of two of the number of inputs. It is 1 unless the layer widens its
     input beyond that power of two. The first stages of such a layer have few weights, and each of them moves many outputs.
 
-    With ell / (2 m) a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
+    With ell / f a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
     slowly, and the cube root stays below it. Both are divided by sqrt(stacks), because the steps of the stacks add up.
 
     Args:
@@ -48,9 +48,10 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
     """
     if fixed is not None:
         return Multipliers(fixed, fixed)
-    n, ell, m = len(wiring.inputs), min(len(wiring.inputs), len(wiring.outputs)), max(len(wiring.strides), 1)
+    n, ell = len(wiring.inputs), min(len(wiring.inputs), len(wiring.outputs))
+    fan_ins = max(sum(wiring.radices), 2)
     spread = max(1.0, wiring.size / padded_size(n))
-    return Multipliers(ADAPTIVE / (spread * stacks) ** 0.5, SGD * (ell / (2 * m)) ** (1 / 3) / stacks**0.5)
+    return Multipliers(ADAPTIVE / (spread * stacks) ** 0.5, SGD * (ell / fan_ins) ** (1 / 3) / stacks**0.5)
 
 
 def used_weights(stored, factors: Multipliers):
