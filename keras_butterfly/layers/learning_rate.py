@@ -35,8 +35,9 @@ def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> 
     """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
 
     The rule is `adaptive = 10 / sqrt(spread)` and `sgd = 0.5 (ell / f)^(1/3)`, for ell the smaller of inputs and outputs and f
-    the sum of the radices, 2 m for m stages of radix 2. `spread` is N divided by the next power of two of the number of inputs. It is 1 unless the layer widens its
-    input beyond that power of two. The first stages of such a layer have few weights, and each of them moves many outputs.
+    the sum of the radices, 2 m for m stages of radix 2. `spread` is N divided by the next power of two of the number of inputs.
+    It is 1 unless the layer widens its input beyond that power of two. The first stages of such a layer have few weights, and
+    each of them moves many outputs.
 
     With ell / f a step of SGD would move an output as far as Dense's. Training is stable up to a factor that grows more
     slowly, and the cube root stays below it. Both are divided by sqrt(stacks), because the steps of the stacks add up.
