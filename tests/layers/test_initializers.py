@@ -97,7 +97,7 @@ def test_fjlt_is_a_hadamard_matrix_with_signs_on_the_inputs(transposed):
     weights = draw("fjlt", wiring, seed=0)
     np.testing.assert_allclose(np.abs(weights), 1 / np.sqrt(2), rtol=1e-12)
     flipped = weights * draw("hadamard", wiring) < 0
-    first = wiring.stages[0].weights
+    first = wiring.stages[0].span
     assert flipped[first].any()
     assert not flipped[first.stop :].any()
     signs = (kernel("fjlt", wiring, seed=0) * np.sqrt(16)) @ (scipy.linalg.hadamard(16) / 16)
