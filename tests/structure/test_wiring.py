@@ -82,7 +82,7 @@ def test_radices_of_a_size(radix, widest, radices):
 @given(st.integers(1, 5000))
 def test_auto_radices_pad_little(widest):
     radices = radices_of("auto", widest)
-    assert widest <= np.prod(radices, dtype=int) <= max(1.2 * widest, widest + 40)
+    assert widest <= np.prod(radices, dtype=int) <= max(1.2 * widest, widest + 47)  # 145 needs 192 = 12 * 16 nodes
 
 
 def test_a_transposed_butterfly_has_its_radices_backwards():
