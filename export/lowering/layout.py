@@ -27,7 +27,7 @@ Layout = tuple[Axis, ...]
 
 
 def entry(factors: Sequence[Factor]) -> Layout:
-    """Return the natural layout of what the first of `factors` takes."""
+    """Return the layout of the first factor's input: the batch, then a digit for each factor, the largest stride first."""
     return natural(tuple(Axis(factor.low, factor.inputs) for factor in factors))
 
 
@@ -37,7 +37,7 @@ def natural(layout: Layout) -> Layout:
 
 
 def split(layout: Layout, stride: int) -> tuple[Layout, Axis, Layout]:
-    """Return the digits below the one of `stride`, that one, and those above; each from the highest down."""
+    """Return the axes of smaller strides than `stride`, the axis of `stride`, and those of larger ones, without the batch."""
     digits = natural(layout)[1:]
     place = [axis.stride for axis in digits].index(stride)
     return digits[place + 1 :], digits[place], digits[:place]

@@ -16,7 +16,7 @@ MAX_IN_FLOAT32, MAX_WITH_FLOAT32_WEIGHTS = 6, 2
 
 
 def lowerings(layer: Layer) -> list[Lowering]:
-    """Return all sensible lowerings of `layer`: at least `Dense`, never `Gather`, which `Slice` replaces."""
+    """Return all sensible lowerings of `layer`: at least `Dense`, and never `Gather`, which has to be asked for."""
     return [lowering for kind in KINDS.values() for lowering in kind.candidates(layer.parts())]
 
 

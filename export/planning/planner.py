@@ -88,7 +88,7 @@ class Planner:
         return {**plans, **again}
 
     def with_errors(self, plans: dict[Layer, LayerPlan], layers: Mapping[Layer, LayerInputs]) -> dict[Layer, LayerPlan]:
-        """Return `plans` with all errors. The error is missing where a lowering was not yet run with the layer's weights."""
+        """Return `plans` with each missing error filled in, by converting and running the lowering with the layer's weights."""
         unknown = {layer: plan for layer, plan in plans.items() if np.isnan(plan.error)}
         errors = self._errors(unknown, {layer: layers[layer].inputs for layer in unknown})
         return {layer: replace(plan, error=errors.get(layer, plan.error)) for layer, plan in plans.items()}

@@ -136,7 +136,7 @@ class Wisdom:
         return len(dropped)
 
     def save(self, path, overwrite: bool = False) -> Path:
-        """Write JSON, whole or not at all.
+        """Write this wisdom to `path` as JSON, whole or not at all, and return the path.
 
         Raises:
             ValueError: if the file exists and `overwrite` is False, or its folder does not.
@@ -144,7 +144,7 @@ class Wisdom:
         return files.write(path, self._to_json().encode(), overwrite)
 
     def save_merged(self, path) -> Path:
-        """Write JSON that holds this wisdom and what the file at `path` holds now, if there is one.
+        """Add this wisdom to what the file at `path` holds, under a lock, and return the path. A missing file is made.
 
         Processes that share a file take turns, so none loses what another has saved. Where both hold a key, the measurement of
         this wisdom is kept.

@@ -240,7 +240,7 @@ def _fingerprints(teacher: keras.Model, optimizer, x, y) -> dict[str, Any]:
 
 
 def _optimizer_settings(optimizer) -> dict | None:
-    """Return the settings of the user's optimizer as plain values, or None if there are none, or it does not tell them."""
+    """Return an optimizer's config as plain values, or None if it is no optimizer object or cannot be serialized."""
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return None
     try:

@@ -32,7 +32,7 @@ class Multipliers:
 
 
 def multipliers(wiring: Wiring, stacks: int = 1, fixed: float | None = None) -> Multipliers:
-    """Return the learning rate multipliers of the weights of a sum of `stacks` butterflies.
+    """Return the two factors on the learning rate of a butterfly's weights: for optimizers like Adam, and for SGD.
 
     The rule is `adaptive = 10 / sqrt(spread)` and `sgd = 0.5 (ell / f)^(1/3)`, for ell the smaller of inputs and outputs and f
     the sum of the radices, 2 m for m stages of radix 2. `spread` is N divided by the next power of two of the number of inputs.

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def positive_integer(value, name: str) -> int:
-    """Return `value` as an int.
+    """Return `value` as an int if it is a positive integer.
 
     Raises:
         ValueError: if it is not a positive integer. The message calls it `name`.
