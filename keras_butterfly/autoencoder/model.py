@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from ..layers import initializers
-from ..layers.butterfly import Butterfly, check_implementation, check_lr_multiplier, check_truncation, last_axis
+from ..layers.butterfly import Butterfly, check_implementation, check_lr_multiplier, check_truncation
+from ..layers.dense_like import last_axis
 from ..utils.validation import check_finite, check_seed, not_built, positive_integer
 from . import landscape
 

@@ -1,7 +1,6 @@
 """The layer `Butterfly`, and checks of arguments that several layers take."""
 
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -11,9 +10,10 @@ from keras import ops
 from ..structure import kernels
 from ..structure.factorization import factorize, leading_directions, replace_zeros
 from ..structure.wiring import Wiring, check_radix
-from ..utils.validation import check_nodes, check_seed, not_built, positive_integer, positive_number
+from ..utils.validation import check_nodes, check_seed, not_built, positive_number
 from . import initializers, learning_rate
-from .override import compute_affine, floating
+from .dense_like import DenseLike
+from .override import floating
 from .sizes import check_size, check_stacks
 
 IMPLEMENTATIONS = ("auto", "gather", "fused")
@@ -23,7 +23,7 @@ _STRUCTURE = ("input_nodes", "output_nodes", "strides")
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
-class Butterfly(keras.layers.Layer):
+class Butterfly(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix is a product of a few sparse stages: `y = activation(B x + bias)`.
 
     With radix 2, stage t joins node i of N = 2^m nodes to the nodes i and i XOR 2^t. Each edge has its own weight:
@@ -122,10 +122,18 @@ class Butterfly(keras.layers.Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = None if units is None else check_size(units, "units")
-        self.activation = get_activation(activation, "All arguments after `use_bias` are given by name.")
-        self.use_bias = use_bias
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            bias_initializer="zeros" if bias_initializer is None else bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.radix = check_radix(radix)
         self.truncation = check_truncation(truncation)
         if not isinstance(transposed, bool):
@@ -141,13 +149,6 @@ class Butterfly(keras.layers.Layer):
         self.implementation = check_implementation(implementation)
         self.seed = check_seed(seed)
         self.truncation_seed = check_seed(truncation_seed, "truncation_seed")
-        self.bias_initializer = keras.initializers.get("zeros" if bias_initializer is None else bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.supports_masking = True
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self._wiring: Wiring | None = None
         self._multipliers: Any = None
         self._apply: Any = None
@@ -155,10 +156,9 @@ class Butterfly(keras.layers.Layer):
         self.gadgets: Any = None
         self.kernel_in: Any = None
         self.kernel_out: Any = None
-        self.bias: Any = None
 
     def build(self, input_shape):
-        features = last_axis(self, input_shape)
+        features = self._start_build(input_shape)
         units = self.units or features
         wiring = Wiring.butterfly(
             features,
@@ -169,7 +169,6 @@ class Butterfly(keras.layers.Layer):
             radix=self.radix,
             seed=next((seed for seed in (self.truncation_seed, self.seed) if seed is not None), 0),
         )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         # To plan how the map is computed takes longer than a call of a small layer, so it is done once.
         self._wiring = wiring
         self._multipliers = learning_rate.multipliers(wiring, self.stacks, self.lr_multiplier)
@@ -185,17 +184,8 @@ class Butterfly(keras.layers.Layer):
                 autocast=False,  # block factors are multiplied out in the precision of the variable, then rounded once
             )
         if self.rank:
-            self.kernel_in, self.kernel_out = add_thin_kernels(self, features, units, ("glorot_uniform", "zeros"))
-        if self.use_bias:
-            self.bias = add_bias(self, units)
-
-    def call(self, inputs):
-        return self.activation(compute_affine(self, self.affine, inputs))
-
-    def affine(self, x):
-        """Return `B x + bias`, the layer's output before the activation: (..., n) -> (..., units)."""
-        outputs = self.linear(x)
-        return outputs if self.bias is None else ops.add(outputs, ops.cast(self.bias, outputs.dtype))
+            self.kernel_in, self.kernel_out = self._add_thin_kernels(features, units, self.rank, ("glorot_uniform", "zeros"))
+        self._add_bias(units)
 
     def linear(self, x):
         """Return `B x`, the layer's output without bias and activation: (..., n) -> (..., units)."""
@@ -305,21 +295,6 @@ class Butterfly(keras.layers.Layer):
         thin = sum(math.prod(variable.shape) for variable in self.thin_kernels())
         return self.stacks * self.wiring.effective_weights + thin
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units or input_shape[-1])
-
-    def quantize(self, mode=None, **kwargs):
-        """Refuse quantization in Keras. `Model.quantize` then warns and goes on to the next layer.
-
-        Raises:
-            NotImplementedError: always. The message names the alternative.
-        """
-        raise NotImplementedError(
-            f"Layer '{self.name}' cannot be quantized to {mode} in Keras: it has few weights, and nothing would get faster. "
-            "Export the model by keras_butterfly.export.to_tflite, and quantize the .tflite file, for example with "
-            "ai-edge-quantizer."
-        )
-
     def save_own_variables(self, store):
         """Write `gadget_weights`, U and V, the bias, the input and output nodes, and the strides to `store`."""
         if not self.built:
@@ -372,9 +347,6 @@ class Butterfly(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
             "radix": list(self.radix) if isinstance(self.radix, tuple) else self.radix,
             "truncation": self.truncation,
             "transposed": self.transposed,
@@ -386,12 +358,6 @@ class Butterfly(keras.layers.Layer):
             "implementation": self.implementation,
             "seed": self.seed,
             "truncation_seed": self.truncation_seed,
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
 
     def _initial_gadgets(self, shape, dtype):
@@ -402,58 +368,6 @@ class Butterfly(keras.layers.Layer):
         else:
             initial = initializer(shape, dtype=dtype)
         return ops.convert_to_tensor(initial / self._multipliers.adaptive, dtype=dtype)
-
-
-def add_thin_kernels(layer, inputs: int, units: int, initializers: tuple) -> tuple:
-    """Add U (inputs, rank) and V (rank, units) to a layer that has a `rank`, and return them.
-
-    Raises:
-        ValueError: if the rank is above the smaller size.
-    """
-    largest = min(inputs, units)
-    if layer.rank > largest:
-        raise ValueError(
-            f"Layer '{layer.name}' expects a rank of at most {largest}, the smaller of its {inputs} inputs and {units} units. "
-            f"Received: rank={layer.rank}"
-        )
-    shapes = {"kernel_in": (inputs, layer.rank), "kernel_out": (layer.rank, units)}
-    first, last = (
-        layer.add_weight(
-            name=name,
-            shape=shape,
-            initializer=initializer,
-            regularizer=layer.kernel_regularizer,
-            constraint=layer.kernel_constraint,
-        )
-        for (name, shape), initializer in zip(shapes.items(), initializers, strict=True)
-    )
-    return first, last
-
-
-def add_bias(layer, units: int):
-    """Add the bias of `units` values to a layer that takes the bias arguments of `keras.layers.Dense`, and return it."""
-    return layer.add_weight(
-        name="bias",
-        shape=(units,),
-        initializer=layer.bias_initializer,
-        regularizer=layer.bias_regularizer,
-        constraint=layer.bias_constraint,
-    )
-
-
-def last_axis(layer, input_shape) -> int:
-    """Return the size of the input's last axis. Raise ValueError if it is unknown or the input has no batch axis."""
-    if not isinstance(input_shape, list | tuple) or len(input_shape) < 2:
-        raise ValueError(
-            f"Layer '{layer.name}' expects an input of at least 2 dimensions, (batch, ..., features). "
-            f"Received: input_shape={input_shape}"
-        )
-    if input_shape[-1] is None:
-        raise ValueError(
-            f"Layer '{layer.name}' expects the size of the last axis to be known. "
-            f"Received: input_shape={tuple(input_shape)}. Give the size, for example by keras.Input(shape=(..., features))."
-        )
-    return positive_integer(input_shape[-1], "input_shape[-1]")
 
 
 def check_truncation(truncation):
@@ -470,16 +384,6 @@ def check_truncation(truncation):
 def check_lr_multiplier(lr_multiplier) -> float | None:
     """Return `lr_multiplier` as a float, or None. Raise ValueError unless it is None or a positive number."""
     return None if lr_multiplier is None else positive_number(lr_multiplier, "lr_multiplier", "None or ")
-
-
-def get_activation(activation, remedy: str):
-    """Return the activation function of that name. Raise ValueError with the advice `remedy` if a number is received."""
-    if isinstance(activation, numbers.Number):
-        raise ValueError(
-            "`activation` must be a name, a function or None, as in keras.layers.Dense. "
-            f"Received: activation={activation!r}. {remedy}"
-        )
-    return keras.activations.get(activation)
 
 
 def check_implementation(implementation: str) -> str:

@@ -11,13 +11,13 @@ from ..structure.matrix import Matrix
 from ..structure.wiring import check_radix
 from ..utils.keras_internals import unlocked
 from ..utils.validation import check_seed, not_built, positive_integer, positive_number
-from .butterfly import Butterfly, add_bias, check_implementation, check_lr_multiplier, get_activation, last_axis
-from .override import compute_affine
+from .butterfly import Butterfly, check_implementation, check_lr_multiplier
+from .dense_like import DenseLike
 from .sizes import check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
-class ButterflyDense(keras.layers.Layer):
+class ButterflyDense(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix is a product of three: `y = activation(J2^T W' J1 x + bias)`.
 
     J1 is a truncated butterfly n1 -> k1, W' a dense k1 x k2 matrix, J2^T a transposed truncated butterfly k2 -> n2 = units. All
@@ -65,6 +65,8 @@ class ButterflyDense(keras.layers.Layer):
         (2, 10)
     """
 
+    _number_advice = "`k1` and `k2` are given by name, as in k1=16, k2=16."
+
     def __init__(
         self,
         units,
@@ -93,24 +95,27 @@ class ButterflyDense(keras.layers.Layer):
         truncation_seeds=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = check_size(units, "units")
+        super().__init__(
+            check_size(units, "units"),
+            activation,
+            use_bias,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.k1 = None if k1 is None else positive_integer(k1, "k1")
         self.k2 = None if k2 is None else _at_most(k2, self.units, "k2", "units")
         if truncation not in ("random", "first"):
             raise ValueError(f'`truncation` must be "random" or "first". Received: truncation={truncation!r}')
         self.radix = check_radix(radix)
         self.truncation = truncation
-        self.activation = get_activation(activation, "`k1` and `k2` are given by name, as in k1=16, k2=16.")
-        self.use_bias = use_bias
         if kernel_initializer is None:
             raise ValueError('`kernel_initializer` must be an initializer, such as "glorot_uniform". Received: None')
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.lora_rank = None if lora_rank is None else check_size(lora_rank, "lora_rank")
         self.lora_alpha = _alpha(lora_alpha, self.lora_rank or 1)
         self.lora_enabled = False
@@ -135,16 +140,12 @@ class ButterflyDense(keras.layers.Layer):
         }
         self.j1 = Butterfly(self.k1, seed=seed1, truncation_seed=first, name="j1", **butterfly)
         self.j2_t = Butterfly(self.units, transposed=True, seed=seed2, truncation_seed=second, name="j2_t", **butterfly)
-        self.supports_masking = True
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self._kernel: Any = None
-        self.bias: Any = None
 
     def build(self, input_shape):
-        features = last_axis(self, input_shape)
+        features = self._start_build(input_shape)
         k1 = default_width(features) if self.k1 is None else _at_most(self.k1, features, "k1", "the input's last axis")
         k2 = self.k2 or default_width(self.units)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         self.j1.units = k1
         self.j1.build((None, features))
         self._kernel = self.add_weight(
@@ -155,19 +156,10 @@ class ButterflyDense(keras.layers.Layer):
             constraint=self.kernel_constraint,
         )
         self.j2_t.build((None, k2))
-        if self.use_bias:
-            self.bias = add_bias(self, self.units)
+        self._add_bias(self.units)
         self.built = True
         if self.lora_rank:
             self.enable_lora(self.lora_rank, self.lora_alpha)
-
-    def call(self, inputs):
-        return self.activation(compute_affine(self, self.affine, inputs))
-
-    def affine(self, x):
-        """Return `J2^T W' J1 x + bias`, the layer's output before the activation: (..., n1) -> (..., units)."""
-        outputs = self.linear(x)
-        return outputs if self.bias is None else ops.add(outputs, self.bias)
 
     def linear(self, x):
         """Return `J2^T W' J1 x`, the layer's output without bias and activation: (..., n1) -> (..., units)."""
@@ -257,8 +249,6 @@ class ButterflyDense(keras.layers.Layer):
     def _freeze_under_lora(self):
         """Freeze the weights that LoRA does not train."""
         self._kernel.trainable = self.j1.trainable = self.j2_t.trainable = False
-
-    quantize = Butterfly.quantize
 
     def save_own_variables(self, store):
         """Write W', plus LoRA's update, and the bias to `store`. Keras saves J1 and J2 as layers of their own."""
@@ -361,24 +351,12 @@ class ButterflyDense(keras.layers.Layer):
             layer.bias.assign(dense.bias)
         return layer
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
-
     def get_config(self):
         return {
             **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
             "k1": self.k1,
             "k2": self.k2,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "butterfly_initializer": keras.initializers.serialize(self.j1.kernel_initializer),
             "butterfly_regularizer": keras.regularizers.serialize(self.j1.kernel_regularizer),
             "butterfly_constraint": keras.constraints.serialize(self.j1.kernel_constraint),

@@ -2,19 +2,19 @@
 
 from functools import reduce
 from math import prod
-from typing import Any
 
 import keras
 from keras import ops
 
 from ..structure.wiring import radices_of
-from ..utils.validation import check_seed, not_built
-from .butterfly import Butterfly, add_bias, get_activation, last_axis
+from ..utils.validation import check_seed
+from .butterfly import Butterfly
+from .dense_like import DenseLike
 from .sizes import MAX_BUTTERFLIES, check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
-class Kaleidoscope(keras.layers.Layer):
+class Kaleidoscope(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix is a product of butterflies: `y = activation(B1 B1' ... Bw Bw' x + bias)`.
 
     Each pair consists of a butterfly B' with decreasing strides N/2, ..., 1, applied first, and a butterfly B with increasing
@@ -51,6 +51,8 @@ class Kaleidoscope(keras.layers.Layer):
         (2, 10)
     """
 
+    _number_advice = "The number of pairs is given by name, as in width=2."
+
     def __init__(
         self,
         units=None,
@@ -71,15 +73,17 @@ class Kaleidoscope(keras.layers.Layer):
         implementation="auto",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.units = None if units is None else check_size(units, "units")
-        self.activation = get_activation(activation, "The number of pairs is given by name, as in width=2.")
-        self.use_bias = use_bias
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            bias_initializer=bias_initializer,
+            bias_regularizer=bias_regularizer,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.width = check_size(width, "width", MAX_BUTTERFLIES)
         self.expansion = check_size(expansion, "expansion", MAX_BUTTERFLIES)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.seed = check_seed(seed)
         self.butterflies = [
             Butterfly(
@@ -98,27 +102,16 @@ class Kaleidoscope(keras.layers.Layer):
             )
             for index in range(2 * self.width)
         ]
-        self.supports_masking = True
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.bias: Any = None
 
     def build(self, input_shape):
-        features = last_axis(self, input_shape)
+        features = self._start_build(input_shape)
         units = self.units or features
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
         inner = prod(radices_of(self.butterflies[0].radix, self.expansion * max(features, units)))
         for butterfly in self.butterflies:
             butterfly.units = units if butterfly is self.butterflies[-1] else inner
             butterfly.build((None, features))
             features = butterfly.units
-        if self.use_bias:
-            self.bias = add_bias(self, units)
-
-    def call(self, inputs):
-        outputs = self.linear(inputs)
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
-        return self.activation(outputs)
+        self._add_bias(units)
 
     def linear(self, x):
         """Return the product of the butterflies times `x`, without bias and activation: (..., n) -> (..., units)."""
@@ -148,29 +141,13 @@ class Kaleidoscope(keras.layers.Layer):
         self._check_built()
         return sum(butterfly.effective_parameters for butterfly in self.butterflies)
 
-    quantize = Butterfly.quantize
-
-    def _check_built(self):
-        """Raise ValueError unless the layer is built."""
-        if not self.built:
-            raise not_built(self)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units or input_shape[-1])
-
     def get_config(self):
         butterfly = self.butterflies[0].get_config()
         shared = ("radix", "kernel_initializer", "kernel_regularizer", "kernel_constraint", "lr_multiplier", "implementation")
         return {
             **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
             "width": self.width,
             "expansion": self.expansion,
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "seed": self.seed,
             **{name: butterfly[name] for name in shared},
         }

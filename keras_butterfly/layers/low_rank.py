@@ -7,14 +7,12 @@ from keras import ops
 
 from ..structure.factorization import leading_directions
 from ..structure.matrix import Matrix
-from ..utils.validation import not_built
-from .butterfly import Butterfly, add_bias, add_thin_kernels, get_activation, last_axis
-from .override import compute_affine
+from .dense_like import DenseLike
 from .sizes import check_size
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
-class LowRank(keras.layers.Layer):
+class LowRank(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix has a low rank: `y = activation(x U V + bias)`.
 
     U is an n x rank matrix, V a rank x units matrix. It is the rival that a practitioner tries before a butterfly.
@@ -44,6 +42,8 @@ class LowRank(keras.layers.Layer):
         (2, 10)
     """
 
+    _number_advice = "The rank is given by name, as in rank=16."
+
     def __init__(
         self,
         units,
@@ -60,41 +60,31 @@ class LowRank(keras.layers.Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = check_size(units, "units")
-        self.activation = get_activation(activation, "The rank is given by name, as in rank=16.")
-        self.use_bias = use_bias
+        super().__init__(
+            check_size(units, "units"),
+            activation,
+            use_bias,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.rank = check_size(rank, "rank")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.supports_masking = True
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.kernel_in: Any = None
         self.kernel_out: Any = None
-        self.bias: Any = None
 
     def build(self, input_shape):
-        features = last_axis(self, input_shape)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
+        features = self._start_build(input_shape)
 
         def initial(shape, dtype):
             return self._gain(features) * self.kernel_initializer(shape, dtype=dtype)
 
-        self.kernel_in, self.kernel_out = add_thin_kernels(self, features, self.units, (initial, initial))
-        if self.use_bias:
-            self.bias = add_bias(self, self.units)
-
-    def call(self, inputs):
-        return self.activation(compute_affine(self, self.affine, inputs))
-
-    def affine(self, x):
-        """Return `x U V + bias`, the layer's output before the activation: (..., n) -> (..., units)."""
-        outputs = self.linear(x)
-        return outputs if self.bias is None else ops.add(outputs, self.bias)
+        self.kernel_in, self.kernel_out = self._add_thin_kernels(features, self.units, self.rank, (initial, initial))
+        self._add_bias(self.units)
 
     def linear(self, x):
         """Return `x U V`, the layer's output without bias and activation: (..., n) -> (..., units)."""
@@ -148,13 +138,6 @@ class LowRank(keras.layers.Layer):
         self._check_built()
         return self.rank * (self.kernel_in.shape[0] + self.units)
 
-    quantize = Butterfly.quantize
-
-    def _check_built(self):
-        """Raise ValueError unless the layer is built."""
-        if self.kernel_in is None:
-            raise not_built(self)
-
     def _gain(self, features: int) -> float:
         """Return the factor on U and on V that gives the outputs the variance of a `Dense` layer's.
 
@@ -168,21 +151,9 @@ class LowRank(keras.layers.Layer):
         thin = fan(features, self.rank) * fan(self.rank, self.units)
         return float((thin / (self.rank * initializer.scale * fan(features, self.units))) ** 0.25)
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
-
     def get_config(self):
         return {
             **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
             "rank": self.rank,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
