@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from rich.text import Text
 
-from keras_butterfly.compression.distillation import distill
+from keras_butterfly.compression.distillation import check_training_labels, distill
 from keras_butterfly.compression.fitting import STEPS
 from keras_butterfly.compression.replace import replace_dense
 from keras_butterfly.compression.report import ReplacementReport
@@ -19,10 +19,10 @@ from keras_butterfly.layers.sizes import check_stacks
 from keras_butterfly.structure.wiring import Radix
 from keras_butterfly.utils.labels import check_labels
 from keras_butterfly.utils.model_checks import check_model
-from keras_butterfly.utils.model_inputs import check_data
+from keras_butterfly.utils.model_inputs import check_data, first_outputs
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
-from keras_butterfly.utils.validation import check_finite, positive_integer
+from keras_butterfly.utils.validation import positive_integer
 
 from . import files
 from .convert import to_tflite
@@ -283,9 +283,9 @@ def sweep(
         )
     train_x, train_y = (x, None) if train is None else _inputs_and_labels(model, train, "train")
     if metric is None:
-        check_scorable(y, first_outputs(model, x), len(y))
+        check_scorable(y, first_outputs(model, x, 1), len(y))
     if epochs and train_y is not None:
-        check_training_labels(model, train_y)
+        check_training_labels(model, train_x, train_y, loss)
     fitted = sample(train_x, MAX_FITTED)
     compress = partial(
         replace_dense,
@@ -418,33 +418,13 @@ def _inputs_and_labels(model, data, name: str):
     return x, y
 
 
-def check_training_labels(model: keras.Model, labels: np.ndarray) -> None:
-    """Check labels that `distill` is to train on, as far as the model tells what they must be.
-
-    Raises:
-        ValueError: if they are not finite numbers, or are classes beyond those of the model.
-    """
-    check_finite(labels, "the labels")
-    outputs = list(getattr(model, "outputs", None) or [])
-    classes = (outputs[0].shape[-1] if len(outputs) == 1 else None) or 1
-    if classes > 1 and labels.size == len(labels) and np.issubdtype(labels.dtype, np.integer):
-        check_labels(labels, len(labels), classes)
-
-
-def first_outputs(model: keras.Model, x):
-    """Return the outputs of `model` on the first example: an array, or for several outputs a list of arrays."""
-    found = keras.tree.flatten(model(keras.tree.map_structure(lambda array: array[:1], x), training=False))
-    outputs = [keras.ops.convert_to_numpy(output) for output in found]
-    return outputs[0] if len(outputs) == 1 else outputs
-
-
-def check_scorable(labels, outputs, examples: int) -> None:
-    """Check that `accuracy` can score `labels`, given the outputs on the first of the examples.
+def check_scorable(labels, outputs: list, examples: int) -> None:
+    """Check that `accuracy` can score `labels`, given each output on the first of the examples.
 
     Raises:
         ValueError: as `accuracy`.
     """
-    accuracy(labels, outputs if isinstance(outputs, list) else np.broadcast_to(outputs, (examples, *outputs.shape[1:])))
+    accuracy(labels, outputs if len(outputs) > 1 else np.broadcast_to(outputs[0][:1], (examples, *outputs[0].shape[1:])))
 
 
 def accuracy(labels, outputs) -> float:

@@ -14,7 +14,6 @@ from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.quiet import warn_user, warnings_not_raised
 from keras_butterfly.utils.validation import positive_integer, positive_number
 
-from . import files
 from .diagnosis import where_it_goes_wrong
 from .lowering import Dense, Layer, lower
 from .measurement import devices
@@ -181,7 +180,7 @@ class _Settings:
             if not isinstance(self.representative_data, RepresentativeBatches):
                 for note in export.data.notes:
                     warn_user(note)
-            with warnings_not_raised(), files.conversion_of(model):
+            with warnings_not_raised():
                 yield export
 
 

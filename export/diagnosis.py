@@ -15,8 +15,9 @@ from .tflite.parity import compare_outputs
 from .tflite.runtime import dequantized, run
 from .tflite.tensorflow_internals import interpreter_that_keeps_tensors
 
-# So many batches are looked at. More take long for a layer that is wrong on few examples only.
-MAX_BATCHES = 32
+# So many batches are looked at, and fewer if the outputs of the layers have more bytes. More take long for a layer that is
+# wrong on few examples only.
+MAX_COMPARED_BATCHES, MAX_BYTES = 32, 2**28
 
 
 def where_it_goes_wrong(content: bytes, model: keras.Model, batches: Sequence[Batch], tolerance: float) -> str:
@@ -32,7 +33,10 @@ def where_it_goes_wrong(content: bytes, model: keras.Model, batches: Sequence[Ba
     """
     wrong = first_wrong_layer(content, model, batches, tolerance)
     if wrong is None:
-        return "No layer can be named: the converter merged those that go wrong, or they are inside a model of a user's class."
+        return (
+            "No layer can be named: the converter merged those that go wrong, they are inside a model of a user's class, or "
+            "they are right on the first batches."
+        )
     return f"The first layer to go wrong is '{wrong[0]}', off by {wrong[1]:.2g}."
 
 
@@ -57,20 +61,27 @@ def first_wrong_layer(
     if not layers:
         return None
     every_output = keras.Model(model.inputs, {layer.name: layer.output for layer in layers})
-    batches = batches[:MAX_BATCHES]
-    expected = [every_output(list(batch.values()), training=False) for batch in batches]
+    expected: list[dict[str, np.ndarray]] = []
+    size = 0
+    for batch in batches[:MAX_COMPARED_BATCHES]:
+        outputs = every_output(list(batch.values()), training=False)
+        expected.append({name: np.asarray(keras.ops.convert_to_numpy(output)) for name, output in outputs.items()})
+        size += sum(output.nbytes for output in expected[-1].values())
+        if size > MAX_BYTES:
+            break
+    batches = batches[: len(expected)]
     tensors, file_outputs = _tensor_values(content, batches)
     layer_of = {id(layer.output): layer for layer in layers}
     for tensor, name in zip(model.outputs, output_names(model), strict=True):
         if id(tensor) in layer_of:  # The file names this tensor after the output.
             tensors.append((f"{layer_of[id(tensor)].name}/", file_outputs[name]))
     for layer in layers:
-        outputs = [np.asarray(keras.ops.convert_to_numpy(outputs[layer.name])) for outputs in expected]
+        wanted = [outputs[layer.name] for outputs in expected]
         # TensorFlow appends a number to the name of a layer that is traced a second time.
         name_pattern = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
-        matches = [values for name, values in tensors if name_pattern.search(name) and values[0].shape == outputs[0].shape]
+        matches = [values for name, values in tensors if name_pattern.search(name) and values[0].shape == wanted[0].shape]
         if matches:
-            error = compare_outputs([np.concatenate(outputs)], [np.concatenate(matches[-1])]).relative_error
+            error = compare_outputs([np.concatenate(wanted)], [np.concatenate(matches[-1])]).relative_error
             if error > tolerance:
                 return layer.name, error
     return None

@@ -4,9 +4,8 @@ import errno
 import os
 import secrets
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from keras_butterfly.utils.locking import locked_folder
@@ -15,7 +14,6 @@ from keras_butterfly.utils.locking import locked_folder
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # The errors of a disk, which are not the user's input.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-_MIB = 2**20
 
 
 def check_writable(path, overwrite: bool = False) -> Path:
@@ -121,26 +119,6 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
 def locked(path) -> AbstractContextManager[None]:
     """Return a context in which no other process changes the file at `path`, if all of them use this function."""
     return locked_folder(_target(Path(path)).parent)
-
-
-@contextmanager
-def conversion_of(model) -> Iterator[None]:
-    """While active, turn a ValueError into an OSError if the folder of temporary files has no room to convert `model`.
-
-    TensorFlow's converter hides that its temporary files could not be written, and goes wrong later.
-    """
-    try:
-        yield
-    except ValueError as error:
-        try:
-            with tempfile.TemporaryFile() as probe:
-                for _ in range(4 * model.count_params() // _MIB + 1):  # the weights in float32, and the graph
-                    probe.write(bytes(_MIB))
-                    probe.flush()
-        except OSError as full:
-            reason = f"could not write the temporary files of the conversion: {full.strerror or full}"
-            raise OSError(full.errno, f"{reason}. Free some space in the folder", tempfile.gettempdir()) from error
-        raise
 
 
 def _exists_message(path: Path) -> str:

@@ -207,12 +207,13 @@ def main(arguments=None) -> None:
     """Run the command line, and exit with a code.
 
     Bad input is reported in one line on stderr, with exit code 2. Exit code 1 means a target or a tolerance that is not met, a
-    failing disk, or an interrupt. SIGTERM and SIGHUP exit with 128 and their number, as shells report them.
+    failing disk, or an interrupt. SIGTERM and SIGHUP exit with 128 plus the number of the signal, as shells report it.
     """
     with signals_raised() as received:
         try:
             code, message = _outcome(arguments)
-        except Exception:  # A library whose import is interrupted fails in its own way.
+        # A library whose import is interrupted fails in its own way, and a second signal can come while one is reported.
+        except (Exception, KeyboardInterrupt):
             if not received:
                 raise
             code, message = 1, "interrupted"
@@ -252,8 +253,11 @@ def _described(error: OSError) -> str:
     if error.filename is not None or error.errno != errno.ENOSPC:
         return str(error)
     try:
+        folder = tempfile.gettempdir()
         with tempfile.TemporaryFile(buffering=0) as probe:
             probe.write(bytes(2**20))
+    except FileNotFoundError as none:  # no folder takes temporary files
+        return str(none)
     except OSError:
-        return f"{error.strerror or error}: temporary files are written to '{tempfile.gettempdir()}'. Free some space there."
+        return f"{error.strerror or error}: temporary files are written to '{folder}'. Free some space there."
     return f"could not write to standard output: {error.strerror or error}. Redirect it to where there is space."

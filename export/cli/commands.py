@@ -13,21 +13,15 @@ from rich.console import Console
 import keras_butterfly
 from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
+from keras_butterfly.compression.distillation import check_training_labels
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import (
-    MAX_FITTED,
-    accuracy,
-    check_scorable,
-    check_training_labels,
-    first_outputs,
-    sample,
-)
+from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_scorable, sample
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
-from keras_butterfly.utils.model_inputs import check_data
+from keras_butterfly.utils.model_inputs import check_data, first_outputs
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 from keras_butterfly.utils.validation import check_finite
@@ -122,7 +116,7 @@ def _replaced(original, arrays, options, settings, checkpoint):
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
     scores = _scores("original", original, arrays) if options["epochs"] else {}
     if labels is not None:
-        check_training_labels(original, labels)
+        check_training_labels(original, x, labels)
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
@@ -266,11 +260,11 @@ def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
         for array in keras.tree.flatten(inputs):
             check_finite(array, "the data")
         if isinstance(model, bytes):
-            outputs = predict(model, keras.tree.map_structure(lambda array: array[:1], inputs))
+            outputs = _listed(predict(model, keras.tree.map_structure(lambda array: array[:1], inputs)))
         else:
-            outputs = first_outputs(model, check_data(model, inputs))
+            outputs = first_outputs(model, check_data(model, inputs), 1)
         first = outputs if first is None else first
-        if not isinstance(outputs, list) and not isinstance(first, list):  # of several outputs the order is known later
+        if len(outputs) == 1 or len(first) == 1:  # of several outputs the order is known later
             _difference(name, first, outputs)
         if LABELS + suffix in arrays:
             check_scorable(arrays[LABELS + suffix], outputs, len(keras.tree.flatten(inputs)[0]))
@@ -290,18 +284,26 @@ def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
     labels, first, evaluated = arrays.get(LABELS + suffix), None, {}
     for name, content in contents.items():
         outputs = predict(content, inputs_of(arrays, _signature_inputs(content), suffix))
-        first = outputs if first is None else first
-        evaluated[name] = {"difference": _difference(name, first, outputs)}
+        first = _listed(outputs) if first is None else first
+        evaluated[name] = {"difference": _difference(name, first, _listed(outputs))}
         if labels is not None:
             evaluated[name]["accuracy"] = accuracy(labels, outputs)
     return evaluated
 
 
-def _difference(name: str, first, outputs) -> float:
+def _listed(outputs) -> list:
+    """Return the outputs of a model, an array or a list of arrays, as a list."""
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _difference(name: str, first: list, outputs: list) -> float:
     """Return the largest difference of the outputs of the model `name` to those of the first, over the largest output."""
-    listed = [value if isinstance(value, list) else [value] for value in (first, outputs)]
+    if len(first) != len(outputs):
+        raise ValueError(
+            f"Expected models of the same task. '{name}' has {len(outputs)} outputs, the first model has {len(first)}."
+        )
     try:
-        return compare_outputs(*listed).relative_error
+        return compare_outputs(first, outputs).relative_error
     except ParityError as error:
         raise ValueError(f"Expected models of the same task. '{name}' is of another: {error}") from None
 

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# The signals that stop a command, and the seconds after which one is raised again if the command goes on.
-STOPPING, REPEAT_SECONDS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)), 3.0
+# The signals that stop a command.
+STOPPING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+# After so many seconds a signal is raised again if the command goes on.
+REPEAT_SECONDS = 3.0
 
 
 @contextmanager
@@ -22,9 +24,12 @@ def signals_raised() -> Iterator[list[int]]:
     Yields the numbers of the signals that were received, in their order.
     """
     received: list[int] = []
+    leaving = False
 
     def stop(number, frame):
         received.append(number)
+        if leaving:
+            return
         signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
         raise KeyboardInterrupt
 
@@ -38,14 +43,18 @@ def signals_raised() -> Iterator[list[int]]:
         yield received
         return
     wanted = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in (*wanted, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*wanted, signal.SIGALRM)}
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
+        for number in before:
+            signal.signal(number, stop)
         yield received
     finally:
+        leaving = True
         sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
+            # A second Ctrl-C while Python exits would print a traceback.
             signal.signal(number, signal.SIG_IGN if number in received else handler)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from keras_butterfly.utils.validation import positive_integer
+from keras_butterfly.utils.validation import integer_up_to
 
 from . import devices
 from .latency import Latency
@@ -68,8 +68,7 @@ def check_extent(threads: int = 1, warmup: int = 1, runs: int = 1) -> None:
     """
     limits = (("threads", threads, MAX_THREADS), ("warmup", warmup, MAX_RUNS), ("runs", runs, MAX_RUNS))
     for name, value, most in limits:
-        if positive_integer(value, name) > most:
-            raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={value}")
+        integer_up_to(value, name, most)
 
 
 def content_of(model) -> bytes:

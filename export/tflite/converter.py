@@ -1,6 +1,10 @@
 """Converting a TensorFlow function to a .tflite file."""
 
+import errno
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +18,8 @@ from .operators import check_ranges
 from .quantize import Precision
 from .tensorflow_internals import quantize_calibrated
 
+# What the graph of a model takes beside its weights.
+_OTHER_TEMPORARY_BYTES = 2**20
 _OUT_OF_MEMORY = (
     "Expected a model that fits into memory during the conversion, which takes several times the size of its weights. "
     "The memory ran out. Make the model smaller with replace_dense, or convert it on a machine with more memory."
@@ -59,12 +65,27 @@ def convert(
     owner.weights = list(variables)  # Without an owner of the variables the converter drops the signature.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     precision.configure(converter, batches)
-    content = _run(converter.convert)
+    try:
+        content = _run(converter.convert)
+    except ValueError as error:
+        _check_room(sum(variable.shape.num_elements() * variable.dtype.size for variable in variables), error)
+        raise
     if precision.name == "int8":
         check_ranges(content)  # TensorFlow dies of infinite ranges when it quantizes.
     if keep_float32:
         return _run(with_float32_layers, content, precision)
     return _run(quantize_calibrated, content, precision.integer_io, ()) if precision.name == "int8" else content
+
+
+def _check_room(weight_bytes: int, error: ValueError) -> None:
+    """Raise an OSError from `error` if the folder of temporary files has no room for a model with weights of this size.
+
+    TensorFlow's converter hides that its temporary files could not be written, and goes wrong later.
+    """
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < weight_bytes + _OTHER_TEMPORARY_BYTES:
+        reason = f"could not write the temporary files of the conversion: {os.strerror(errno.ENOSPC)}"
+        raise OSError(errno.ENOSPC, f"{reason}. Free some space in the folder", folder) from error
 
 
 def _run(step: Callable[..., bytes], *arguments) -> bytes:
@@ -86,5 +107,6 @@ def _complaint(error: Exception) -> str:
     named = re.findall(r"(?:Custom|TF Select|Flex) ops: ([^\n]+)", str(error))
     if named:
         return f"There is none for: {', '.join(named)}. Replace the layers concerned."
+    # Where the error names an operation of TensorFlow, a layer is the cause.
     advice = " Replace the layers concerned." if "'tf." in str(error) else ""
     return f"The converter says: {reason_of(error)}.{advice}"

@@ -7,7 +7,7 @@ import keras
 
 from ..layers.butterfly import Butterfly
 from ..utils.keras_internals import all_layers, learning_rate_or_schedule
-from ..utils.labels import check_against_loss, label_arrays, validation_arrays
+from ..utils.labels import check_against_loss, in_output_order, label_arrays, validation_arrays
 from ..utils.model_checks import check_model
 from ..utils.model_inputs import check_data, first_outputs, is_stream
 from ..utils.model_walk import named_layers
@@ -138,24 +138,21 @@ def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
     if is_stream(x):
         return x, y, fit
     x = check_data(model, x, "`x`")
-    if (
-        y is None
-        and loss is not None
-        and type(model).fit is keras.Model.fit
-        and type(model).train_step is keras.Model.train_step
-    ):
+    # A model with a training of its own may need no labels.
+    trains_as_keras = type(model).fit is keras.Model.fit and type(model).train_step is keras.Model.train_step
+    if y is None and loss is not None and trains_as_keras:
         raise ValueError(
             "Expected `y` for the loss. Received: y=None. If the outputs are to be the inputs, give these as `y` too."
         )
     shapes = [output.shape for output in first_outputs(model, x, 1)]
     if y is not None:
         y = label_arrays(y, len(keras.tree.flatten(x)[0]), len(shapes), "`y`")
-        check_against_loss(y, loss, shapes)
+        check_against_loss(in_output_order(model, y), in_output_order(model, loss), shapes)
     validation = fit.get("validation_data")
     if validation is None or is_stream(validation) or y is None or len(validation) == 1:
         return x, y, fit
     validation = validation_arrays(model, validation, len(shapes))
-    check_against_loss(validation[1], loss, shapes)
+    check_against_loss(in_output_order(model, validation[1]), in_output_order(model, loss), shapes)
     return x, y, {**fit, "validation_data": validation}
 
 

@@ -62,15 +62,8 @@ class Checkpoint:
         if self._held:
             yield
             return
-        made = self._make_folder()
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked_folder(self.folder, wait=False))
-            except BlockingIOError:
-                raise ValueError(
-                    f"Expected a folder for the checkpoint that no other run uses. Another run saves its training in "
-                    f"'{self.folder}'. Wait for its end, or choose another folder."
-                ) from None
+            made = self._lock(stack)
             stack.callback(_remove_empty, made)  # before the lock is released
             stack.callback(setattr, self, "_held", False)
             self._held = True
@@ -122,9 +115,28 @@ class Checkpoint:
         return state.epoch
 
     def remove(self) -> None:
-        """Remove the file that this class writes. The folder and other files in it are kept."""
+        """Remove the file that this class writes. Other files are kept, and the folder too unless `held` has made it."""
         for name in (FILE, PARTIAL):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _lock(self, stack: ExitStack) -> list[Path]:
+        """Make and lock the folder until `stack` is left, and return the folders that were made, the innermost first.
+
+        Raises:
+            ValueError: as `held`.
+        """
+        while True:
+            made = self._make_folder()
+            try:
+                stack.enter_context(locked_folder(self.folder, wait=False))
+                return made
+            except FileNotFoundError:  # A run that ended just now has removed the folder that it had made.
+                continue
+            except BlockingIOError:
+                raise ValueError(
+                    f"Expected a folder for the checkpoint that no other run uses. Another run saves its training in "
+                    f"'{self.folder}'. Wait for its end, or choose another folder."
+                ) from None
 
     def _make_folder(self) -> list[Path]:
         """Make the folder and those above it, and return the folders that did not exist, the innermost first."""
@@ -190,6 +202,7 @@ def fingerprint(arrays: Iterable) -> str:
     """Return a text that differs if the values, the shapes or the dtypes of the arrays differ."""
     digest = hashlib.sha256()
     for array in map(np.ascontiguousarray, arrays):
+        array = array.astype(str) if array.dtype.kind in "OT" else array  # texts, of which NumPy keeps only the addresses
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return _HASH + digest.hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from ..utils.keras_internals import all_layers
-from ..utils.labels import check_against_loss, label_arrays, validation_arrays
+from ..utils.labels import check_against_loss, in_output_order, label_arrays, loss_name, validation_arrays
 from ..utils.model_checks import check_finite_weights, check_model
 from ..utils.model_inputs import check_data, first_outputs, is_stream, read_examples
 from ..utils.model_walk import named_layers
@@ -167,26 +167,29 @@ def distill(
     steps = -(-count // batch_size)
     distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
     used_optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
-    y = None if y is None else label_arrays(y, count, len(shapes))
-    validation_data = None if validation_data is None else validation_arrays(student, validation_data, len(shapes))
+    y = None if y is None else in_output_order(student, label_arrays(y, count, len(shapes)))
+    if validation_data is not None:
+        validation_x, labels, *weights = validation_arrays(student, validation_data, len(shapes))
+        validation_data = (validation_x, in_output_order(student, labels), *weights)
     given_labels = [labels for labels in (y, None if validation_data is None else validation_data[1]) if labels is not None]
-    compiled = {} if not given_labels else _label_loss(loss, metrics, teacher, distiller.probabilities, given_labels[0])
+    compiled = (
+        {} if not given_labels else _label_loss(loss, metrics, student, teacher, distiller.probabilities, given_labels[0])
+    )
     for labels in given_labels:
         check_against_loss(labels, compiled["loss"], shapes)
     if class_weight is not None and y is None:
         raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
     distiller.compile(used_optimizer, jit_compile=jit_compile, **compiled)
-    distiller(
-        keras.tree.map_structure(lambda array: array[:1], x)
-    )  # builds it: a checkpoint holds the weights of a built model
+    # This builds it, because a checkpoint holds the weights of a built model.
+    distiller(keras.tree.map_structure(lambda array: array[:1], x))
     settings: dict[str, Any] = {
         "epochs": epochs,
         "batch size": batch_size,
         "optimizer": type(used_optimizer).__name__,
-        "learning rate": learning_rate,
-        "soft": soft,
-        "hint": hint,
-        "temperature": temperature,
+        "learning rate": None if learning_rate is None else float(learning_rate),
+        "soft": float(soft),
+        "hint": float(hint),
+        "temperature": float(temperature),
         "examples": count,
         "labels": y is not None,
         "loss": _names(compiled.get("loss")),
@@ -223,10 +226,7 @@ def distill(
 
 def _names(losses):
     """Return the names of the losses, in the structure that `compile` takes."""
-    return keras.tree.map_structure(
-        lambda loss: loss if loss is None or isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", "")),
-        losses,
-    )
+    return keras.tree.map_structure(lambda loss: None if loss is None else loss_name(loss), losses)
 
 
 def _fingerprints(teacher: keras.Model, optimizer, x, y) -> dict[str, Any]:
@@ -247,8 +247,14 @@ def _optimizer_settings(optimizer) -> dict | None:
         settings = keras.optimizers.serialize(optimizer)["config"]
     except NotImplementedError:  # its learning rate is of a class without get_config
         return None
-    del settings["name"]  # which counts the optimizers of the process
-    return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
+    return _without_names(json.loads(json.dumps(settings, default=lambda value: type(value).__name__)))
+
+
+def _without_names(config):
+    """Return a config without the names in it, at any depth. A default name counts the optimizers of the process."""
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    return [_without_names(value) for value in config] if isinstance(config, list) else config
 
 
 class _ShowProgress(keras.callbacks.Callback):
@@ -300,7 +306,19 @@ def _optimizer(optimizer, learning_rate: float | None, steps: int) -> keras.opti
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(initial, steps))
 
 
-def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -> dict:
+def check_training_labels(model: keras.Model, x, labels, loss=None) -> None:
+    """Check labels as `distill` does before it trains a copy of `model`.
+
+    Raises:
+        ValueError: as `distill`.
+    """
+    outputs = first_outputs(model, x, 8)
+    arrays = in_output_order(model, label_arrays(labels, len(keras.tree.flatten(x)[0]), len(outputs)))
+    compiled = _label_loss(loss, (), model, model, [_are_probabilities(output) for output in outputs], arrays)
+    check_against_loss(arrays, compiled["loss"], [output.shape for output in outputs])
+
+
+def _label_loss(loss, metrics, student, teacher, probabilities: Sequence[bool], labels) -> dict:
     """Return the arguments `loss` and `metrics` of `compile`, with the defaults that `distill` documents.
 
     Raises:
@@ -308,7 +326,8 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -
     """
     integers = not isinstance(labels, dict | list) and np.issubdtype(np.asarray(labels).dtype, np.integer)
     are_classes = integers and list(probabilities) == [True]
-    metrics = list(metrics) or (["accuracy"] if are_classes else [])
+    if not isinstance(metrics, dict):
+        metrics = list(metrics) or (["accuracy"] if are_classes else [])
     if loss is None and teacher.compiled:
         loss = teacher.loss
     if loss is None and are_classes:
@@ -319,7 +338,8 @@ def _label_loss(loss, metrics, teacher, probabilities: Sequence[bool], labels) -
             "probabilities. Give it, or leave the labels out to learn from the teacher alone. If they are one-hot, give "
             "y.argmax(-1)."
         )
-    return {"loss": loss, "metrics": metrics}
+    # The training knows the outputs by their order only.
+    return {"loss": in_output_order(student, loss), "metrics": in_output_order(student, metrics)}
 
 
 def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:

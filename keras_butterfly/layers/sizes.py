@@ -1,6 +1,6 @@
 """The largest sizes of layers. A larger number is a slip, and would take hours or all memory before it fails."""
 
-from ..utils.validation import positive_integer
+from ..utils.validation import integer_up_to
 
 MAX_UNITS = 2**24
 # The most butterflies, or pairs of them, in one layer. Long before, they have more weights than a dense kernel.
@@ -13,10 +13,7 @@ def check_size(value, name: str, most: int = MAX_UNITS) -> int:
     Raises:
         ValueError: if it is not an integer from 1 to `most`. The message calls it `name`.
     """
-    number = positive_integer(value, name)
-    if number > most:
-        raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={value!r}")
-    return number
+    return integer_up_to(value, name, most)
 
 
 def check_stacks(value) -> int:

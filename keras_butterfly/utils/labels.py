@@ -96,26 +96,45 @@ def validation_arrays(model: keras.Model, data, outputs: int) -> tuple:
     return (x, label_arrays(y, len(keras.tree.flatten(x)[0]), outputs, "`validation_data`"), *weights)
 
 
+def in_output_order(model: keras.Model, by_name):
+    """Return labels or losses, given by the names of the outputs of `model`, as a list in the order of these outputs.
+
+    Anything else is returned as it is, and so is a dict for a model whose outputs are a dict.
+    """
+    names = getattr(model, "output_names", None) or ()
+    if isinstance(by_name, dict) and isinstance(getattr(model, "output", None), list | tuple) and set(by_name) == set(names):
+        return [by_name[name] for name in names]
+    return by_name
+
+
 def check_against_loss(labels, loss, shapes) -> None:
     """Check labels against the loss that they are for.
 
     Args:
-        labels: arrays, in the structure that `label_arrays` returns.
-        loss: a loss of Keras, by its name too, or of the user's, which takes any labels; or one for each output.
+        labels: arrays, in the structure that `label_arrays` and then `in_output_order` return.
+        loss: a loss of Keras, by its name too, or of the user's, which takes any labels; or one for each output, in the order
+            of the outputs.
         shapes: the shape of each output of the model, with the examples first. The number of examples is not looked at.
 
     Raises:
         ValueError: if labels of a sparse categorical cross-entropy are not integers below the number of classes, or others have
             not the shape of the output.
     """
-    arrays, names = keras.tree.flatten(labels), [loss_name(each) for each in keras.tree.flatten(loss)]
-    names = names * len(arrays) if len(names) == 1 else names
-    if not len(arrays) == len(names) == len(shapes):
+    arrays, losses = keras.tree.flatten(labels), keras.tree.flatten(loss)
+    losses = losses * len(arrays) if len(losses) == 1 else losses
+    if not len(arrays) == len(losses) == len(shapes):
         return
-    for array, name, (_, *sizes) in zip(arrays, names, shapes, strict=True):
+    for array, each, (_, *sizes) in zip(arrays, losses, shapes, strict=True):
+        name = loss_name(each)
         if "sparse_categorical" in name:
             positions = len(array) * prod(sizes[:-1])
-            check_labels(array.reshape(-1) if array.size == positions else array, positions, sizes[-1])
+            array = array.reshape(-1) if array.size == positions else array
+            ignored = getattr(each, "ignore_class", None)
+            if ignored is not None:  # such as -1 or 255, which stand for "no class"
+                positions -= np.count_nonzero(array == ignored)
+                array = array[array != ignored]
+            if positions:
+                check_labels(array, positions, sizes[-1])
         elif hasattr(keras.losses, name) and name not in _ANY_LABELS and not _same_shape(list(array.shape[1:]), sizes):
             hint = ' For integer labels, take "sparse_categorical_crossentropy".' if name.startswith("categorical") else ""
             raise ValueError(

@@ -22,6 +22,7 @@ def locked_folder(folder, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: if `wait` is False and another process holds the lock.
+        FileNotFoundError: if there is no such folder, or another process removed it until the lock was free.
     """
     try:
         import fcntl
@@ -35,6 +36,8 @@ def locked_folder(folder, wait: bool = True) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+        if not os.path.samestat(os.fstat(handle), os.stat(folder)):
+            raise FileNotFoundError(errno.ENOENT, "another process has replaced the folder", str(folder))
         yield
     finally:
         os.close(handle)

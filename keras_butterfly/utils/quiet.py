@@ -52,7 +52,7 @@ def silent_libraries() -> SharedContext:
 
 
 def warnings_not_raised() -> SharedContext:
-    """Return a context in which warnings are shown where the user turned them into errors.
+    """Return a context in which warnings that the user turned into errors are shown instead of raised.
 
     A warning that a library raises as an error would end a call of this package halfway. `warn_user` is called outside.
     """
@@ -105,7 +105,10 @@ def _not_raised() -> Iterator[None]:
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("default")
+        # The user's other filters stay, in their order. `catch_warnings` has made Python forget which ones it has applied.
+        warnings.filters[:] = [  # type: ignore[index]
+            ("default" if action == "error" else action, *rest) for action, *rest in warnings.filters
+        ]
         warnings.simplefilter("ignore", DeprecationWarning)  # as Python does by default
         yield
 

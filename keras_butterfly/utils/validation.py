@@ -22,6 +22,18 @@ def positive_integer(value, name: str) -> int:
     return number
 
 
+def integer_up_to(value, name: str, most: int) -> int:
+    """Return `value` as an int if it is an integer from 1 to `most`.
+
+    Raises:
+        ValueError: if it is not. The message calls it `name`.
+    """
+    number = positive_integer(value, name)
+    if number > most:
+        raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={value!r}")
+    return number
+
+
 def integer_within(value, name: str, least: int, most: int) -> int:
     """Return `value` as an int.
 

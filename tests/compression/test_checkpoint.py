@@ -108,6 +108,26 @@ def test_fingerprints_tell_shapes_dtypes_and_values_apart():
     arrays = [np.zeros((2, 3)), np.zeros((3, 2)), np.zeros((2, 3), "int64"), np.zeros((0, 3)), np.float32(1), np.eye(2, 3)]
     assert len({fingerprint([array]) for array in arrays}) == len(arrays)
     assert fingerprint([np.eye(3)[:, ::2]]) == fingerprint([np.eye(3)[:, ::2].copy()])
+    texts = [np.array(words, object) for words in (["a", "b"], ["a", "c"])]
+    assert fingerprint(texts[:1]) == fingerprint([texts[0].copy()]) != fingerprint(texts[1:])
+
+
+def test_a_folder_that_another_run_removes_is_made_again(tmp_path, monkeypatch):
+    """A run that ends removes the empty folder that it made, while the next one is about to lock it."""
+    folder, removed = tmp_path / "state", []
+    make = Checkpoint._make_folder
+
+    def make_and_lose(checkpoint):
+        made = make(checkpoint)
+        if not removed:
+            folder.rmdir()
+            removed.append(folder)
+        return made
+
+    monkeypatch.setattr(Checkpoint, "_make_folder", make_and_lose)
+    with Checkpoint(folder).held():
+        assert removed and folder.is_dir()
+    assert not folder.exists()
 
 
 def test_one_run_at_a_time_uses_a_folder(tmp_path):

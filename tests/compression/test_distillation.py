@@ -281,3 +281,51 @@ def test_weights_that_are_not_finite_name_their_layer(broken):
     models[broken].get_layer("class").bias.assign([np.nan] * 5)
     with pytest.raises(ValueError, match="The layer 'class' has weights that are NaN"):
         distill(**models, x=np.ones((4, 32)), **QUIET)
+
+
+def two_outputs(seed=0):
+    """Return a model whose outputs, "z" of 5 classes and "a" of 3, are not in the order of the alphabet."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((32,))
+    hidden = keras.layers.Dense(64, "relu", name="hidden")(inputs)
+    outputs = [keras.layers.Dense(5, "softmax", name="z")(hidden), keras.layers.Dense(3, "softmax", name="a")(hidden)]
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", {"z": "sparse_categorical_crossentropy", "a": "sparse_categorical_crossentropy"})
+    return model
+
+
+def test_labels_and_losses_by_name_are_those_of_their_outputs(rng):
+    x = rng.standard_normal((64, 32)).astype("float32")
+    by_name = {"a": rng.integers(0, 3, 64), "z": rng.integers(0, 5, 64)}
+    teacher, histories = two_outputs(1), []
+    for labels in (by_name, [by_name["z"], by_name["a"]]):
+        student = two_outputs(2)
+        keras.utils.set_random_seed(0)
+        histories.append(distill(student, teacher, x, labels, epochs=2, validation_data=(x, labels), **QUIET).history)
+    assert histories[0] == histories[1]
+    with pytest.raises(ValueError, match=r"Expected labels within 0 \.\. 2\. Received labels from 0 to 4"):
+        distill(two_outputs(2), teacher, x, {"a": by_name["z"], "z": by_name["z"]}, epochs=1, **QUIET)
+
+
+def test_labels_of_the_ignored_class_are_taken(rng):
+    x, y = rng.standard_normal((64, 32)).astype("float32"), rng.integers(0, 5, 64)
+    y[::3] = -1
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    history = distill(classifier(2), classifier(1), x, y, loss=loss, epochs=1, **QUIET)
+    assert np.isfinite(history.history["loss"]).all()
+    with pytest.raises(ValueError, match="Received labels from -2 to 4"):
+        distill(classifier(2), classifier(1), x, np.where(y == -1, -2, y), loss=loss, epochs=1, **QUIET)
+
+
+def test_a_checkpoint_takes_numpy_numbers_and_wrapped_optimizers(rng, tmp_path):
+    x = rng.standard_normal((64, 32)).astype("float32")
+
+    def train(**changes):
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        folder = tmp_path / "state"
+        settings = {"temperature": np.float32(2), "optimizer": optimizer, "checkpoint": folder, "epochs": 2, **QUIET}
+        return distill(classifier(2), classifier(1), x, **settings, **changes)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=StopBeforeEpoch(1))
+    assert train().epoch == [1]  # with an optimizer of another default name

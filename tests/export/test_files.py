@@ -3,7 +3,6 @@
 import os
 import stat
 import threading
-from functools import partial
 
 import pytest
 
@@ -175,17 +174,3 @@ def test_a_lock_lets_one_at_a_time_change_a_file(tmp_path):
     for thread in threads:
         thread.join()
     assert path.read_text() == str(len(counts))
-
-
-class Weights:
-    def count_params(self):
-        return 1000
-
-
-def test_a_conversion_that_fails_without_room_for_temporary_files_is_an_error_of_the_disk(monkeypatch):
-    with pytest.raises(ValueError, match="unlucky"), files.conversion_of(Weights()):
-        raise ValueError("unlucky")
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
-    with pytest.raises(OSError, match="conversion: No space left") as caught, files.conversion_of(Weights()):
-        raise ValueError("SignatureDef signature_key is None")
-    assert caught.value.filename == files.tempfile.gettempdir()

@@ -75,3 +75,13 @@ def test_many_trainings_do_not_warn_of_retracing(caplog):
 def test_the_runtime_says_nothing_on_stderr(capfd):
     export.to_tflite(model(), effort="estimate").predict(X)
     assert "XNNPACK" not in capfd.readouterr().err
+
+
+def test_warnings_that_the_user_ignores_stay_ignored():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "of no interest")
+        with warnings_not_raised():
+            warnings.warn("of no interest", stacklevel=1)
+            warnings.warn("of some interest", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["of some interest"]
