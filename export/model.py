@@ -195,7 +195,7 @@ def predict(
 
 
 def _arrays_by_name(x, names: Sequence[str], keras_inputs: KerasInputs | None) -> dict[str, np.ndarray]:
-    """Return the inputs `x`, an array, a list in the order of `names`, a dict, or as Keras takes them, as arrays by name.
+    """Return the inputs `x`, in any form that the Keras model takes, or as a list in the order of `names`, as arrays by name.
 
     Raises:
         ValueError: if the number or the names of the inputs are not those of `names`.

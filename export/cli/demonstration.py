@@ -196,7 +196,7 @@ def _draw_accuracies(axes, outcomes: dict[str, Outcome]) -> None:
 
 
 def _demonstrate(kind: str, data: Data, epochs: int, seed: int) -> tuple[TFLiteModel, Outcome]:
-    """Train one network, export it, and return the exported model and its result."""
+    """Build, train and export the network of one kind, and return the exported model and its figures on the test data."""
     model, rate = build(kind, data.x_train.shape[1], seed), LEARNING_RATES[kind]
     with Progress() as bars, bars.task(f"train {kind}", epochs) as advance:
         losses = train(model, rate, data, epochs, lambda: advance(1))

@@ -19,7 +19,7 @@ class Number(click.FloatRange):
 
 
 class FileOrFolder(click.ParamType):
-    """A parameter that is a path.
+    """A type of parameters of commands that are paths.
 
     Args:
         is_folder: whether it may end in a slash.

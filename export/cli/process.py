@@ -15,7 +15,7 @@ REPEAT_SECONDS = 3.0
 
 @contextmanager
 def signals_raised() -> Iterator[list[int]]:
-    """While active, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed.
+    """Raise KeyboardInterrupt at SIGINT, SIGTERM and SIGHUP until the `with` block ends, so that temporary files are removed.
 
     Some libraries swallow every exception: Keras in bare `except` clauses, JAX in a callback of the garbage collector.
     Therefore KeyboardInterrupt is raised again and again until the context is left. Signals that the parent process has ignored

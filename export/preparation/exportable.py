@@ -199,7 +199,7 @@ def _as_compared(name: str) -> str:
 
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
-    """While active, the recurrent layers of `model` are unrolled.
+    """Unroll the recurrent layers of `model` until the `with` block ends.
 
     TensorFlow cannot calibrate a loop for int8, and TFLite has no loop whose batch is open.
     """

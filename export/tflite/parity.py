@@ -132,7 +132,7 @@ def _possible(decision: Decision | None, output: np.ndarray) -> Decision | None:
 
 
 def _decide(decision: Decision, output: np.ndarray) -> np.ndarray:
-    """Return the decisions of an output, one for each vector along the last axis."""
+    """Return what each vector along the last axis of an output decides for: the number of a class, or True or False."""
     if decision == "largest":
         return output.argmax(-1)
     return output[..., 0] > (0.5 if decision == "half" else 0.0)

@@ -86,7 +86,7 @@ def check_survives(content: bytes) -> None:
 
 @contextmanager
 def running(name: str) -> Iterator[None]:
-    """While active, turn the runtime's errors into a ValueError.
+    """Turn the runtime's errors into a ValueError until the `with` block ends.
 
     Args:
         name: the model that runs, in words for the message.

@@ -130,7 +130,9 @@ def _build(model: keras.Model, x) -> None:
 
 
 def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
-    """Return the arguments `x`, `y` and `fit` of `two_phase_fit` with arrays in place of lists, and streams as they are.
+    """Check the data of `two_phase_fit`, and return `x`, `y` and `fit` with arrays in place of lists.
+
+    Streams of batches are returned as they are.
 
     Raises:
         ValueError: if arrays do not fit the model or the loss, or are not finite.

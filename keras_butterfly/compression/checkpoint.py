@@ -53,7 +53,7 @@ class Checkpoint:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While active, keep other runs from using the folder. If nothing was saved, a folder made for this is removed again.
+        """Keep other runs from using the folder until the `with` block ends. A folder made for this is removed if it is empty.
 
         Raises:
             ValueError: if another run uses the folder, it cannot be made or written to, or its checkpoint is damaged or of

@@ -130,7 +130,7 @@ def summarize(reasons: dict[str, str]) -> str:
 
 
 def _selecting(selects: Callable[[str, keras.layers.Layer], object]) -> Callable[[str, keras.layers.Layer], str | None]:
-    """Return a function that returns why a layer is not selected, from one that returns whether it is."""
+    """Turn a function that returns whether a layer is selected into one that returns why it is not, or None if it is."""
     return lambda path, layer: None if selects(path, layer) else NOT_SELECTED
 
 

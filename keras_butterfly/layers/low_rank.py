@@ -124,7 +124,7 @@ class LowRank(DenseLike):
         return [ops.convert_to_numpy(self.kernel_in), ops.convert_to_numpy(self.kernel_out)]
 
     def set_map_weights(self, weights) -> None:
-        """Set U and V to two arrays."""
+        """Set U and V to the arrays that `map_weights` of an equal layer returned."""
         for variable, value in zip((self.kernel_in, self.kernel_out), weights, strict=True):
             variable.assign(value)
 

@@ -85,7 +85,7 @@ def leading_directions(outputs: np.ndarray, rank: int) -> np.ndarray:
 
 
 def replace_zeros(weights: np.ndarray) -> np.ndarray:
-    """Replace exact zeros by small random values. Two zero weights on one path would both have zero gradient."""
+    """Return `weights` with small random values in place of zeros. Two zeros on one path would both have zero gradient."""
     scale = 1e-3 * (np.sqrt(np.mean(np.square(weights))) if len(weights) else 0.0)
     return np.where(weights == 0, scale * np.random.default_rng(0).standard_normal(len(weights)), weights)
 

@@ -46,7 +46,7 @@ def attributes(layer: Layer) -> dict[str, Any]:
 
 @contextmanager
 def unlocked(layer: Layer) -> Iterator[None]:
-    """While active, layers and weights can be added to a built `layer`. Uses `_tracker`."""
+    """Let layers and weights be added to a built `layer` until the `with` block ends. Uses `_tracker`."""
     locked = layer._tracker.locked
     layer._tracker.unlock()
     try:

@@ -11,7 +11,7 @@ _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EI
 
 @contextmanager
 def locked_folder(folder, wait: bool = True) -> Iterator[None]:
-    """While active, hold a lock on `folder`. Only processes that use this function wait for the lock, or are refused.
+    """Hold a lock on `folder` until the `with` block ends. Other processes that use this function wait, or are refused.
 
     The operating system releases the lock of a process that ends, also of one that is killed. Without `fcntl`, as on Windows,
     and on file systems without locks there is no lock.

@@ -21,7 +21,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def recorded(layers: Iterable[keras.layers.Layer]) -> Iterator[dict[int, list[Call]]]:
-    """While active, record every call of one of `layers`.
+    """Record every call of one of `layers` until the `with` block ends.
 
     Yields a dict from `id(layer)` to the list of its calls, in the order of the first calls. The tensors are values if the
     model runs eagerly. Inside a traced function, or in a symbolic call, they are symbols. If two threads record at the same

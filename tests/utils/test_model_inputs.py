@@ -135,7 +135,7 @@ class Endless(keras.utils.PyDataset):
 
 
 class Tensor:
-    """What a tensor of torch with gradients is to NumPy."""
+    """A stand-in for a tensor of torch with gradients, which NumPy can convert only after `detach`."""
 
     def __init__(self, values):
         self.values, self.shape, self.ndim = values, values.shape, values.ndim

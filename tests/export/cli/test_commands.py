@@ -139,6 +139,15 @@ def test_summary(folder, call):
         assert word in text
 
 
+def test_models_of_other_tasks_are_not_compared(folder, call):
+    inputs = keras.Input((64,), name="x")
+    several = keras.Model(inputs, [layers.Dense(10, name="first")(inputs), layers.Dense(10, name="second")(inputs)])
+    several.save(folder / "several.keras")
+    done = call("compare", "model.keras", "several.keras", "--data", "data.npz", "--runs", 2)
+    assert done.returncode == 2
+    assert "'several.keras' has 2 outputs, the first model has 1" in done.stderr
+
+
 def test_a_target_picks(folder, call):
     done = call(
         *("replace", "model.keras", "-o", "picked.keras", "--data", "data.npz", "--steps", 5, "--stacks", 1, "--k", 4),
