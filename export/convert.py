@@ -20,7 +20,7 @@ from .measurement import devices
 from .model import KerasInputs, TFLiteModel
 from .planning.observe import observe
 from .planning.plan import LayerPlan, pareto_plans
-from .planning.planner import RUNS, WARMUP, Effort, LoweringKind, Objective, Planner
+from .planning.planner import RUNS, WARMUP, Effort, LoweringKind, Objective, Planner, default_effort
 from .planning.wisdom import Wisdom
 from .planning.wisdom import wisdom as process_wisdom
 from .preparation.exportable import (
@@ -51,7 +51,7 @@ def to_tflite(
     representative_data=None,
     integer_io: bool = False,
     lowering: LoweringKind = "auto",
-    effort: Effort = "measure",
+    effort: Effort | None = None,
     objective: Objective = "latency",
     batch_size: int | None = 1,
     tolerance: float | None = None,
@@ -79,8 +79,9 @@ def to_tflite(
             those whose error is within the tolerance. In "int8" and "dynamic" a layer may compute in float32, its weights
             stored in int8, where that is faster, or where int8 would be much less exact than a Dense's. "gather" and "slice":
             stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
-        effort: "measure" (default): the promising lowerings of each layer are converted and timed. "estimate": the lowering
-            with the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out not to be exact enough.
+        effort: "measure": the promising lowerings of each layer are converted and timed. "quick": fewer of them, about a third.
+            "estimate": the lowering with the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out
+            not to be exact enough. None (default): what the environment variable KERAS_BUTTERFLY_EFFORT says, or "measure".
         objective: "latency" (default): the smallest file among the lowerings within 5 % of the fastest. "size": the smallest
             file.
         batch_size: the batch the exported model takes; None: any, planned for 1.
@@ -99,7 +100,7 @@ def to_tflite(
         ParityError: if the export disagrees with Keras.
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
-    with settings.export(model, lowering, effort, objective) as exporter:
+    with settings.export(model, lowering, default_effort() if effort is None else effort, objective) as exporter:
         return exporter.lowered(exporter.planner.plan(exporter.layers))
 
 
@@ -136,7 +137,8 @@ def pareto_front(
     most = positive_integer(most, "most")
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
     exports: list[TFLiteModel] = []
-    with settings.export(model, "auto", "measure", "size") as exporter:
+    effort = "quick" if default_effort() == "quick" else "measure"
+    with settings.export(model, "auto", effort, "size") as exporter:
         planner, seen = exporter.planner, exporter.layers
         plans = pareto_plans(planner.plan(seen))
         for index in np.unique(np.linspace(0, len(plans) - 1, min(len(plans), most)).round().astype(int)):
@@ -276,7 +278,7 @@ class _Export:
     @property
     def _weighs_float32(self) -> bool:
         """Whether the export is measured against one in float32, because quantizing does not always help."""
-        return self.planner.precision.name is not None and self.planner.effort == "measure"
+        return self.planner.precision.name is not None and self.planner.effort != "estimate"
 
     def _worse_than_float32(self, content: bytes, plain: bytes | None) -> list[str]:
         """Return a sentence if the quantized file is larger or slower than the file in float32, measured in turn."""

@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
+os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "quick")  # each export measures fewer lowerings than by default, to save time
 
 import keras
 import numpy as np
@@ -32,15 +33,11 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
-def _few_candidates(monkeypatch):
-    """Each export measures fewer lowerings than by default, to save time, and none knows what another has measured."""
+def _forgotten_wisdom():
+    """No export knows what one in another test has measured."""
     if keras.backend.backend() == "tensorflow":
         from keras_butterfly.export import wisdom
-        from keras_butterfly.export.planning import candidates
 
-        monkeypatch.setattr(candidates, "MAX_MEASURED", 5)
-        monkeypatch.setattr(candidates, "MAX_IN_FLOAT32", 1)
-        monkeypatch.setattr(candidates, "MAX_WITH_FLOAT32_WEIGHTS", 1)
         wisdom.forget()
 
 

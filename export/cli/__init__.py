@@ -154,7 +154,11 @@ def replace(**options):
     default="auto",
     show_default=True,
 )
-@click.option("--effort", type=click.Choice(["measure", "estimate"]), default="measure", show_default=True)
+@click.option(
+    "--effort",
+    type=click.Choice(["measure", "quick", "estimate"]),
+    help="How lowerings are chosen: by many measurements, by few, or by estimates. [default: measure]",
+)
 @click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")

@@ -1,18 +1,33 @@
 """Which lowerings of a layer are worth a look: all that are sensible, and the few that the estimate lets through to a
 measurement."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..lowering import KINDS, Layer, Lowering
 from .cost import estimate, estimated_bytes
 
 # A candidate estimated to take this many times the best one's time is not measured: the estimate is of another machine.
 MAX_OVER_BEST = 3.0
-MAX_MEASURED = 12
 # How many of the smallest are measured as well where size counts.
 MAX_SMALLEST = 4
-# How many of the best in float32 are measured in float32 inside a quantized model too, from weights in int8 and in float32.
-MAX_IN_FLOAT32, MAX_WITH_FLOAT32_WEIGHTS = 6, 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many lowerings of a layer are measured, beside the best of each family.
+
+    Attributes:
+        measured: those with the lowest estimates.
+        in_float32: of the best in float32, those that are measured in float32 inside a quantized model too, from int8 weights.
+        with_float32_weights: the same in an int8 model from weights in float32.
+    """
+
+    measured: int
+    in_float32: int
+    with_float32_weights: int
+
+
+THOROUGH, QUICK = Limits(12, 6, 2), Limits(5, 1, 1)
 
 
 def lowerings(layer: Layer) -> list[Lowering]:
@@ -20,7 +35,7 @@ def lowerings(layer: Layer) -> list[Lowering]:
     return [lowering for kind in KINDS.values() for lowering in kind.candidates(layer.parts())]
 
 
-def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False) -> list[Lowering]:
+def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = False, limits: Limits = THOROUGH) -> list[Lowering]:
     """Return the lowerings to measure, the one with the lowest estimate first; with `small` also those with the fewest weights.
 
     In int8 and in "dynamic" the best of them come once more with their arithmetic in float32, in int8 also with their weights.
@@ -32,11 +47,11 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     kept = [lowering for lowering in ranked if estimates[lowering] <= MAX_OVER_BEST * best]
     # The best of each family is kept, however it is estimated.
     firsts = {lowering.family: lowering for lowering in reversed(kept)}.values()
-    kept = kept[:MAX_MEASURED] + [lowering for lowering in kept[MAX_MEASURED:] if lowering in firsts]
+    kept = kept[: limits.measured] + [lowering for lowering in kept[limits.measured :] if lowering in firsts]
     if precision in ("int8", "dynamic"):
-        in_float = [lowering for lowering in shortlist(layer, rows, None) if lowering.worth_float32]
-        kept += [replace(lowering, keep_float32="arithmetic") for lowering in in_float[:MAX_IN_FLOAT32]]
-        exact = in_float[:MAX_WITH_FLOAT32_WEIGHTS] if precision == "int8" else []
+        in_float = [lowering for lowering in shortlist(layer, rows, None, limits=limits) if lowering.worth_float32]
+        kept += [replace(lowering, keep_float32="arithmetic") for lowering in in_float[: limits.in_float32]]
+        exact = in_float[: limits.with_float32_weights] if precision == "int8" else []
         kept += [replace(lowering, keep_float32="weights") for lowering in exact]
     if small:
         sizes = {lowering: estimated_bytes(layer, lowering, precision) for lowering in choices}

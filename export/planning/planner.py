@@ -1,6 +1,7 @@
 """The planner: it chooses a lowering for each butterfly layer, by measurements made now or before, or by estimates."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,16 +20,16 @@ from ..tflite import runtime
 from ..tflite.converter import convert
 from ..tflite.parity import ParityError, compare_outputs
 from ..tflite.quantize import Precision, dense_error
-from .candidates import shortlist
+from .candidates import QUICK, THOROUGH, shortlist
 from .cost import estimate, estimated_bytes
 from .observe import LayerInputs, Shape
 from .plan import NOT_RUN, LayerPlan, measured_pairs
 from .wisdom import Candidate, Measurement, Wisdom, WisdomKey
 
 LoweringKind = Literal["auto", "gather", "slice", "fused", "folded", "dense"]
-Effort = Literal["measure", "estimate"]
+Effort = Literal["measure", "quick", "estimate"]
 Objective = Literal["latency", "size"]
-EFFORTS = ("measure", "estimate")
+EFFORTS = ("measure", "quick", "estimate")
 OBJECTIVES = ("latency", "size")
 RUNS, WARMUP = 40, 50
 # Latencies up to this many times the fastest count as equal, so that the noise of the machine does not choose the file's size.
@@ -37,13 +38,18 @@ MAX_OVER_FASTEST = 1.05
 MAX_OVER_DENSE_ERROR = 1.4
 
 
+def default_effort() -> str:
+    """Return the effort that the environment variable KERAS_BUTTERFLY_EFFORT asks for, or else "measure"."""
+    return os.environ.get("KERAS_BUTTERFLY_EFFORT", "measure")
+
+
 @dataclass(frozen=True)
 class Planner:
     """The settings by which lowerings are chosen.
 
     Attributes:
         lowering: "auto", or the kind that every layer gets.
-        effort: "measure" or "estimate".
+        effort: "measure", "quick" or "estimate".
         objective: "latency" or "size".
         precision: the precision in which candidates are converted, measured and compared.
         tolerance: the largest permitted relative error of a layer. Where all candidates exceed it, the most exact is chosen.
@@ -145,7 +151,8 @@ class Planner:
         return Candidate(lowering, seconds, size, measured)
 
     def _shortlist(self, layer: Layer, shape: Shape) -> list[Lowering]:
-        return shortlist(layer, _row_count(shape), self.precision.name, small=self.objective == "size")
+        limits = QUICK if self.effort == "quick" else THOROUGH
+        return shortlist(layer, _row_count(shape), self.precision.name, self.objective == "size", limits)
 
     def _measure(self, layer: Layer, seen: LayerInputs) -> tuple[Candidate, ...]:
         precision, shape, inputs = self._layer_precision, seen.shape, seen.inputs
@@ -206,7 +213,8 @@ class Planner:
 
     def _wisdom_key(self, layer: Layer, shape: Shape) -> WisdomKey:
         precision, device = self.precision.name or "float32", self.device
-        return WisdomKey(structure(layer), shape, precision, self.objective, device.name, device.machine, device.runtime)
+        place = (device.name, device.machine, device.runtime)
+        return WisdomKey(structure(layer), shape, precision, self.objective, self.effort, *place)
 
 
 def _promised(plan: LayerPlan) -> float:

@@ -23,6 +23,7 @@ class WisdomKey:
         input_shape: with the batch first, None where unknown.
         precision: "float32", "float16", "dynamic" or "int8".
         objective: "latency" or "size", by which candidates were chosen to be measured.
+        effort: "measure" or "quick", with which many or few candidates were measured.
         device, machine, runtime: where it was measured, on one thread.
     """
 
@@ -30,6 +31,7 @@ class WisdomKey:
     input_shape: tuple[int | None, ...]
     precision: str
     objective: str
+    effort: str
     device: str
     machine: str
     runtime: str

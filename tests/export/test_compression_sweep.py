@@ -34,10 +34,8 @@ def task():
 @pytest.fixture(scope="module")
 def swept(task):
     model, train, test = task
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_butterfly.export.planning.candidates.MAX_MEASURED", 3)
-        settings = {"train": train, "epochs": 3, "batch_size": 64, "learning_rate": 3e-3, "steps": 30, "seed": 0, "runs": 20}
-        return export.sweep(model, test, ks=(8,), stacks=(1,), progress=False, **settings)
+    settings = {"train": train, "epochs": 3, "batch_size": 64, "learning_rate": 3e-3, "steps": 30, "seed": 0, "runs": 20}
+    return export.sweep(model, test, ks=(8,), stacks=(1,), progress=False, **settings)
 
 
 def test_points_are_what_they_say(swept, task):

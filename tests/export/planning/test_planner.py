@@ -88,6 +88,22 @@ def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path
     assert all(plan.error < 1e-5 for plan in again.plan)
 
 
+def test_effort_says_how_much_is_measured(monkeypatch):
+    counts, known = {}, export.Wisdom()
+    for effort in ("measure", "quick", "estimate"):
+        clock = Clock(matmul_is_fast)
+        (plan,) = export.to_tflite(model(), effort=effort, device=clock, wisdom=known).plan
+        counts[effort] = len(plan.candidates) if plan.source == "measured" else 0
+        monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", effort)
+        default = export.to_tflite(model(), device=Clock(matmul_is_fast), wisdom=export.Wisdom())
+        assert len(default.plan[0].candidates) == len(plan.candidates)
+    # What a quick export has measured is not enough for a thorough one, so each measures anew.
+    assert counts["measure"] > counts["quick"] > counts["estimate"] == 0
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "hard")
+    with pytest.raises(ValueError, match=r"`effort` must be one of .*'hard'"):
+        export.to_tflite(model())
+
+
 def test_wisdom_holds_for_one_shape_precision_and_machine():
     clock, known = Clock(matmul_is_fast), export.Wisdom()
     for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}, {"objective": "size"}):
@@ -108,7 +124,7 @@ def test_merging_keeps_both_and_prefers_the_newer():
     def wisdom(seconds, *shapes):
         known = export.Wisdom()
         for shape in shapes:
-            key = WisdomKey("Butterfly", shape, "float32", "latency", "host", "m", "r")
+            key = WisdomKey("Butterfly", shape, "float32", "latency", "measure", "host", "m", "r")
             known.learn(key, (Candidate(Dense(), 1.0, 10, Measurement(seconds, 10, 0.0)),))
         return known
 
@@ -168,7 +184,7 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"effort": "exhaustive"}, r"`effort` must be one of \('measure', 'estimate'\). Received: effort='exhaustive'"),
+        ({"effort": "exhaustive"}, r"`effort` must be one of \('measure', 'quick', 'estimate'\). Received: effort='exhaustive'"),
         ({"objective": "speed"}, "`objective` must be one of"),
         ({"lowering": "magic"}, "`lowering` must be one of"),
         ({"wisdom": {}}, "`wisdom` must be an export.Wisdom. Received: dict"),
