@@ -184,7 +184,7 @@ def test_a_foreign_or_damaged_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"effort": "exhaustive"}, r"`effort` must be one of \('measure', 'quick', 'estimate'\). Received: effort='exhaustive'"),
+        ({"effort": "best"}, r"`effort` must be one of \('measure', 'quick', 'estimate'\). Received: effort='best'"),
         ({"objective": "speed"}, "`objective` must be one of"),
         ({"lowering": "magic"}, "`lowering` must be one of"),
         ({"wisdom": {}}, "`wisdom` must be an export.Wisdom. Received: dict"),
