@@ -34,7 +34,7 @@ def where_it_goes_wrong(content: bytes, model: keras.Model, batches: Sequence[Ba
     wrong = first_wrong_layer(content, model, batches, tolerance)
     if wrong is None:
         return (
-            "No layer can be named: the converter merged those that go wrong, they are inside a model of a user's class, or "
+            "No layer can be named: the converter merged those that go wrong, or they are inside a model of a user's class, or "
             "they are right on the first batches."
         )
     return f"The first layer to go wrong is '{wrong[0]}', off by {wrong[1]:.2g}."

@@ -424,8 +424,10 @@ def test_a_full_stderr_keeps_the_exit_code(folder):
 
 
 SLOW_SAVE = """
-import keras, time
+import keras, signal, time
 from keras_butterfly_cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts commands in the background with SIGINT ignored
 
 def save(model, path):
     path.write_text("half")
@@ -477,7 +479,7 @@ def replace_by_another_error():
 
 @pytest.mark.parametrize("library", [swallow, swallow_in_a_callback, replace_by_another_error])
 def test_an_interrupt_that_a_library_swallows_stops_the_command(library, capsys, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("keras_butterfly_cli.commands.summary", lambda *_: library())
     monkeypatch.setattr("keras_butterfly_cli.process.REPEAT_SECONDS", 0.1)
     try:
