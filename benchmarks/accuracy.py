@@ -8,7 +8,8 @@ the same latency as the butterfly, and with low-rank pairs of dense layers.
 
 Training: Adam with cosine decay. The search for the best learning rate starts at 1e-3. It goes on to the next rate of the grid
 as long as the test accuracy of the first seed gets better. Then all seeds are trained at the best rate. `--rate` limits the
-search to the given rates.
+search to the given rates. "lr_multiplier" in a kind's name is the factor on the rate of the butterfly's weights. Where none is
+named, it is that of the layer's rule.
 
 Exports: `--export` converts an untrained network of each kind in float32, "dynamic" and "int8", and measures all networks of
 one precision in turn. The values of the weights change neither size nor latency.
@@ -17,7 +18,8 @@ Output: every run is kept in FOLDER/DATASET-OPTIMIZER.json. If the program is in
 
 Data sets: Keras and scikit-learn load "fashion_mnist", "mnist" and "digits". "hapt" is six channels of a smartphone's sensors
 in windows of 2.56 s. People 1 to 21 are for training, people 22 to 30 for testing. It is downloaded, or read from
-DATA/hapt/hapt_raw.npz.
+DATA/hapt/hapt_raw.npz. "isolet" is spoken letters. It is downloaded from OpenML, or a part of it is read from
+DATA/isolet/isolet1.npz.
 """
 
 import sys
@@ -37,8 +39,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import activity_data
 from keras_butterfly_cli.demonstration import WIDTH, Data, load
 from results import Results
+from sklearn.datasets import fetch_openml
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank, export
 
 GRID = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
@@ -47,39 +50,50 @@ CALIBRATION = 512  # examples
 
 
 def low_rank(rank: int) -> list[keras.Layer]:
-    """Return two dense layers whose product has rank `rank`. The second one is 1024 wide."""
-    return [keras.layers.Dense(rank, use_bias=False), keras.layers.Dense(WIDTH, "relu")]
+    """Return two layers whose matrices are products of two thin ones."""
+    return twice(LowRank, rank=rank)
 
 
 def butterflies(nodes: str, *orders: str) -> list[keras.Layer]:
-    """Return a butterfly layer for each of `orders`, all with `truncation=nodes`."""
-    return [Butterfly(WIDTH, "relu", truncation=nodes, order=order) for order in orders]
+    """Return a butterfly layer for each of `orders`, all with `truncation=nodes` and the paper's radix 2."""
+    return [Butterfly(WIDTH, "relu", radix=2, truncation=nodes, order=order) for order in orders]
+
+
+def twice(layer: Callable[..., keras.Layer], units: int = WIDTH, **arguments) -> list[keras.Layer]:
+    """Return two layers of one kind with the same arguments."""
+    return [layer(units, activation="relu", **arguments) for _ in range(2)]
 
 
 def dense(width: int) -> list[keras.Layer]:
     """Return two dense layers of the given width."""
-    return [keras.layers.Dense(width, "relu") for _ in range(2)]
+    return twice(keras.layers.Dense, width)
 
 
 # name -> a maker of the hidden layers
 KINDS: dict[str, Callable[[], list[keras.Layer]]] = {
-    "butterfly": lambda: [Butterfly(WIDTH, "relu") for _ in range(2)],
+    "butterfly": lambda: twice(Butterfly),
     "dense 1024": lambda: dense(WIDTH),
     "dense 256": lambda: dense(256),
     "dense 128": lambda: dense(128),
     "dense 59": lambda: dense(59),
-    "low rank 20": lambda: [*low_rank(20), *low_rank(20)],
+    "low rank 20": lambda: low_rank(20),
+    "low rank 40": lambda: low_rank(40),
     "random nodes, decreasing and increasing": lambda: butterflies("random", "decreasing", "increasing"),
     "random nodes, both decreasing": lambda: butterflies("random", "decreasing", "decreasing"),
     "random nodes, both increasing": lambda: butterflies("random", "increasing", "increasing"),
     "first nodes, increasing and decreasing": lambda: butterflies("first", "increasing", "decreasing"),
     "first nodes, both decreasing": lambda: butterflies("first", "decreasing", "decreasing"),
-    "butterfly, FJLT": lambda: [Butterfly(WIDTH, "relu", kernel_initializer="fjlt") for _ in range(2)],
-    "butterfly, 2 stacks": lambda: [Butterfly(WIDTH, "relu", stacks=2) for _ in range(2)],
-    "kaleidoscope": lambda: [Kaleidoscope(WIDTH, "relu") for _ in range(2)],
-    "J2^T W' J1, k = 10": lambda: [ButterflyDense(WIDTH, "relu", k1=10, k2=10) for _ in range(2)],
-    "J2^T W' J1, k = 64": lambda: [ButterflyDense(WIDTH, "relu", k1=64, k2=64) for _ in range(2)],
+    "butterfly, FJLT": lambda: twice(Butterfly, radix=2, kernel_initializer="fjlt"),
+    "butterfly, 2 stacks": lambda: twice(Butterfly, stacks=2),
+    "kaleidoscope": lambda: twice(Kaleidoscope),
+    "J2^T W' J1, k = 10": lambda: twice(ButterflyDense, k1=10, k2=10),
+    "J2^T W' J1, k = 64": lambda: twice(ButterflyDense, k1=64, k2=64),
 }
+RADICES: dict[str, int | tuple[int, ...]] = {"2": 2, "4": 4, "8, 8, 16": (8, 8, 16), "32, 32": (32, 32)}
+FACTORS = (None, 4, 10, 20, 40)
+for (name, radix), factor in product(RADICES.items(), FACTORS):
+    rule = "" if factor is None else f", lr_multiplier {factor}"
+    KINDS[f"radix {name}{rule}"] = partial(twice, Butterfly, radix=radix, lr_multiplier=factor)
 RIVALS = ("butterfly", "dense 1024", "dense 256", "dense 128", "dense 59", "low rank 20")
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9)}
 
@@ -118,6 +132,23 @@ def load_hapt(folder: Path | None) -> Data:
     return Data(x[known], activity[known], x[~known], activity[~known])
 
 
+def load_isolet(folder: Path | None) -> Data:
+    """Return spoken letters as 617 features, standardized by the training examples' mean and deviation.
+
+    From `folder`: 1,100 examples drawn at random for training, and 460 for testing. From OpenML: the split of the data set's
+    authors, 6,238 and 1,559 examples.
+    """
+    if folder is None:
+        x, letters = fetch_openml(data_id=300, return_X_y=True, as_frame=False)
+        y, training = letters.astype(int) - 1, np.arange(len(x)) < 6238
+    else:
+        with np.load(folder / "isolet" / "isolet1.npz") as file:
+            x, y = file["x_times_10000"] / 1e4, file["y"].astype(int)
+        training = np.isin(np.arange(len(x)), np.random.default_rng(0).permutation(len(x))[:1100])
+    x = ((x - x[training].mean(0)) / x[training].std(0)).astype("float32")
+    return Data(x[training], y[training], x[~training], y[~training])
+
+
 def read_hapt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the windows, activities and people of the raw recordings in one file, as `activity_data.load` does."""
     with np.load(path) as file:
@@ -130,6 +161,9 @@ def read_hapt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for start in [offsets[recording[int(experiment)]]]
     ]
     return activity_data.windows(stretches, 128)
+
+
+LOADERS: dict[str, Callable[[Path | None], Data]] = {"hapt": load_hapt, "isolet": load_isolet}
 
 
 def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
@@ -197,10 +231,13 @@ def latencies(measured: dict) -> Table:
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--dataset", default="fashion_mnist", show_default=True, type=click.Choice(["digits", "mnist", "fashion_mnist", "hapt"])
+    "--dataset", default="fashion_mnist", show_default=True, type=click.Choice(["digits", "mnist", "fashion_mnist", *LOADERS])
 )
 @click.option(
-    "--data", "source", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of hapt/hapt_raw.npz."
+    "--data",
+    "source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of hapt/hapt_raw.npz and isolet/isolet1.npz.",
 )
 @click.option(
     "--kind", "chosen", multiple=True, type=click.Choice(list(KINDS)), help=f"Repeatable. Default: {', '.join(RIVALS)}."
@@ -215,7 +252,7 @@ def latencies(measured: dict) -> Table:
 @click.option("--export", "exports", is_flag=True, help="Measure exports instead of training.")
 def main(folder, dataset, source, chosen, epochs, rates, optimizer, batch, seeds, exports):
     console = Console(width=150)
-    data = load_hapt(source) if dataset == "hapt" else load(dataset)
+    data = LOADERS[dataset](source) if dataset in LOADERS else load(dataset)
     kinds = chosen or RIVALS
     if exports:
         measured = {name: measure(list(kinds), data, quantize) for name, quantize in PRECISIONS.items()}

@@ -45,10 +45,14 @@ def explanation(model) -> TextGroup:
 
 
 def _candidates_table(plan: LayerPlan) -> TextTable:
-    """Return a table of the lowerings considered for one layer, the fastest first. An arrow marks the chosen lowering."""
+    """Return a table of the lowerings considered for one layer, the fastest first. An arrow marks the chosen lowering.
+
+    The column "GPU groups" says whether GPU delegates run the grouped convolutions "whole" or "split", see `Candidate`.
+    """
     table = TextTable("lowering")
     for column in ("estimate us", "measured us", "size KiB", "error"):
         table.add_column(column, justify="right")
+    table.add_column("GPU groups")
     table.add_column("passed over because")
     for candidate in sorted(plan.candidates, key=_seconds):
         cells = ["", "", ""]
@@ -57,7 +61,8 @@ def _candidates_table(plan: LayerPlan) -> TextTable:
             cells = [f"{measured.seconds * 1e6:,.2f}", f"{measured.size_bytes / 1024:,.1f}", f"{measured.error:.2g}"]
         lowering = str(candidate.lowering)
         name = f"[bold]{lowering} <-[/bold]" if candidate.lowering == plan.lowering else lowering
-        table.add_row(name, f"{candidate.estimate * 1e6:,.2f}", *cells, plan.passed_over(candidate))
+        gpu = {True: "whole", False: "split", None: ""}[candidate.gpu_groups]
+        table.add_row(name, f"{candidate.estimate * 1e6:,.2f}", *cells, gpu, plan.passed_over(candidate))
     return table
 
 

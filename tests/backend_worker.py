@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from backend import value_and_gradients
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank
 
 N = 24
 LAYERS = {
@@ -19,6 +19,11 @@ LAYERS = {
     "expanded": lambda: Butterfly(40, truncation="random", seed=3, stacks=2, lr_multiplier=3),
     "replacement": lambda: ButterflyDense(11, "relu", seed=4, kernel_initializer="ones"),
     "kaleidoscope": lambda: Kaleidoscope(16, seed=5),
+    "radix 4": lambda: Butterfly(activation="tanh", radix=4, seed=6),
+    "radices, by gather": lambda: Butterfly(17, radix=(3, 2, 4), truncation="random", seed=7, implementation="gather"),
+    "radices, fused": lambda: Butterfly(40, radix=(5, 8), seed=8),
+    "radices of a replacement": lambda: ButterflyDense(11, radix=(4, 6), seed=9, kernel_initializer="ones"),
+    "low rank": lambda: LowRank(40, "relu", rank=3, kernel_initializer="ones"),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 from rich.progress import track
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, export
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank, export
 
 PRECISIONS = (None, None, "float16", "dynamic", "int8")
 # Errors on fresh inputs may exceed those on the representative data by so many times: they are the largest of a few values.
@@ -24,6 +24,7 @@ WORSE_THAN_DENSE = 4.0
 MAX_REFUSED = 0.1
 ACTIVATIONS = (None, "relu", "tanh", "sigmoid", "gelu", "softmax")
 ORDERS = (None, None, "increasing", "decreasing")
+RADICES = (2, 2, 4, 8, "auto", (3, 5, 9), (12, 11))  # both products are above the largest width
 WIDTHS = (1, 2, 3, 5, 8, 10, 16, 24, 31, 32, 50, 64, 100, 128)
 
 
@@ -66,19 +67,22 @@ class Drawn:
     def layer(self, x):
         draw, seed = self.draw, int(self.draw.integers(1000))
         common = {"activation": _choice(draw, ACTIVATIONS), "use_bias": bool(draw.integers(2))}
-        kind = draw.integers(9)
+        kind = draw.integers(10)
         if kind <= 2:
             common |= {"truncation": _choice(draw, ("random", "first")), "order": _choice(draw, ORDERS)}
+            common |= {"radix": _choice(draw, RADICES), "rank": _choice(draw, (None, None, 1))}
             stacks, transposed = int(draw.integers(1, 3)), bool(draw.integers(2))
             return Butterfly(self.width(), stacks=stacks, transposed=transposed, seed=seed, **common)(x)
         if kind <= 4:
-            return ButterflyDense(self.width(), seed=seed, **common)(x)
+            return ButterflyDense(self.width(), radix=_choice(draw, RADICES), seed=seed, **common)(x)
         if kind == 5:
-            return Kaleidoscope(self.width(), seed=seed, **common)(x)
+            return Kaleidoscope(self.width(), radix=_choice(draw, RADICES), seed=seed, **common)(x)
         if kind == 6:
             return layers.Dense(self.width(), **common)(x)
         if kind == 7:
             return layers.LayerNormalization()(x)
+        if kind == 8:
+            return LowRank(self.width(), rank=1, **common)(x)
         shared = Butterfly(x.shape[-1], seed=seed, **common)
         return layers.Add()([x, shared(shared(x))])
 

@@ -69,8 +69,7 @@ class Fused(PartByPart):
                 yield from (cls(chosen) for chosen in zip(*(each[operators] for each in ranked), strict=False))
 
     def stack(self, wiring: Wiring, weights: np.ndarray, number: int, bias: np.ndarray | None) -> Affine:
-        blocks, operators = self._grouping(number, wiring)
-        factors = fusion.factors(wiring, fusion.stage_counts(wiring, blocks))
+        operators, factors = self._factors(number, wiring)
         factor_blocks = kernels.block_factors(wiring, ops.convert_to_tensor(weights), factors)
         constants = [ops.convert_to_numpy(block) for block in factor_blocks]
         # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
@@ -94,8 +93,7 @@ class Fused(PartByPart):
         for kept in (wiring.inputs, wiring.outputs):
             if kept != tuple(range(len(kept))):
                 total += Counter({"gathers": 1, "gathered": rows * wiring.size})
-        blocks, operators = self._grouping(number, wiring)
-        factors = fusion.factors(wiring, fusion.stage_counts(wiring, blocks))
+        operators, factors = self._factors(number, wiring)
         layout = layouts.entry(factors)
         for factor, operator in zip(factors, operators, strict=True):
             total += factor_work(operator, factor, rows)
@@ -106,6 +104,13 @@ class Fused(PartByPart):
         if layout != layouts.natural(layout):
             total += Counter({"moves": 1, "moved": rows * factors[-1].nodes_out})
         return total
+
+    def grouped_channels(self, parts: Sequence[Part]) -> Iterator[int]:
+        wirings = [part.wiring for part in parts if has_stages(part)]
+        for number, wiring in enumerate(wirings):
+            for operator, factor in zip(*self._factors(number, wiring), strict=True):
+                if operator == "conv" and factor.blocks > 1:
+                    yield from (factor.inputs, factor.outputs)
 
     @property
     def detail(self) -> str:
@@ -127,11 +132,13 @@ class Fused(PartByPart):
                 raise ValueError(f"Expected groupings into factors. Received: {saved['groupings']}")
         return super().from_dict({**saved, "groupings": tuple(read)})
 
-    def _grouping(self, number: int, wiring: Wiring) -> Grouping:
+    def _factors(self, number: int, wiring: Wiring) -> tuple[tuple[str, ...], tuple[fusion.Factor, ...]]:
+        """Return the operators and the factors of butterfly `number` of the layer, which has this wiring."""
         if self.groupings:
-            return self.groupings[number]
-        blocks = tuple(factor.radix for factor in fusion.best_factors(wiring))
-        return Grouping(blocks, ("conv",) * len(blocks))
+            blocks, operators = self.groupings[number]
+            return operators, fusion.factors(wiring, fusion.stage_counts(wiring, blocks))
+        factors = fusion.best_factors(wiring)
+        return ("conv",) * len(factors), factors
 
 
 def groupings(wiring: Wiring) -> Iterator[Grouping]:

@@ -76,6 +76,10 @@ class Lowering:
         """Return how much of each unit of work the lowering does on `rows` rows, weights in bytes of float32."""
         raise NotImplementedError
 
+    def grouped_channels(self, parts: Sequence[Part]) -> Iterator[int]:
+        """Return the numbers of input and output channels in a group of each CONV_2D that has several groups."""
+        yield from ()
+
     @property
     def detail(self) -> str:
         """Return in words which one of its kind this lowering is."""

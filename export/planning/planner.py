@@ -148,7 +148,7 @@ class Planner:
         """Return the candidate with its estimates, and with its measurement where there is one."""
         name = self.precision.name
         seconds, size = estimate(layer, lowering, _row_count(shape), name), estimated_bytes(layer, lowering, name)
-        return Candidate(lowering, seconds, size, measured)
+        return Candidate(lowering, seconds, size, measured, tuple(lowering.grouped_channels(layer.parts())))
 
     def _shortlist(self, layer: Layer, shape: Shape) -> list[Lowering]:
         limits = QUICK if self.effort == "quick" else THOROUGH

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import files
 from ..lowering import KINDS, Lowering
 
-FORMAT, VERSION = "keras-butterfly wisdom", 1
+FORMAT, VERSION = "keras-butterfly wisdom", 2
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,27 @@ class Candidate:
         estimate: estimated seconds per invocation.
         estimated_bytes: estimated bytes of a .tflite file with the layer alone.
         measured: a `Measurement`, or None where only the estimate was asked for.
+        grouped_channels: the numbers of input and output channels in a group of each CONV_2D that has several groups.
     """
 
     lowering: Lowering
     estimate: float
     estimated_bytes: int
     measured: Measurement | None = None
+    grouped_channels: tuple[int, ...] = ()
 
     def to_dict(self) -> dict:
         """Return all fields, ready for JSON."""
         return {**asdict(self), "lowering": self.lowering.to_dict()}
+
+    @property
+    def gpu_groups(self) -> bool | None:
+        """Return whether GPU delegates run the grouped convolutions as they are; None if the lowering has none.
+
+        They do if the numbers of channels in a group are multiples of four. Otherwise they split a convolution into one for
+        each group.
+        """
+        return all(count % 4 == 0 for count in self.grouped_channels) if self.grouped_channels else None
 
     @property
     def seconds(self) -> float:
@@ -208,7 +219,8 @@ def _candidate(saved: dict) -> Candidate:
     measured = Measurement(**saved["measured"])
     if not (measured.seconds > 0 and measured.size_bytes > 0 and measured.error >= 0):
         raise ValueError(f"no measurement: {saved}")
-    return Candidate(_lowering(saved["lowering"]), float(saved["estimate"]), int(saved["estimated_bytes"]), measured)
+    channels = tuple(int(count) for count in saved["grouped_channels"])
+    return Candidate(_lowering(saved["lowering"]), float(saved["estimate"]), int(saved["estimated_bytes"]), measured, channels)
 
 
 def _lowering(saved: dict) -> Lowering:

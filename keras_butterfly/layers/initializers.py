@@ -116,10 +116,17 @@ class FJLT(Hadamard):
     D is a random +-1 diagonal, multiplied into the first stage, H the normalized Hadamard matrix, S the selection of the
     outputs. E||Jx||^2 = ||x||^2 over the draw of D, for every x and every choice of inputs and outputs.
 
+    A stage whose radix is not a power of two has random orthogonal gadgets instead. The expectation stays the same.
+
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.1; Ailon, Chazelle, SIAM J. Comput. 2009.
     """
 
     draws = True
+
+    def gadgets(self, blocks, radix, stride, rng):
+        if radix & (radix - 1):
+            return _random_gadgets(blocks, radix, stride, rng)
+        return super().gadgets(blocks, radix, stride, rng)
 
     def input_signs(self, size, rng):
         return rng.choice([-1.0, 1.0], size)
@@ -135,7 +142,7 @@ class RandomOrthogonal(ButterflyInitializer):
 
     def gadgets(self, blocks, radix, stride, rng):
         if radix > 2:
-            return np.moveaxis(_orthogonal(blocks * stride, radix, rng).reshape(blocks, stride, radix, radix), 1, 3)
+            return _random_gadgets(blocks, radix, stride, rng)
         angle = rng.uniform(0, 2 * np.pi, (blocks, stride))
         sign = rng.choice([-1.0, 1.0], (blocks, stride))
         rows = [[np.cos(angle), np.sin(angle)], [-sign * np.sin(angle), sign * np.cos(angle)]]
@@ -161,6 +168,11 @@ class Identity(ButterflyInitializer):
 def _hadamard(size: int) -> np.ndarray:
     """Return the Walsh-Hadamard matrix of a power of two, with entries 1 and -1 (Sylvester's construction)."""
     return reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]])] * (size.bit_length() - 1))
+
+
+def _random_gadgets(blocks: int, radix: int, stride: int, rng: np.random.Generator) -> np.ndarray:
+    """Return gadgets that are random orthogonal matrices, (blocks, r, r, stride) in the order (h, i, o, l)."""
+    return np.moveaxis(_orthogonal(blocks * stride, radix, rng).reshape(blocks, stride, radix, radix), 1, 3)
 
 
 def _orthogonal(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -66,6 +66,27 @@ def test_expected_squared_norm_is_kept_by_three_stacks(rng):
     assert_mean_is_one(ratios)
 
 
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("radices", [(3, 4, 2), (5, 5), (4, 4)])
+def test_expected_squared_norm_is_kept_with_other_radices(name, radices, rng):
+    wiring = random(23 if radices != (4, 4) else 14, 3, radix=radices, seed=1)
+    x = rng.standard_normal(len(wiring.inputs))
+    assert_mean_is_one([np.sum((x @ kernel(name, wiring, seed=seed)) ** 2) / (x @ x) for seed in range(800)])
+
+
+def test_fjlt_of_other_radices_is_orthogonal_and_hadamard_is_refused():
+    wiring = Wiring.butterfly(24, 24, radix=(3, 4, 2))
+    matrix = kernel("fjlt", wiring, seed=0)
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(24), atol=1e-12)
+    # The stages of radix 4 and 2 are Hadamard matrices, that of radix 3 is random.
+    sizes = [np.abs(draw("fjlt", wiring, seed=0)[stage.span]) for stage in wiring.stages]
+    assert np.ptp(sizes[0]) > 0.5
+    np.testing.assert_allclose(sizes[1], 1 / 2, rtol=1e-12)
+    np.testing.assert_allclose(sizes[2], 1 / np.sqrt(2), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"Hadamard expects radices that are powers of two\. Received: a stage of radix 3\."):
+        draw("hadamard", wiring)
+
+
 def test_stacks_are_drawn_apart():
     first, second = initializers.get("fjlt")(WIRINGS["full"], stacks=2, seed=0)
     assert not np.array_equal(first, second)

@@ -1,6 +1,7 @@
 """Tests of rules that hold for every size, truncation, order, seed, rank and precision, with examples from hypothesis."""
 
 from functools import partial
+from math import prod
 
 import keras
 import numpy as np
@@ -24,19 +25,36 @@ orders = st.sampled_from([None, "increasing", "decreasing"])
 truncations = st.sampled_from(["random", "first"])
 implementations = st.sampled_from(["gather", "fused"])
 shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+# A tuple whose product is too small for the sizes gets a last stage that makes up for it.
+radices = st.one_of(st.just(2), st.sampled_from([2, 4, 8, 32, "auto"]), st.lists(st.integers(2, 7), min_size=1, max_size=3))
+
+
+def fitting(radix, *sizes):
+    """Return `radix`, as a tuple of a large enough product if it is a list."""
+    missing = -(-max(sizes) // prod(radix)) if isinstance(radix, list) else 1
+    return radix if missing == 1 else (*radix, missing)
+
+
 wirings = st.builds(
-    lambda inputs, outputs, **choices: Wiring.butterfly(inputs, outputs, **choices),
+    lambda inputs, outputs, radix, **choices: Wiring.butterfly(
+        inputs, outputs, radix=fitting(radix, inputs, outputs), **choices
+    ),
     sizes,
     sizes,
+    radices,
     truncation=truncations,
     transposed=st.booleans(),
     order=orders,
     seed=seeds,
 )
 butterflies = st.builds(
-    lambda n, **arguments: (n, partial(Butterfly, dtype="float64", **arguments)),
+    lambda n, units, radix, **arguments: (
+        n,
+        partial(Butterfly, units, radix=fitting(radix, n, units), dtype="float64", **arguments),
+    ),
     sizes,
-    units=sizes,
+    sizes,
+    radices,
     truncation=truncations,
     order=orders,
     transposed=st.booleans(),
@@ -112,10 +130,9 @@ def test_generic_rank_is_that_of_dense(pairs, truncation):
         assert rank_at_random_weights(wiring) == min(inputs, outputs), (inputs, outputs)
 
 
-@given(sizes, sizes, truncations, st.booleans(), orders, seeds)
-def test_generic_rank_is_that_of_dense_in_every_order(inputs, outputs, truncation, transposed, order, seed):
-    wiring = Wiring.butterfly(inputs, outputs, truncation=truncation, transposed=transposed, order=order, seed=seed)
-    assert rank_at_random_weights(wiring) == min(inputs, outputs)
+@given(wirings)
+def test_generic_rank_is_that_of_dense_in_every_order_and_radix(wiring):
+    assert rank_at_random_weights(wiring) == min(len(wiring.inputs), len(wiring.outputs))
 
 
 def test_generic_rank_is_lower_with_outputs_spread_over_nodes_that_no_input_uses():

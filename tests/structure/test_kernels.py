@@ -1,5 +1,6 @@
 """Tests of every way to compute a butterfly: values, gradients and shapes, compared with dense NumPy matrices."""
 
+import math
 import re
 from functools import partial
 
@@ -97,6 +98,37 @@ def test_gradients_equal_the_dense_chain_rule(wiring, rng):
         _, (of_x, of_weights) = value_and_gradients(apply, [x, weights], upstream)
         np.testing.assert_allclose(of_x, expected_x, rtol=10 * ROUNDOFF, atol=10 * ROUNDOFF, err_msg=name)
         np.testing.assert_allclose(of_weights, expected_weights, rtol=10 * ROUNDOFF, atol=10 * ROUNDOFF, err_msg=name)
+
+
+def random_wiring(rng):
+    """Return a wiring of random sizes, radices, nodes and order."""
+    inputs, outputs = (int(size) for size in rng.integers(2, 33, 2))
+    radix = rng.integers(2, 8, rng.integers(1, 4)).tolist()
+    missing = -(-max(inputs, outputs) // math.prod(radix))
+    chosen = [2, 4, 8, "auto", radix if missing == 1 else [*radix, missing]][rng.integers(5)]
+    nodes, transposed = ("first", "random")[rng.integers(2)], bool(rng.integers(2))
+    return Wiring.butterfly(inputs, outputs, radix=chosen, truncation=nodes, transposed=transposed, seed=int(rng.integers(99)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_values_and_gradients_equal_the_dense_product_at_random_sizes_and_radices(seed):
+    rng = np.random.default_rng(seed)
+    for wiring in (random_wiring(rng) for _ in range(10)):
+        weights, x = draw(rng, wiring)
+        upstream = rng.standard_normal((6, len(wiring.outputs)))
+        expected = [x @ oracles.dense_matrix(wiring, weights), *oracles.gradients(wiring, weights, x, upstream)]
+        factors = fusion.best_factors(wiring)
+        for apply in (kernels.apply_stages, kernels.apply_folded, partial(kernels.apply_factors, factors=factors)):
+            value, found = value_and_gradients(
+                lambda x, weights, apply=apply, wiring=wiring: apply(
+                    ops.convert_to_tensor(x), wiring=wiring, weights=ops.convert_to_tensor(weights)
+                ),
+                [x, weights],
+                upstream,
+            )
+            for received, wanted in zip([value, *found], expected, strict=True):
+                bound = 10 * ROUNDOFF * max(1.0, np.abs(wanted).max(initial=0))
+                np.testing.assert_allclose(received, wanted, rtol=0, atol=bound, err_msg=f"{apply}, {wiring}")
 
 
 def test_gradients_equal_finite_differences(rng):
