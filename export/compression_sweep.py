@@ -223,7 +223,7 @@ def sweep(
     *,
     ks: Sequence[int] = (),
     stacks: Sequence[int] = (1,),
-    radix: Radix = 2,
+    radix: Radix | None = None,
     train=None,
     epochs: int = 0,
     batch_size: int = 128,

@@ -99,9 +99,8 @@ def summary(model, as_json):
 @click.option(
     "--radix",
     type=RadixType(),
-    default="2",
-    show_default=True,
-    help='Nodes that a stage of a butterfly mixes: a power of two, "auto", or one number for each stage, such as 32,32.',
+    help='Nodes that a stage of a butterfly mixes: a power of two, "auto", or one number for each stage, such as 32,32. '
+    "Default: 4 for a Butterfly, 2 for a ButterflyDense.",
 )
 @click.option("--where", multiple=True, help="Name or path of a layer to replace, repeatable; or one regular expression.")
 @click.option("--min-weights", type=click.IntRange(min=1), help="Replace only layers with at least this many weights.")

@@ -98,6 +98,7 @@ class ButterflyAutoencoder(keras.Model):
         butterfly = Butterfly(
             ell,
             use_bias=False,
+            radix=2,
             truncation=self.truncation,
             kernel_initializer=self.butterfly_initializer,
             lr_multiplier=self.lr_multiplier,

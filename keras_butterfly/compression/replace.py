@@ -45,7 +45,7 @@ def replace_dense(
     k: int | None = None,
     rank: int | None = None,
     stacks: int = 1,
-    radix: Radix = 2,
+    radix: Radix | None = None,
     where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | None = None,
     min_weights: int | None = None,
     initialize: Literal["fit", "fresh"] = "fit",
@@ -72,6 +72,7 @@ def replace_dense(
         rank: rank of a `LowRank` layer, which has to be given for it, or of the term that is added to a `Butterfly`.
         stacks: number of butterflies whose sum a `Butterfly` is.
         radix: how many nodes each stage of a butterfly mixes, see `Butterfly`. A sequence fits only layers up to its product.
+            None (default): that of the new layer's class, 4 for `Butterfly` and 2 for `ButterflyDense`.
         where: which layers to replace. A name or path, or a list of them; each must be of a layer that can be replaced. A
             compiled regular expression, which is searched in the paths. Or a function that takes a layer and returns whether
             to replace it. None (default): if `min_weights` is given, all dense layers, convolutions included. Otherwise the
@@ -160,7 +161,8 @@ class _LayerFactory:
         self.kind = kind if kind != "auto" else "butterfly_dense" if k is not None else "butterfly"
         self.k = None if k is None else positive_integer(k, "k")
         self.rank = None if rank is None else positive_integer(rank, "rank")
-        self.stacks, self.radix, self.seed, self.made = check_stacks(stacks), check_radix(radix), check_seed(seed), 0
+        self.stacks, self.seed, self.made = check_stacks(stacks), check_seed(seed), 0
+        self.radix = None if radix is None else check_radix(radix)
         received = f"Received: kind={kind!r}, k={k}, rank={rank}, stacks={stacks}, radix={radix}"
         if k is not None and self.kind != "butterfly_dense":
             raise ValueError(f'`k` is of kind="butterfly_dense"; other layers have none. {received}')
@@ -170,7 +172,7 @@ class _LayerFactory:
             raise ValueError(f'kind="low_rank" needs a `rank`. {received}')
         if rank is not None and self.kind == "butterfly_dense":
             raise ValueError(f'`rank` is of kind="low_rank" and kind="butterfly". {received}')
-        if radix != 2 and self.kind == "low_rank":
+        if radix is not None and self.kind == "low_rank":
             raise ValueError(f"`radix` is of butterflies. {received}")
 
     def why_not(self, dense: DenseMap) -> str | None:
@@ -201,12 +203,13 @@ class _LayerFactory:
         # Steps of two, because a ButterflyDense uses two successive seeds.
         seed = None if self.seed is None else (self.seed + 2 * self.made) % 2**32
         self.made += 1
+        stages = {} if self.radix is None else {"radix": self.radix}
         new: Butterfly | ButterflyDense | LowRank
         if self.kind == "butterfly_dense":
             penalty = {"butterfly_regularizer": layer.kernel_regularizer}
-            new = ButterflyDense(k1=self.k, k2=self.k, radix=self.radix, seed=seed, **penalty, **settings)
+            new = ButterflyDense(k1=self.k, k2=self.k, seed=seed, **penalty, **stages, **settings)
         elif self.kind == "butterfly":
-            new = Butterfly(stacks=self.stacks, rank=self.rank, radix=self.radix, seed=seed, **settings)
+            new = Butterfly(stacks=self.stacks, rank=self.rank, seed=seed, **stages, **settings)
         else:
             new = LowRank(rank=self.rank, kernel_initializer=keras.initializers.GlorotUniform(seed), **settings)
         new.build((None, dense.inputs))

@@ -26,11 +26,14 @@ _STRUCTURE = ("input_nodes", "output_nodes", "strides")
 class Butterfly(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix is a product of a few sparse stages: `y = activation(B x + bias)`.
 
-    With radix 2, stage t joins node i of N = 2^m nodes to the nodes i and i XOR 2^t. Each edge has its own weight:
-    `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. N is the next power of two of max(n, units), where n is the size
-    of the input's last axis. A stage of radix r applies a free r x r matrix to each group of r nodes, whose numbers differ in
-    one digit. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1.
+    A stage of radix r applies a free r x r matrix to each group of r nodes. The numbers of these nodes differ in one digit,
+    and each stage mixes another digit. N, the number of nodes, is the next power of two of max(n, units), where n is the size
+    of the input's last axis. The inputs enter at the nodes 0 .. n - 1 and the outputs are read from the nodes 0 .. units - 1.
     Every size from 1 works, and the generic rank is min(n, units), that of Dense.
+
+    The default radix is 4. The paper's butterfly has radix 2: stage t joins node i of N = 2^m nodes to the nodes i and
+    i XOR 2^t, `y[i] = a_t[i] x[i] + b_t[i] x[i XOR 2^t]`, t = 0 .. m - 1. Radix 4 has as many weights, and two stages of
+    radix 2 are one special stage of radix 4.
 
     Weights: `effective_parameters` for the butterfly, and `units` for the bias. Only edges on a path from an input to an output
     have a weight. That is at most N times the sum of the radices, 2 N log2 N for radix 2 and for radix 4, and for radix 2 at
@@ -40,10 +43,10 @@ class Butterfly(DenseLike):
     Args:
         units: size of the output's last axis. None (default) means n.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
-        radix: how many nodes a stage mixes. A power of two (default 2, the paper's butterfly): every stage has this radix, and
-            the last one what is left, 512 = 4 * 4 * 4 * 4 * 2. A sequence of integers from 2: one radix for each stage, in the
-            order of the stages. N is their product, at least max(n, units): (32, 32) for 1024, a Monarch matrix, or (28, 28)
-            for 784, without padding. "auto": two stages of about equal radices with the fewest nodes.
+        radix: how many nodes a stage mixes. A power of two (default 4): every stage has this radix, and the last one what is
+            left, 512 = 4 * 4 * 4 * 4 * 2. 2 is the paper's butterfly. A sequence of integers from 2: one radix for each stage,
+            in the order of the stages. N is their product, at least max(n, units): (32, 32) for 1024, a Monarch matrix, or
+            (28, 28) for 784, without padding. "auto": two stages of about equal radices with the fewest nodes.
         truncation: which nodes the narrower side uses. "first" (default) means the first nodes, which export best. "random",
             the paper's choice, means a uniform random subset of the first max(n, units) nodes. The same sizes always get the
             same subset, unless `seed` or `truncation_seed` asks for another. A sequence lists distinct node indices below N.
@@ -103,7 +106,7 @@ class Butterfly(DenseLike):
         activation=None,
         use_bias=True,
         *,
-        radix=2,
+        radix=4,
         truncation="first",
         transposed=False,
         order=None,

@@ -225,6 +225,7 @@ class ButterflySketch(Sketch):
         self.butterfly = Butterfly(
             self.ell,
             use_bias=False,
+            radix=2,
             truncation=truncation,
             kernel_initializer=kernel_initializer,
             stacks=stacks,

@@ -466,12 +466,17 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
     assert off < 1
 
 
-@pytest.mark.parametrize("radix", [4, (8, 8), "auto"], ids=str)
+@pytest.mark.parametrize("radix", [2, (8, 8), "auto"], ids=str)
 def test_replaced_layers_have_the_radix(radix):
     new, _ = replace_dense(mlp(), where="first", radix=radix, **QUICK)
     assert new.get_layer("first").wiring.radices == Wiring.butterfly(32, 64, radix=radix).radices
     product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **QUICK)
     assert product.get_layer("first").j1.wiring.radices == Wiring.butterfly(32, 5, radix=radix).radices
+
+
+def test_replaced_layers_have_the_radix_of_their_class_by_default():
+    assert replace_dense(mlp(), where="first", **QUICK)[0].get_layer("first").radix == 4
+    assert replace_dense(mlp(), where="first", k=5, **QUICK)[0].get_layer("first").radix == 2
 
 
 def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):

@@ -214,7 +214,9 @@ def test_weights_are_the_effective_parameters_and_the_bias(name):
 
 def test_effective_parameters_are_exact():
     truncated = build("truncated")
-    assert truncated.effective_parameters == oracles.papers_count(16, truncated.wiring.outputs)
+    assert truncated.effective_parameters == oracles.effective_count(truncated.wiring)
+    papers = build("truncated", radix=2)
+    assert papers.effective_parameters == oracles.papers_count(16, papers.wiring.outputs)
     stacked = build("stacked")
     assert stacked.effective_parameters == 3 * oracles.effective_count(stacked.wiring)
     dense = build("dense, narrowing")

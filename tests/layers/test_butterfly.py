@@ -6,7 +6,8 @@ import oracles
 import pytest
 from catalogue import build, close, draw, numpy, raises
 
-from keras_butterfly import Butterfly
+from keras_butterfly import Butterfly, ButterflyAutoencoder, ButterflyDense, Kaleidoscope
+from keras_butterfly.sketching import ButterflySketch
 
 # (inputs, units) -> (nodes, whether the small strides come first)
 DEFAULTS = {
@@ -35,6 +36,16 @@ def test_a_default_layer_has_the_first_nodes_a_bias_and_the_order_of_the_sizes(i
     backwards = Butterfly(units, transposed=True)
     backwards.build((None, inputs))
     assert not backwards.wiring.increasing
+
+
+def test_the_papers_structures_have_radix_2_by_default_and_a_butterfly_has_4():
+    assert Butterfly().radix == 4
+    assert (ButterflyDense(3).radix, ButterflyDense(3).j1.radix) == (2, 2)
+    assert {butterfly.radix for butterfly in Kaleidoscope(3).butterflies} == {2}
+    assert ButterflySketch(3).butterfly.radix == 2
+    autoencoder = ButterflyAutoencoder(2)
+    autoencoder.build((None, 16))
+    assert autoencoder.butterfly.radix == 2
 
 
 @pytest.mark.parametrize("size", [3, 16])

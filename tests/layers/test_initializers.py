@@ -164,20 +164,23 @@ def test_identity_copies_each_input_to_the_output_of_its_node(wiring):
     np.testing.assert_array_equal(kernel("identity", wiring), expected)
 
 
-def test_orthogonal_draws_rotations_and_reflections_at_all_angles():
-    wiring = Wiring.butterfly(256, 256)
+@pytest.mark.parametrize("radix", [2, 4])
+def test_orthogonal_draws_uniform_matrices_with_a_positive_diagonal(radix):
+    wiring = Wiring.butterfly(1024, 1024, radix=radix)
     weights = draw("orthogonal", wiring, seed=0)
-    gadgets = [
-        weights[stage.span].reshape(-1, 2, 2, stage.stride).transpose(0, 3, 1, 2).reshape(-1, 2, 2) for stage in wiring.stages
-    ]
-    gadgets = np.concatenate(gadgets)  # 1024 of them
-    np.testing.assert_allclose(gadgets @ gadgets.transpose(0, 2, 1), np.broadcast_to(np.eye(2), gadgets.shape), atol=1e-12)
-    reflections = np.mean(np.linalg.det(gadgets) < 0)
-    assert abs(reflections - 0.5) < 5 * 0.5 / np.sqrt(len(gadgets))
-    quadrant = np.sign(gadgets[:, 0])
-    for signs in product([-1, 1], [-1, 1]):
-        share = np.mean(np.all(quadrant == signs, axis=1))
-        assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / len(gadgets))
+    shapes = [(-1, radix, radix, stage.stride) for stage in wiring.stages]
+    stages = [weights[stage.span].reshape(shape) for stage, shape in zip(wiring.stages, shapes, strict=True)]
+    gadgets = np.concatenate([stage.transpose(0, 3, 1, 2).reshape(-1, radix, radix) for stage in stages])
+    identity = np.broadcast_to(np.eye(radix), gadgets.shape)
+    np.testing.assert_allclose(gadgets @ gadgets.transpose(0, 2, 1), identity, atol=1e-12)
+    assert np.all(np.diagonal(gadgets, axis1=1, axis2=2) > 0)
+    # The squares do not depend on the signs. Under the Haar measure each has the mean 1 / r, and the other entries any sign.
+    squares, others = gadgets**2, gadgets[~identity.astype(bool)]
+    assert np.all(np.abs(squares.mean(0) - 1 / radix) < 5 * squares.std(0) / np.sqrt(len(gadgets)))
+    assert abs(np.mean(others > 0) - 0.5) < 5 * 0.5 / np.sqrt(len(others) / radix)
+    if radix == 2:  # rotations by angles that are uniform between a quarter turn back and forth
+        angles = np.arctan2(gadgets[:, 0, 1], gadgets[:, 0, 0]) / np.pi + 0.5
+        np.testing.assert_allclose(np.histogram(angles, 8, (0, 1))[0] / len(angles), 1 / 8, atol=0.025)
 
 
 @pytest.mark.parametrize("name", RANDOM)

@@ -149,7 +149,7 @@ def test_a_file_holds_the_weights_as_used_the_bias_as_it_is_and_what_they_fit(lr
     np.testing.assert_array_equal(numpy(store["bias"]), np.ones(5))
     assert store["input_nodes"].tolist() == list(range(16))
     assert store["output_nodes"].tolist() == list(layer.wiring.outputs)
-    assert store["strides"].tolist() == [8, 4, 2, 1]
+    assert store["strides"].tolist() == [4, 1]
 
 
 # (layer that the weights were saved from, layer that they are loaded into, part of the error message)

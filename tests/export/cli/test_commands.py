@@ -79,12 +79,13 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        (("--radix", "4"), lambda layer: layer.radix == 4),
+        (("--radix", "2"), lambda layer: layer.radix == 2),
+        ((), lambda layer: layer.radix == 4),
         (("--radix", "16,8"), lambda layer: layer.wiring.radices == (16, 8)),
         (("--radix", "auto", "--k", 5), lambda layer: layer.radix == "auto"),
         (("--kind", "low_rank", "--rank", 5), lambda layer: layer.rank == 5),
     ],
-    ids=["power of two", "one for each stage", "auto", "low rank"],
+    ids=["power of two", "default", "one for each stage", "auto", "low rank"],
 )
 def test_replace_takes_radices_and_ranks(folder, call, options, found, tmp_path):
     done = call("replace", "model.keras", "-o", tmp_path / "new.keras", "--where", "next", "--steps", 1, *options)
