@@ -6,7 +6,7 @@ Network: 784-1024-1024-10 on Fashion-MNIST. For every seed a dense teacher is tr
 batches of 128.
 
 Students: both hidden layers of the teacher are replaced. Butterfly layers are fitted to the teacher's outputs on 4,096 training
-images. For SVD and Monarch the teacher's kernels are projected. Then each student is distilled for as many epochs.
+images, and low-rank layers start from the singular vectors of these outputs. Then each student is distilled for as many epochs.
 
 Exports: every student of the first seed is exported in float32 and int8, and all files are measured in turn. The int8 accuracy
 is that of the exported file, for every seed.
@@ -15,7 +15,6 @@ Output: a table, and results.json and pareto.png in FOLDER. Finished steps are k
 start it again to continue.
 """
 
-import itertools
 import json
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from keras_butterfly.compression.distillation import distill
 from keras_butterfly.export import compare, files, to_tflite
 from keras_butterfly.export.compression_sweep import accuracy
 from keras_butterfly.export.model import predict
-from keras_butterfly.structure import factorization as projection
 
 HIDDEN = ("hidden_0", "hidden_1")
 BATCH, RATE = 128, 1e-3
@@ -50,87 +48,29 @@ def teacher(data: Data, seed: int, epochs: int) -> keras.Model:
     return model
 
 
-def butterfly(**settings):
+def replaced(**settings):
+    """Return a maker of students whose hidden layers `replace_dense` replaces by those of `settings`."""
+
     def make(model, examples, seed):
         return replace_dense(model, where=HIDDEN, data=examples, seed=10 * seed, **settings)[0]
 
     return make
 
 
-def sequential(model, hidden) -> keras.Model:
-    """Return a student with the hidden layers `hidden`, a list of lists of layers, and the output layer of `model`."""
-    output = layers.Dense(10, "softmax", name="class")
-    student = keras.Sequential([keras.Input(model.input_shape[1:]), *itertools.chain(*hidden), output])
-    output.set_weights(model.get_layer("class").get_weights())
-    return student
-
-
-def low_rank(rank: int):
-    """Return a maker of students whose hidden layers are pairs of Dense layers of the given rank.
-
-    Each kernel is projected onto the leading singular vectors of the layer's outputs on the examples.
-    """
-
-    def make(model, examples, seed):
-        hidden, x = [[layers.Dense(rank, use_bias=False), layers.Dense(WIDTH, "relu")] for _ in HIDDEN], examples
-        student = sequential(model, hidden)
-        for (down, up), name in zip(hidden, HIDDEN, strict=True):
-            kernel, bias = model.get_layer(name).get_weights()
-            directions = np.linalg.svd(x @ kernel, full_matrices=False)[2][:rank]
-            down.set_weights([kernel @ directions.T])
-            up.set_weights([directions, bias])
-            x = np.maximum(x @ kernel + bias, 0)
-        return student
-
-    return make
-
-
-def monarch(model, examples, seed):
-    """Return a student whose hidden layers are Monarch matrices, which are projected from the kernels of `model`."""
-    sides = {"hidden_0": 28, "hidden_1": 32}
-    hidden = [
-        [
-            layers.Reshape((side, side)),
-            layers.EinsumDense("bgi,gio->bgo", (side, 32)),
-            layers.Permute((2, 1)),
-            layers.EinsumDense("bgi,gio->bgo", (32, 32)),
-            layers.Permute((2, 1)),
-            layers.Reshape((WIDTH,)),
-            Bias(),
-            layers.ReLU(),
-        ]
-        for side in sides.values()
-    ]
-    student = sequential(model, hidden)
-    for (_, first, _, second, _, _, shift, _), (name, side) in zip(hidden, sides.items(), strict=True):
-        kernel, bias = model.get_layer(name).get_weights()
-        for layer, factor in zip((first, second), projection.monarch(kernel, (side, 32)), strict=True):
-            layer.set_weights([factor])
-        shift.set_weights([bias])
-    return student
-
-
-@keras.saving.register_keras_serializable("benchmarks")
-class Bias(layers.Layer):
-    def build(self, shape):
-        self.bias = self.add_weight(shape=shape[-1:], initializer="zeros")
-
-    def call(self, x):
-        return x + self.bias
-
-
-# The ranks of the SVD are those at which a pair of layers has about as many weights as 1, 2 and 4 butterflies.
+# The ranks of the low-rank pairs are those at which a pair has about as many weights as 1, 2 and 4 butterflies of radix 2.
 VARIANTS = {
-    "butterfly": butterfly(),
-    "butterfly, 2 stacks": butterfly(stacks=2),
-    "butterfly, 4 stacks": butterfly(stacks=4),
-    "ButterflyDense, k = 10": butterfly(k=10),
-    "ButterflyDense, k = 64": butterfly(k=64),
-    "ButterflyDense, k = 128": butterfly(k=128),
-    "SVD, rank 10": low_rank(10),
-    "SVD, rank 20": low_rank(20),
-    "SVD, rank 40": low_rank(40),
-    "Monarch, radix 32": monarch,
+    "butterfly": replaced(),
+    "butterfly, radices 8, 8, 16": replaced(radix=(8, 8, 16)),
+    "butterfly, radices 32, 32": replaced(radix=(32, 32)),
+    "butterfly, radix 2": replaced(radix=2),
+    "butterfly, radix 2, 2 stacks": replaced(radix=2, stacks=2),
+    "butterfly, radix 2, 4 stacks": replaced(radix=2, stacks=4),
+    "ButterflyDense, k = 10": replaced(k=10),
+    "ButterflyDense, k = 64": replaced(k=64),
+    "ButterflyDense, k = 128": replaced(k=128),
+    "low rank 10": replaced(kind="low_rank", rank=10),
+    "low rank 20": replaced(kind="low_rank", rank=20),
+    "low rank 40": replaced(kind="low_rank", rank=40),
 }
 
 

@@ -1,6 +1,7 @@
 """Measure the latency of exported butterfly layers beside an exported Dense layer, with one thread and all files in turn.
 
-    python benchmarks/latency.py [--sizes 256,512,1024,2048,4096,8192] [--batch 1] [--quantize int8] [--runs 200] [--json FILE]
+    python benchmarks/latency.py [--sizes 256,512,1024,2048,4096,8192] [--batch 1] [--quantize int8] [--radix 4] [--runs 200]
+        [--json FILE]
 
 For every width n the program exports Dense(n), Butterfly(n) with the lowerings "gather" and "auto", and ButterflyDense(n) with
 default k and the lowering "auto". Dense is quantized as the butterflies are.
@@ -58,8 +59,8 @@ def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lower
     )
 
 
-def models(n: int, batch: int, quantize: str | None) -> dict[str, export.TFLiteModel]:
-    butterfly = Butterfly(seed=0)
+def models(n: int, batch: int, quantize: str | None, radix: int) -> dict[str, export.TFLiteModel]:
+    butterfly = Butterfly(radix=radix, seed=0)
     return {
         f"Dense({n})": exported(keras.layers.Dense(n), n, batch, quantize),
         f"Butterfly({n}) gather": exported(butterfly, n, batch, quantize, "gather"),
@@ -122,9 +123,10 @@ def against_aims(reached: dict[int, dict[str, float]], aims: dict[str, dict[int,
 @click.option("--sizes", default=",".join(map(str, SIZES)), show_default=True, help="Widths n, separated by commas.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
+@click.option("--radix", default=4, show_default=True, type=click.IntRange(min=2), help="Of Butterfly(n).")
 @click.option("--runs", default=200, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each model.")
 @click.option("--json", "path", type=click.Path(), help="Also write all raw figures to this new file.")
-def main(sizes, batch, quantize, runs, path):
+def main(sizes, batch, quantize, radix, runs, path):
     console = Console(width=150)
     if path:
         files.check_writable(path)
@@ -137,7 +139,7 @@ def main(sizes, batch, quantize, runs, path):
     report: dict = {"bandwidth": stream, "invocation": invocation, "operator": operator, "sizes": {}}
     reached, all_errors = {}, {}
     for n in [int(size) for size in sizes.split(",")]:
-        variants = models(n, batch, quantize)
+        variants = models(n, batch, quantize, radix)
         comparison = export.compare(variants, runs=runs)
         errors = all_errors[n] = {name: model.parity.relative_error for name, model in variants.items()}
         limits = {

@@ -41,7 +41,7 @@ def relative(approximation, exact) -> float:
 
 def layers() -> dict[str, keras.layers.Layer]:
     """Return the butterfly layers to fit, by name."""
-    made = {f"butterfly, {n} stack{'s' * (n > 1)}": Butterfly(N, stacks=n, seed=0) for n in (1, 2, 3)}
+    made = {f"butterfly, {n} stack{'s' * (n > 1)}": Butterfly(N, radix=2, stacks=n, seed=0) for n in (1, 2, 3)}
     made |= {f"ButterflyDense, k = {k}": ButterflyDense(N, k1=k, k2=k, use_bias=False, seed=0) for k in (10, 64)}
     for layer in made.values():
         layer.build((None, N))
@@ -50,7 +50,7 @@ def layers() -> dict[str, keras.layers.Layer]:
 
 def kernels(trained) -> dict[str, np.ndarray]:
     """Return the kernels to approximate, by name."""
-    butterfly = Butterfly(N, seed=1)
+    butterfly = Butterfly(N, radix=2, seed=1)
     butterfly.build((None, N))
     return {
         "trained": trained,

@@ -4,8 +4,8 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from keras_butterfly.utils.locking import locked_folder
@@ -27,8 +27,8 @@ def check_writable(path, overwrite: bool = False) -> Path:
         OSError: if the disk is full. Its `filename` is `path`.
     """
     path = _check_path(path, overwrite)
-    _new_file(path).unlink()
-    return path
+    with _new_file(path):
+        return path
 
 
 def _check_path(path, overwrite: bool) -> Path:
@@ -95,24 +95,22 @@ def write(path, content: bytes | Callable[[Path], object], overwrite: bool = Fal
     """
     path = _check_path(path, overwrite)
     target = _target(path)
-    temporary = _new_file(path)
-    try:
-        if isinstance(content, bytes):
-            temporary.write_bytes(content)
-        else:
-            content(temporary)
-        if overwrite:
-            with suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            temporary.replace(target)
-        else:
-            _link(temporary, target)
-    except FileExistsError:
-        raise ValueError(_exists_message(path)) from None
-    except OSError as error:
-        raise OSError(error.errno, f"could not write the file: {error.strerror or error}", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _new_file(path) as temporary:
+        try:
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                content(temporary)
+            if overwrite:
+                with suppress(FileNotFoundError):
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                temporary.replace(target)
+            else:
+                _link(temporary, target)
+        except FileExistsError:
+            raise ValueError(_exists_message(path)) from None
+        except OSError as error:
+            raise OSError(error.errno, f"could not write the file: {error.strerror or error}", str(path)) from error
     return path
 
 
@@ -136,8 +134,11 @@ def _short(path) -> str:
     return text if len(text) < 300 else f"{text[:40]}..."
 
 
-def _new_file(path: Path) -> Path:
-    """Make an empty file with a random name beside the target of `path`, and return its path. The umask sets its mode.
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Make an empty file with a random name beside the target of `path`, and remove it when the `with` block ends.
+
+    Yields its path. The umask sets its mode. An interrupt leaves nothing behind.
 
     Raises:
         ValueError: if the folder does not permit it.
@@ -146,13 +147,17 @@ def _new_file(path: Path) -> Path:
     target = _target(path)
     temporary = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OSError(error.errno, f"could not write the file: {error.strerror}", str(path)) from error
-        reason = f"'{target.parent}': {error.strerror}"
-        raise ValueError(f"Expected a folder that can be written to. Received: {reason}. Choose another one.") from error
-    return temporary
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            if error.errno in _FULL:
+                raise OSError(error.errno, f"could not write the file: {error.strerror}", str(path)) from error
+            reason = f"'{target.parent}': {error.strerror}"
+            raise ValueError(f"Expected a folder that can be written to. Received: {reason}. Choose another one.") from error
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, target: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import reprlib
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
+from keras_butterfly.utils.model_checks import check_model
 from keras_butterfly.utils.model_inputs import check_data, first_outputs
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
@@ -47,6 +50,7 @@ def replace(model, output, overwrite, as_json, data, **options):
     _check_plot(options["plot"], overwrite)
     checkpoint = _checkpoint(options)
     original = load_model(model)
+    check_model(original)
     arrays = None if data is None else load_arrays(data)
     targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
     settings = {key: options[key] for key in ("initialize", "seed", "min_weights", "radix")}
@@ -337,9 +341,11 @@ def _where(names):
         raise ValueError("Expected a name or a regular expression for --where. Received an empty one.")
     if len(names) == 1 and not re.fullmatch(r"[\w/.-]+", names[0]):
         try:
-            return re.compile(names[0])
-        except re.error as error:
-            raise ValueError(f"Expected a name or a regular expression for --where. Received: {names[0]!r}: {error}") from None
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a set within a set, such as [[a]]
+                return re.compile(names[0])
+        except (re.error, OverflowError, RecursionError) as error:
+            received = f"{reprlib.repr(names[0])}: {error}"
+            raise ValueError(f"Expected a name or a regular expression for --where. Received: {received}") from None
     return list(names) or None
 
 

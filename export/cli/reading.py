@@ -21,7 +21,10 @@ def load_model(path) -> keras.Model:
     if not Path(path).is_file():
         raise ValueError(f"Expected a .keras file. Received: '{path}', which is not a file.")
     try:
-        model = keras.models.load_model(path)
+        try:
+            model = keras.models.load_model(path)
+        except TypeError:  # a loss or metric of the user's own cannot be loaded, and only training needs it
+            model = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras, zipfile, h5py and json raise errors of many types
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: {reason}") from error
@@ -61,6 +64,8 @@ def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str =
     Raises:
         ValueError: if the arrays of the inputs are missing.
     """
+    if not names:
+        raise ValueError("Expected a model with inputs, to run on the data. Received one without inputs.")
     wanted = [name + suffix for name in names]
     if all(name in arrays for name in wanted):
         return {name: arrays[name + suffix] for name in names} if len(names) > 1 else arrays[wanted[0]]

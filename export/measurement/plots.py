@@ -25,5 +25,5 @@ def check_picture(path) -> None:
 
 
 def literal(text: str) -> str:
-    """Return `text` with its dollar signs escaped, so that matplotlib shows the text itself instead of a formula."""
-    return text.replace("$", r"\$")
+    """Return `text` as matplotlib shows it: dollar signs are no formula, and bytes that are no UTF-8 are question marks."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")

@@ -65,11 +65,8 @@ def convert(
     owner.weights = list(variables)  # Without an owner of the variables the converter drops the signature.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     precision.configure(converter, batches)
-    try:
-        content = _run(converter.convert)
-    except ValueError as error:
-        _check_room(sum(variable.shape.num_elements() * variable.dtype.size for variable in variables), error)
-        raise
+    _check_room(sum(variable.shape.num_elements() * variable.dtype.size for variable in variables))
+    content = _run(converter.convert)
     if precision.name == "int8":
         check_ranges(content)  # TensorFlow dies of infinite ranges when it quantizes.
     if keep_float32:
@@ -77,15 +74,16 @@ def convert(
     return _run(quantize_calibrated, content, precision.integer_io, ()) if precision.name == "int8" else content
 
 
-def _check_room(weight_bytes: int, error: ValueError) -> None:
-    """Raise an OSError from `error` if the folder of temporary files has no room for a model with weights of this size.
+def _check_room(weight_bytes: int) -> None:
+    """Raise an OSError if the folder of temporary files has no room for a model with weights of this size.
 
-    TensorFlow's converter hides that its temporary files could not be written, and goes wrong later.
+    TensorFlow's converter hides that its temporary files could not be written. It goes wrong later, or leaves the signature
+    out.
     """
     folder = tempfile.gettempdir()
     if shutil.disk_usage(folder).free < weight_bytes + _OTHER_TEMPORARY_BYTES:
         reason = f"could not write the temporary files of the conversion: {os.strerror(errno.ENOSPC)}"
-        raise OSError(errno.ENOSPC, f"{reason}. Free some space in the folder", folder) from error
+        raise OSError(errno.ENOSPC, f"{reason}. Free some space in the folder", folder)
 
 
 def _run(step: Callable[..., bytes], *arguments) -> bytes:

@@ -36,8 +36,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder, settings: dict | None = None):
-        if not str(folder):
-            raise ValueError("Expected a folder for the checkpoint. Received an empty path.")
+        if not isinstance(folder, str | Path) or not str(folder):
+            raise ValueError(f"Expected a folder for the checkpoint, as a str or a pathlib.Path. Received: {folder!r}")
         self.folder, self.settings, self._held = Path(folder), dict(settings or {}), False
         try:
             names = sorted(entry.name for entry in self.folder.iterdir())
@@ -45,6 +45,9 @@ class Checkpoint:
             names = []
         except OSError as error:
             raise _no_folder(folder, error) from error
+        for path in (self.folder / FILE, self.folder / PARTIAL):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"Expected a file in the checkpoint's folder. '{path}' is no regular file. Remove it.")
         if names and not {FILE, PARTIAL} & set(names):
             raise ValueError(
                 f"Expected an empty folder for the checkpoint, or one that holds '{FILE}'. Received '{folder}', which holds "

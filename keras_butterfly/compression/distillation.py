@@ -17,10 +17,11 @@ from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
-from ..utils.validation import positive_integer, positive_number
+from ..utils.validation import integer_up_to, positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
 
 LEARNING_RATE = 1e-3
+MAX_EPOCHS = 1_000_000
 # Smaller probabilities and mean squares are replaced by this number, so that logarithms and quotients stay finite.
 MIN_DIVISOR = 1e-7
 # Largest difference from 1 of the sum of outputs that count as probabilities.
@@ -152,8 +153,8 @@ def distill(
         The history that `fit` returns, of the epochs that this call ran.
 
     Raises:
-        ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, or an argument is
-            out of range.
+        ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, an argument is out
+            of range, or the training has made weights NaN or infinite.
     """
     for name, model in (("student", student), ("teacher", teacher)):
         check_model(model, name)
@@ -162,7 +163,7 @@ def distill(
     same_data = checkpoint is not None and not is_stream(x)
     x, stream_labels = read_examples(student, x)
     x, y = check_data(student, x), stream_labels if y is None else y
-    epochs, batch_size = positive_integer(epochs, "epochs"), positive_integer(batch_size, "batch_size")
+    epochs, batch_size = integer_up_to(epochs, "epochs", MAX_EPOCHS), positive_integer(batch_size, "batch_size")
     count = len(keras.tree.flatten(x)[0])
     steps = -(-count // batch_size)
     distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
@@ -219,6 +220,7 @@ def distill(
                 validation_data=validation_data,
                 callbacks=[*given, _ShowProgress(advance, epochs)],
             )
+        check_finite_weights(student)
         if saved is not None and saved is not checkpoint:
             saved.remove()
     return history

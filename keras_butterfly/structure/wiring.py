@@ -16,6 +16,7 @@ edges of a stage in the order (h, i, o, l). Edge (h, i, o, l) goes from node (h,
 """
 
 import numbers
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ import numpy as np
 from ..utils.validation import check_nodes, positive_integer
 
 Radix = int | str | Sequence[int]
+# A butterfly has at most so many nodes for each value of its wider side.
+MAX_NODES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +317,8 @@ def radices_of(radix: Radix, widest: int) -> tuple[int, ...]:
         widest: the larger of the numbers of inputs and outputs.
 
     Raises:
-        ValueError: if `radix` is anything else, or the product of the sequence is below `widest`.
+        ValueError: if `radix` is anything else, or the product of the sequence is below `widest`, or so large that nearly all
+            nodes would be of no use.
     """
     radix = check_radix(radix)
     if isinstance(radix, str):
@@ -322,6 +326,11 @@ def radices_of(radix: Radix, widest: int) -> tuple[int, ...]:
     if isinstance(radix, int):
         whole, left = divmod(padded_size(widest).bit_length() - 1, radix.bit_length() - 1)
         return (radix,) * whole + ((1 << left,) if left else ())
+    if prod(radix) > MAX_NODES * widest:
+        raise ValueError(
+            f"The product of `radix` must be at most {MAX_NODES} times {widest}, the larger of the numbers of inputs and "
+            f"outputs. Received: radix={reprlib.repr(radix)}. Expected for example {auto_radices(widest)}."
+        )
     if prod(radix) < widest:
         others = radix[:-1]
         nearest = [(*others, -(-widest // prod(others))), auto_radices(widest)]

@@ -4,12 +4,19 @@ import io
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 WIDTH = 120
 
 
 class TextTable(Table):
-    """A `rich.table.Table` whose `str()` is the table as text, 120 columns wide at most."""
+    """A `rich.table.Table` whose `str()` is the table as text, 120 columns wide at most.
+
+    Texts are shown as they are: names of files and layers may hold brackets, which rich takes for its markup.
+    """
+
+    def add_row(self, *cells, **settings) -> None:
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
 
     def __str__(self) -> str:
         return _as_text(self)

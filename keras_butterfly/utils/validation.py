@@ -93,6 +93,20 @@ def check_finite(values: np.ndarray, name: str) -> None:
         raise ValueError(f"Expected finite numbers in {name}. Received: {wrong} that are NaN or infinite")
 
 
+def check_finite_in(values: np.ndarray, dtype: str, name: str) -> None:
+    """Check that finite `values` stay finite as float32, if `dtype`, that of a model's input, is a floating one.
+
+    Raises:
+        ValueError: if they do not. The message calls them `name`.
+    """
+    largest = np.finfo("float32").max
+    if "float" in dtype and dtype != "float64" and values.size and not -largest <= values.min() <= values.max() <= largest:
+        raise ValueError(
+            f"Expected values in {name} that float32 can hold. Received: {values.min():.3g} to {values.max():.3g}. Replace "
+            "markers of missing values, and scale the data as for training."
+        )
+
+
 def check_nodes(nodes: Sequence[int], size: int | None, name: str) -> tuple[int, ...]:
     """Return `nodes` as a tuple of distinct ints.
 

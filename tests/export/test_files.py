@@ -32,6 +32,21 @@ def test_an_overwritten_file_keeps_its_mode(tmp_path):
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
 
 
+def test_an_interrupt_right_after_the_probe_is_made_leaves_nothing(tmp_path, monkeypatch):
+    close = os.close
+
+    def interrupted(descriptor):
+        close(descriptor)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "close", interrupted)
+    for write in (files.check_writable, lambda path: files.write(path, b"content")):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "new")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_file_is_kept_unless_asked(tmp_path):
     (tmp_path / "old").write_bytes(b"old")
     with pytest.raises(ValueError, match=r"exists\. Choose another path"):

@@ -23,7 +23,7 @@ def dense(**settings):
 def test_data_that_float32_cannot_hold_are_refused(precision):
     data = X.astype("float64")
     data[:, 0] = -np.finfo("float64").max  # a common marker of a missing value
-    with pytest.raises(ValueError, match=r"values of the input 'x' that float32 can hold. Received: -1.8e\+308 to"):
+    with pytest.raises(ValueError, match=r"that float32 can hold. Received: -1.8e\+308 to"):
         export.to_tflite(dense(name="x"), quantize=precision, representative_data=data)
 
 
@@ -32,6 +32,34 @@ def test_whole_numbers_that_the_input_cannot_hold_are_refused():
     model = keras.Model(inputs, layers.Dense(2)(layers.Rescaling(1.0)(inputs)))
     with pytest.raises(ValueError, match=r"'ids' that int32 can hold\. Received: 1\.1e"):
         export.to_tflite(model, representative_data=np.full((8, 4), 2**40))
+
+
+def test_training_data_that_float32_cannot_hold_are_refused():
+    teacher, student = dense(), dense()
+    with pytest.raises(ValueError, match=r"values in the data that float32 can hold. Received: .*e\+300"):
+        distill(student, teacher, X.astype("float64") * 1e300, epochs=1)
+    with pytest.raises(ValueError, match="that float32 can hold"):
+        replace_dense(keras.Sequential([keras.Input((16,)), layers.Dense(64)]), data=X.astype("float64") * 1e300)
+
+
+def test_a_training_that_diverges_is_an_error():
+    student = dense()
+    with pytest.raises(ValueError, match="Expected finite weights"):
+        distill(student, dense(), X, epochs=4, optimizer=keras.optimizers.SGD(1e30))
+
+
+def test_numbers_of_epochs_and_folders_that_are_none():
+    with pytest.raises(ValueError, match="`epochs` must be at most 1,000,000"):
+        distill(dense(), dense(), X, epochs=10**30)
+    with pytest.raises(ValueError, match="Expected a folder for the checkpoint"):
+        distill(dense(), dense(), X, epochs=1, checkpoint=5)
+
+
+def test_a_pipe_in_a_checkpoints_folder_is_refused_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "training.npz.partial")
+    with pytest.raises(ValueError, match="is no regular file"):
+        distill(dense(), dense(), X, epochs=1, checkpoint=tmp_path)
+    assert (tmp_path / "training.npz.partial").is_fifo()
 
 
 def test_infinite_values_inside_the_model_are_refused_in_int8():

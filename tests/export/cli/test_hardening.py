@@ -14,10 +14,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from keras_butterfly_cli import main
 
+from keras_butterfly import export
 from keras_butterfly.compression.checkpoint import FILE, Checkpoint, SaveEachEpoch
+from keras_butterfly.export.tflite.converter import convert
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((64, 16)).astype("float32"), RNG.integers(0, 4, 64)
@@ -102,6 +105,13 @@ def _inside(folder, monkeypatch):
         ((*REPLACE, "--stacks", 10**30), "`stacks` must be at most 1,024"),
         ((*REPLACE, "--stacks", 10**9, "--data", "d.npz", "--target-size-kib", 9), "`stacks` must be at most 1,024"),
         ((*REPLACE, "--steps", 10**30), "'--steps'"),
+        ((*REPLACE, "--epochs", 10**30, "--data", "d.npz"), "'--epochs'"),
+        (("demo", "--epochs", 10**30), "'--epochs'"),
+        ((*REPLACE[:4], "--where", "wide", "--radix", ",".join(["2"] * 40)), "at most 256 times 64"),
+        ((*REPLACE[:4], "--where", "wide", "--radix", ",".join(["7"] * 3000)), "at most 256 times 64"),
+        ((*REPLACE[:4], "--where", "a{99999999999}"), "Expected a name or a regular expression for --where"),
+        ((*REPLACE[:4], "--where", "(?:" * 2000 + ")" * 2000), "Expected a name or a regular expression for --where"),
+        ((*REPLACE[:4], "--where", "[[:alpha:]]"), "Expected a layer to replace"),
     ],
 )
 def test_nonsense_is_one_line(arguments, message, capsys, folder):
@@ -129,6 +139,45 @@ def test_labels_that_are_no_classes(labels, message, capsys, folder):
     np.savez(folder / "bad.npz", x=X, y=labels)
     refused(capsys, message, *REPLACE, "--data", "bad.npz", "--epochs", 1)
     assert not (folder / "new.keras").exists()
+
+
+def test_a_model_that_is_not_built_is_refused_before_a_training(capsys, folder, tmp_path):
+    keras.Sequential([layers.Dense(4)]).save(tmp_path / "unbuilt.keras")
+    command = ("replace", tmp_path / "unbuilt.keras", "-o", tmp_path / "new.keras", "--epochs", 1, "--data", "d.npz")
+    refused(capsys, "built", *command)
+
+
+def test_a_model_without_inputs_is_not_compared_on_data(capsys, folder, tmp_path):
+    content = convert(lambda: {"y": tf.constant([[1.0, 2.0]])}, ())
+    (tmp_path / "none.tflite").write_bytes(content)
+    refused(capsys, "Expected a model with inputs", "compare", tmp_path / "none.tflite", "--runs", 1, "--data", "d.npz")
+
+
+def test_a_model_with_a_loss_of_the_users_own_is_exported(capsys, folder, tmp_path):
+    model = keras.models.load_model("m.keras")
+    model.compile("adam", unknown_loss)
+    model.save(tmp_path / "own.keras")
+    command = ("export", tmp_path / "own.keras", "-o", tmp_path / "own.tflite", "--effort", "estimate", "--lowering", "dense")
+    assert run(capsys, *command)[0] == 0
+
+
+def unknown_loss(wanted, given):
+    return keras.ops.mean(keras.ops.square(keras.ops.cast(wanted, given.dtype) - given))
+
+
+def test_names_of_files_are_shown_as_they_are(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exported = export.to_tflite(keras.models.load_model(folder / "m.keras"), lowering="dense")
+    names = ["[red].tflite", "[/x].tflite", "a$b.tflite", os.fsdecode(b"\xff.tflite")]
+    os.mkdir("[")
+    for name in names:
+        exported.save(name)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--verbose", "compare", *names, "--runs", "1", "--plot", "latencies.png"])
+    shown = capsys.readouterr().out
+    assert not stopped.value.code
+    assert all(name in shown for name in names[:3])
+    assert (tmp_path / "latencies.png").exists()
 
 
 @pytest.mark.parametrize("target", [(), ("--target-size-kib", 100)])

@@ -44,7 +44,7 @@ LAYERS = {
     "stacks": lambda: built(Butterfly(32, stacks=3), 32),
     "no bias": lambda: built(Butterfly(use_bias=False), 64),
     "truncated, transposed, stacks": lambda: built(Butterfly(24, truncation="random", stacks=2, transposed=True), 64),
-    "radix 4": lambda: built(Butterfly(50, radix=4), 64),
+    "radix 2": lambda: built(Butterfly(50, radix=2), 64),
     "radices 3, 4, 5": lambda: built(Butterfly(60, radix=(3, 4, 5), transposed=True), 44),
     "Monarch": lambda: built(Butterfly(70, radix=(8, 9), stacks=2, truncation="random"), 64),
     "butterfly plus low rank": lambda: built(Butterfly(48, rank=5, radix=4, stacks=2), 80),
@@ -90,7 +90,7 @@ def test_every_candidate_equals_the_dense_product(name, leading, rng):
 @pytest.mark.parametrize(("n", "units", "batch"), [(64, 64, 1), (45, 64, 3), (60, 33, 3)])
 @pytest.mark.parametrize(("blocks", "operators"), MIXES)
 def test_any_grouping_with_any_mix_of_operators(blocks, operators, n, units, batch, transposed, rng):
-    layer = built(Butterfly(units, transposed=transposed), n)
+    layer = built(Butterfly(units, radix=2, transposed=transposed), n)
     x = rng.standard_normal((batch, n)).astype("float32")
     actual = np.asarray(lower(layer, Fused((Grouping(blocks, operators),)))(keras.ops.convert_to_tensor(x)))
     expected = dense_product(layer, x)
@@ -137,7 +137,17 @@ def operators_of(layer, n, **settings):
     ],
 )
 def test_operators_of_a_full_butterfly_are_pinned(lowering, expected):
-    assert operators_of(Butterfly(use_bias=False), 256, lowering=lowering) == expected
+    assert operators_of(Butterfly(radix=2, use_bias=False), 256, lowering=lowering) == expected
+
+
+@pytest.mark.parametrize(("radix", "products"), [(4, 4 * 4), ((8, 32), 8 + 32), ((4, 9, 8), 4 + 9 + 8)])
+def test_a_stage_by_gathers_has_one_product_for_each_node_of_a_gadget(radix, products):
+    found = operators_of(Butterfly(radix=radix, use_bias=False), 256, lowering="gather")
+    stages = len(radix) if isinstance(radix, tuple) else 4
+    # The value of the node itself needs no GATHER, unless padding moves the nodes.
+    assert found["MUL"] == products and found["ADD"] == products - stages
+    assert products - stages <= found["GATHER"] <= products
+    assert set(found) <= {"GATHER", "MUL", "ADD", "RESHAPE"}
 
 
 @pytest.mark.parametrize("lowering", KINDS)
@@ -162,7 +172,7 @@ def test_a_bias_costs_at_most_one_addition(lowering):
 )
 def test_operators_of_a_factor_are_pinned(operators, expected):
     """One transpose a factor, those of the last back to the natural order; none before the first, and none with "sum"."""
-    layer = built(Butterfly(use_bias=False), 512)
+    layer = built(Butterfly(radix=2, use_bias=False), 512)
     content = convert(lower(layer, Fused((Grouping((8, 8, 8), operators),))), [tf.TensorSpec((1, 512), name="x")])
     assert Counter(operator_names(content)) == expected
 
@@ -205,7 +215,7 @@ def test_a_product_is_lowered_butterfly_by_butterfly(lowering):
 
 
 def test_what_is_estimated_to_cost_far_more_is_not_measured():
-    small, large = built(Butterfly(), 128), built(Butterfly(), 4096)
+    small, large = built(Butterfly(radix=2), 128), built(Butterfly(radix=2), 4096)
     assert Dense() in shortlist(small, 1, None)
     assert Dense() not in shortlist(large, 1, None)
     assert len(lowerings(large)) > 100
@@ -268,7 +278,7 @@ def test_a_layer_inside_a_recurrent_cell_is_lowered(unroll):
     [(784, 1024, 25 * 32 * 32 + 32 * 25 * 32), (640, 640, 20 * 32 * 32 + 32 * 20 * 20), (64, 1024, 32 * 2 * 32 + 32 * 32 * 32)],
 )
 def test_nodes_behind_the_last_ones_are_left_out(n, units, expected):
-    layer = built(Butterfly(units, use_bias=False), n)
+    layer = built(Butterfly(units, radix=2, use_bias=False), n)
     content = convert(lower(layer, Fused((Grouping((32, 32), ("conv", "conv")),))), [tf.TensorSpec((1, n), name="x")])
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     stored = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None and len(buffer.data) > 4096)
