@@ -4,10 +4,9 @@
 
 A random subset of the nodes becomes a GATHER operator. XNNPACK does not have it, so the graph is cut into two partitions.
 
-The program exports single layers and the network 784-1024-1024-10. Each is exported with the default nodes and the radix of
---radix, and with a random subset of all N nodes, radix 2 and, where the layer widens, the largest stride first: the defaults
-that `Butterfly` once had. All files are measured in turn in one run, with batch 1 and one thread. Without --quantize they are
-in float32.
+The program exports single layers and the network 784-1024-1024-10. Each is exported with the default nodes, and with a random
+subset of all N nodes and, where the layer widens, the largest stride first: the defaults that `Butterfly` once had. All files
+are measured in turn in one run, with batch 1 and one thread. Without --quantize they are in float32.
 """
 
 import click
@@ -24,12 +23,12 @@ NODES = ("first", "random")
 
 
 def butterfly(n: int, units: int, nodes: str, radix: int, **arguments) -> Butterfly:
-    """Return a layer with the default nodes and the given radix, or one of radix 2 with a random subset of all N nodes."""
+    """Return a layer of the given radix, with the default nodes or a random subset of all N nodes."""
     if nodes == "first":
         return Butterfly(units, radix=radix, **arguments)
     drawn = np.random.RandomState(0).permutation(padded_size(max(n, units)))[: min(n, units)]
     order = "decreasing" if units > n else "increasing"
-    return Butterfly(units, radix=2, truncation=np.sort(drawn), order=order, **arguments)
+    return Butterfly(units, radix=radix, truncation=np.sort(drawn), order=order, **arguments)
 
 
 def networks(nodes: str, radix: int) -> dict[str, keras.Model]:
@@ -43,7 +42,7 @@ def networks(nodes: str, radix: int) -> dict[str, keras.Model]:
 
 
 @click.command()
-@click.option("--radix", default=4, show_default=True, type=click.IntRange(min=2), help="Of the layers with the first nodes.")
+@click.option("--radix", default=4, show_default=True, type=click.IntRange(min=2), help="Of all butterflies.")
 @click.option("--runs", default=300, show_default=True, type=click.IntRange(min=1), help="Timed blocks of each model.")
 @click.option("--quantize", type=click.Choice(["float16", "dynamic"]), help="[default: float32]")
 def main(radix, runs, quantize):

@@ -132,7 +132,7 @@ def test_the_result_is_frozen():
 
 
 def test_training_only_layers_are_off_and_weights_are_those_of_now(rng):
-    model = sequential(Butterfly(), layers.Dropout(0.9))
+    model = sequential(Butterfly(radix=2), layers.Dropout(0.9))
     x = rng.standard_normal((2, 16)).astype("float32")
     before = export.to_tflite(model).predict(x)
     model.layers[0].gadgets.assign(model.layers[0].gadgets * 2.0)

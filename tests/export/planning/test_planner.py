@@ -456,7 +456,7 @@ def test_any_name_of_a_layer(name):
 def test_partitions_are_counted():
     """GATHER is what XNNPACK does not run."""
     assert export.to_tflite(model(), lowering="fused").partitions == 1
-    assert export.to_tflite(model(), lowering="gather").partitions > 5
+    assert export.to_tflite(model(), lowering="gather").partitions > 3
 
 
 def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
@@ -479,7 +479,7 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
 
 
 def test_work_counts_what_the_lowering_does():
-    layer = Butterfly()
+    layer = Butterfly(radix=2)
     layer.build((None, 1024))
     done = work(layer, Fused((Grouping((32, 32), ("conv", "conv")),)), 2)
     assert done["weights"] == 4 * 2 * 1024 * 32

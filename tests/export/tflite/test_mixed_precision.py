@@ -44,7 +44,7 @@ def rounded(kernel):
 
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_only_the_weights_are_rounded(precision):
-    layer = built(Butterfly(48, bias_initializer="ones", seed=0), 64)
+    layer = built(Butterfly(48, radix=2, bias_initializer="ones", seed=0), 64)
     content, batches = exported(layer, Dense(keep_float32="arithmetic"), 64, precision)
     x = np.concatenate([batch["x"] for batch in batches])
     expected = x @ rounded(np.asarray(layer.kernel)) + 1
@@ -56,7 +56,7 @@ def test_only_the_weights_are_rounded(precision):
 @pytest.mark.parametrize("operator", ["conv", "matmul", "split"])
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
-    layer = built(Butterfly(use_bias=False, seed=0), 1024)
+    layer = built(Butterfly(radix=2, use_bias=False, seed=0), 1024)
     lowering = Fused((Grouping((32, 32), (operator,) * 2),), keep_float32="arithmetic")
     content, batches = exported(layer, lowering, 1024, precision, rows=8)
     stored = [buffer.data for buffer in schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)).buffers]
