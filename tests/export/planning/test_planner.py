@@ -478,6 +478,36 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
         assert interpreter.get_input_details()[0]["name"] == "pixels"
 
 
+@pytest.mark.parametrize(
+    ("n", "radix", "lowering", "channels", "whole"),
+    [
+        (784, (28, 28), Fused((Grouping((28, 28), ("conv", "conv")),)), (28, 28, 28, 28), True),
+        (1024, 2, Fused((Grouping((32, 32), ("conv", "conv")),)), (32, 32, 32, 32), True),
+        (1024, 2, Fused((Grouping((512, 2), ("conv", "conv")),)), (512, 512, 2, 2), False),
+        (784, 2, Fused((Grouping((32, 32), ("conv", "conv")),)), (32, 32, 25, 25), False),
+        (784, 2, Fused((Grouping((32, 32), ("conv", "matmul")),)), (32, 32), True),
+        (784, 2, Fused((Grouping((32, 32), ("matmul", "matmul")),)), (), None),
+        (784, 2, Dense(), (), None),
+    ],
+    ids=str,
+)
+def test_gpu_delegates_want_multiples_of_four_channels_in_a_group(n, radix, lowering, channels, whole):
+    layer = Butterfly(radix=radix)
+    layer.build((None, n))
+    assert tuple(lowering.grouped_channels(layer.parts())) == channels
+    candidate = Candidate(lowering, 1.0, 1, grouped_channels=channels)
+    assert candidate.gpu_groups is whole
+
+
+def test_the_plan_shows_what_gpu_delegates_run_whole(tmp_path):
+    known = export.Wisdom()
+    exported = export.to_tflite(model(), wisdom=known)
+    table = str(exported.explain())
+    assert "GPU groups" in table and "whole" in table
+    again = export.to_tflite(model(), wisdom=export.Wisdom.load(known.save(tmp_path / "wisdom.json")))
+    assert [c.gpu_groups for c in again.plan[0].candidates] == [c.gpu_groups for c in exported.plan[0].candidates]
+
+
 def test_work_counts_what_the_lowering_does():
     layer = Butterfly(radix=2)
     layer.build((None, 1024))
