@@ -23,7 +23,7 @@ from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
-from keras_butterfly.utils.model_checks import check_model
+from keras_butterfly.utils.model_checks import check_finite_weights, check_model
 from keras_butterfly.utils.model_inputs import check_data, first_outputs
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
@@ -248,7 +248,10 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
 def _loaded(path: Path) -> keras.Model | bytes:
     """Return the Keras model in a .keras or .h5 file, or the bytes of a .tflite file that the runtime loads."""
     if path.suffix in (".keras", ".h5"):
-        return load_model(path)
+        model = load_model(path)
+        check_model(model)
+        check_finite_weights(model)
+        return model
     content = content_of(path)
     runtime.load(content)
     return content

@@ -194,7 +194,11 @@ def no_exports(monkeypatch):
 
 @pytest.fixture(scope="module")
 def others(folder):
-    """Models of other tasks, a damaged one, and data that fit none or one of them."""
+    """Models of other tasks, damaged, unbuilt and NaN ones, and data that fit none or one of them."""
+    keras.Sequential([layers.Dense(4)]).save(folder / "unbuilt.keras")
+    spoiled = keras.models.load_model(folder / "m.keras")
+    spoiled.get_layer("hidden").bias.assign(np.full(64, np.nan))
+    spoiled.save(folder / "nan.keras")
     for name, inputs, outputs in (("wide.keras", 17, 4), ("five.keras", 16, 5)):
         keras.Sequential([keras.Input((inputs,), name="x"), layers.Dense(outputs, activation="softmax")]).save(folder / name)
     (folder / "damaged.keras").write_bytes((folder / "m.keras").read_bytes()[:500])
@@ -208,6 +212,8 @@ def others(folder):
     [
         (("m.keras", "missing.keras"), "Received: 'missing.keras'"),
         (("m.keras", "damaged.keras"), "'damaged.keras' could not be loaded"),
+        (("m.keras", "nan.keras"), "Expected finite weights. The layer 'hidden'"),
+        (("m.keras", "unbuilt.keras"), "is not built"),
         (("m.keras", "damaged.tflite"), "Expected a TFLite model that the stock runtime loads"),
         (("m.keras", "--threads", 1000), "`threads` must be at most 256"),
         (("m.keras", "wide.keras", "--data", "d.npz"), "Received: [(64, 16)]"),
