@@ -45,9 +45,9 @@ class Checkpoint:
             names = []
         except OSError as error:
             raise _no_folder(folder, error) from error
-        for path in (self.folder / FILE, self.folder / PARTIAL):
-            if path.exists() and not path.is_file():
-                raise ValueError(f"Expected a file in the checkpoint's folder. '{path}' is no regular file. Remove it.")
+        partial = self.folder / PARTIAL
+        if partial.exists() and not partial.is_file():
+            raise ValueError(f"Expected a file in the checkpoint's folder. '{partial}' is no regular file. Remove it.")
         if names and not {FILE, PARTIAL} & set(names):
             raise ValueError(
                 f"Expected an empty folder for the checkpoint, or one that holds '{FILE}'. Received '{folder}', which holds "
