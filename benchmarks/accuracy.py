@@ -49,11 +49,6 @@ TRAINING_PEOPLE = 21
 CALIBRATION = 512  # examples
 
 
-def low_rank(rank: int) -> list[keras.Layer]:
-    """Return two layers whose matrices are products of two thin ones."""
-    return twice(LowRank, rank=rank)
-
-
 def butterflies(nodes: str, *orders: str) -> list[keras.Layer]:
     """Return a butterfly layer for each of `orders`, all with `truncation=nodes` and the paper's radix 2."""
     return [Butterfly(WIDTH, "relu", radix=2, truncation=nodes, order=order) for order in orders]
@@ -64,30 +59,25 @@ def twice(layer: Callable[..., keras.Layer], units: int = WIDTH, **arguments) ->
     return [layer(units, activation="relu", **arguments) for _ in range(2)]
 
 
-def dense(width: int) -> list[keras.Layer]:
-    """Return two dense layers of the given width."""
-    return twice(keras.layers.Dense, width)
-
-
 # name -> a maker of the hidden layers
 KINDS: dict[str, Callable[[], list[keras.Layer]]] = {
-    "butterfly": lambda: twice(Butterfly),
-    "dense 1024": lambda: dense(WIDTH),
-    "dense 256": lambda: dense(256),
-    "dense 128": lambda: dense(128),
-    "dense 59": lambda: dense(59),
-    "low rank 20": lambda: low_rank(20),
-    "low rank 40": lambda: low_rank(40),
-    "random nodes, decreasing and increasing": lambda: butterflies("random", "decreasing", "increasing"),
-    "random nodes, both decreasing": lambda: butterflies("random", "decreasing", "decreasing"),
-    "random nodes, both increasing": lambda: butterflies("random", "increasing", "increasing"),
-    "first nodes, increasing and decreasing": lambda: butterflies("first", "increasing", "decreasing"),
-    "first nodes, both decreasing": lambda: butterflies("first", "decreasing", "decreasing"),
-    "butterfly, FJLT": lambda: twice(Butterfly, radix=2, kernel_initializer="fjlt"),
-    "butterfly, 2 stacks": lambda: twice(Butterfly, stacks=2),
-    "kaleidoscope": lambda: twice(Kaleidoscope),
-    "J2^T W' J1, k = 10": lambda: twice(ButterflyDense, k1=10, k2=10),
-    "J2^T W' J1, k = 64": lambda: twice(ButterflyDense, k1=64, k2=64),
+    "butterfly": partial(twice, Butterfly),
+    "dense 1024": partial(twice, keras.layers.Dense),
+    "dense 256": partial(twice, keras.layers.Dense, 256),
+    "dense 128": partial(twice, keras.layers.Dense, 128),
+    "dense 59": partial(twice, keras.layers.Dense, 59),
+    "low rank 20": partial(twice, LowRank, rank=20),
+    "low rank 40": partial(twice, LowRank, rank=40),
+    "random nodes, decreasing and increasing": partial(butterflies, "random", "decreasing", "increasing"),
+    "random nodes, both decreasing": partial(butterflies, "random", "decreasing", "decreasing"),
+    "random nodes, both increasing": partial(butterflies, "random", "increasing", "increasing"),
+    "first nodes, increasing and decreasing": partial(butterflies, "first", "increasing", "decreasing"),
+    "first nodes, both decreasing": partial(butterflies, "first", "decreasing", "decreasing"),
+    "butterfly, FJLT": partial(twice, Butterfly, radix=2, kernel_initializer="fjlt"),
+    "butterfly, 2 stacks": partial(twice, Butterfly, stacks=2),
+    "kaleidoscope": partial(twice, Kaleidoscope),
+    "J2^T W' J1, k = 10": partial(twice, ButterflyDense, k1=10, k2=10),
+    "J2^T W' J1, k = 64": partial(twice, ButterflyDense, k1=64, k2=64),
 }
 RADICES: dict[str, int | tuple[int, ...]] = {"2": 2, "4": 4, "8, 8, 16": (8, 8, 16), "32, 32": (32, 32)}
 FACTORS = (None, 4, 10, 20, 40)
@@ -133,7 +123,7 @@ def load_hapt(folder: Path | None) -> Data:
 
 
 def load_isolet(folder: Path | None) -> Data:
-    """Return spoken letters as 617 features, which the data set's authors scaled to -1 .. 1.
+    """Return the training and test examples of ISOLET: spoken letters as 617 features, scaled to -1 .. 1 by its authors.
 
     From `folder`: 1,100 examples drawn at random for training, and 460 for testing. From OpenML: the split of the data set's
     authors, 6,238 and 1,559 examples.

@@ -49,7 +49,7 @@ def teacher(data: Data, seed: int, epochs: int) -> keras.Model:
 
 
 def replaced(**settings):
-    """Return a maker of students whose hidden layers `replace_dense` replaces by those of `settings`."""
+    """Return a function (model, examples, seed) -> student, which replaces the hidden layers by those of `settings`."""
 
     def make(model, examples, seed):
         return replace_dense(model, where=HIDDEN, data=examples, seed=10 * seed, **settings)[0]

@@ -23,7 +23,7 @@ NODES = ("first", "random")
 
 
 def butterfly(n: int, units: int, nodes: str, radix: int, **arguments) -> Butterfly:
-    """Return a layer of the given radix, with the default nodes or a random subset of all N nodes."""
+    """Return a butterfly from `n` inputs to `units` outputs, with the default nodes or a random subset of all N nodes."""
     if nodes == "first":
         return Butterfly(units, radix=radix, **arguments)
     drawn = np.random.RandomState(0).permutation(padded_size(max(n, units)))[: min(n, units)]

@@ -60,7 +60,7 @@ def _candidates_table(plan: LayerPlan) -> TextTable:
             measured = candidate.measured
             cells = [f"{measured.seconds * 1e6:,.2f}", f"{measured.size_bytes / 1024:,.1f}", f"{measured.error:.2g}"]
         lowering = str(candidate.lowering)
-        name = Text(f"{lowering} <-", "bold") if candidate.lowering == plan.lowering else Text(lowering)
+        name = Text(f"{lowering} <-", "bold") if candidate.lowering == plan.lowering else lowering
         gpu = {True: "whole", False: "split", None: ""}[candidate.gpu_groups]
         table.add_row(name, f"{candidate.estimate * 1e6:,.2f}", *cells, gpu, plan.passed_over(candidate))
     return table

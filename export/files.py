@@ -147,17 +147,26 @@ def _new_file(path: Path) -> Iterator[Path]:
     target = _target(path)
     temporary = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
     try:
-        try:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except OSError as error:
-            if error.errno in _FULL:
-                raise OSError(error.errno, f"could not write the file: {error.strerror}", str(path)) from error
-            reason = f"'{target.parent}': {error.strerror}"
-            raise ValueError(f"Expected a folder that can be written to. Received: {reason}. Choose another one.") from error
+        _create(temporary, path)
         yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _create(temporary: Path, path: Path) -> None:
+    """Make an empty file at `temporary`, for content that is to go to `path`.
+
+    Raises:
+        ValueError, OSError: as `_new_file`.
+    """
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(error.errno, f"could not write the file: {error.strerror}", str(path)) from error
+        reason = f"'{temporary.parent}': {error.strerror}"
+        raise ValueError(f"Expected a folder that can be written to. Received: {reason}. Choose another one.") from error
 
 
 def _link(temporary: Path, target: Path) -> None:

@@ -42,7 +42,7 @@ def cli(verbose):
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(1, 10**6),
+    type=click.IntRange(1, 1_000_000),
     help="Passes over the training data. [default: 12; digits 40; fashion_mnist and mnist 5]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Seed of all random draws.")
@@ -114,7 +114,7 @@ def summary(model, as_json):
 @click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
 @click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
 @click.option(
-    "--epochs", type=click.IntRange(0, 10**6), default=0, show_default=True, help="Passes of distillation over the data."
+    "--epochs", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Passes of distillation over the data."
 )
 @click.option(
     "--checkpoint", type=FOLDER, help="Folder in which a distillation is saved, to continue it after an interruption."

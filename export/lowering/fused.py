@@ -133,7 +133,7 @@ class Fused(PartByPart):
         return super().from_dict({**saved, "groupings": tuple(read)})
 
     def _factors(self, number: int, wiring: Wiring) -> tuple[tuple[str, ...], tuple[fusion.Factor, ...]]:
-        """Return the operators and the factors of butterfly `number` of the layer, which has this wiring."""
+        """Return how butterfly `number` of a layer is written: the operators, and the block factors of `wiring`."""
         if self.groupings:
             blocks, operators = self.groupings[number]
             return operators, fusion.factors(wiring, fusion.stage_counts(wiring, blocks))

@@ -77,7 +77,7 @@ class Lowering:
         raise NotImplementedError
 
     def grouped_channels(self, parts: Sequence[Part]) -> Iterator[int]:
-        """Return the numbers of input and output channels in a group of each CONV_2D that has several groups."""
+        """Return the channels that enter and that leave one group, for each CONV_2D of several groups that writes `parts`."""
         yield from ()
 
     @property

@@ -25,5 +25,5 @@ def check_picture(path) -> None:
 
 
 def literal(text: str) -> str:
-    """Return `text` as matplotlib shows it: dollar signs are no formula, and bytes that are no UTF-8 are question marks."""
+    """Return `text` so changed that matplotlib shows it: dollar signs escaped, question marks for what is no UTF-8."""
     return text.encode(errors="replace").decode().replace("$", r"\$")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.model_inputs import flat_inputs, read_examples
+from keras_butterfly.utils.validation import check_range
 
 from ..tflite.quantize import Precision
 
@@ -97,12 +98,7 @@ def _cast(array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
     """
     dtype = spec.dtype.as_numpy_dtype
     if spec.dtype.is_floating or spec.dtype.is_integer:
-        limit = spec.dtype.limits if spec.dtype.is_integer else (np.finfo(dtype).min, np.finfo(dtype).max)
-        if array.size and (array.min() < limit[0] or array.max() > limit[1]):
-            raise ValueError(
-                f"Expected values of the input '{spec.name}' that {spec.dtype.name} can hold. Received: {array.min():.3g} to "
-                f"{array.max():.3g}. Replace markers of missing values, and scale the data as for training."
-            )
+        check_range(array, dtype, spec.name)
     return array.astype(dtype)
 
 

@@ -253,7 +253,7 @@ def _optimizer_settings(optimizer) -> dict | None:
 
 
 def _without_names(config):
-    """Return a config without the names in it, at any depth. A default name counts the optimizers of the process."""
+    """Return `config` without the entries "name", at any depth. A default name counts the optimizers of the process."""
     if isinstance(config, dict):
         return {key: _without_names(value) for key, value in config.items() if key != "name"}
     return [_without_names(value) for value in config] if isinstance(config, list) else config

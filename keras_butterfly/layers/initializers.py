@@ -137,8 +137,8 @@ class RandomOrthogonal(ButterflyInitializer):
     """An initializer that makes every gadget a random orthogonal matrix, so that a full butterfly J is orthogonal.
 
     The matrices are uniform (Haar measure) up to the signs of their columns, which make the diagonal positive: every node keeps
-    a part of its own value. Networks so trained were more accurate than with any signs. For a truncated butterfly
-    E||Jx||^2 = ||x||^2.
+    a part of its own value. With radix 4, networks that started so were more accurate (CONTRIBUTING.md has the figures). For a
+    truncated butterfly E||Jx||^2 = ||x||^2.
     """
 
     def gadgets(self, blocks, radix, stride, rng):

@@ -93,17 +93,18 @@ def check_finite(values: np.ndarray, name: str) -> None:
         raise ValueError(f"Expected finite numbers in {name}. Received: {wrong} that are NaN or infinite")
 
 
-def check_finite_in(values: np.ndarray, dtype: str, name: str) -> None:
-    """Check that finite `values` stay finite as float32, if `dtype`, that of a model's input, is a floating one.
+def check_range(values: np.ndarray, dtype, input_name: str) -> None:
+    """Check that `values`, which are for one input of a model, lie in the range of the numbers of `dtype`.
 
     Raises:
-        ValueError: if they do not. The message calls them `name`.
+        ValueError: if they do not. The message names the input.
     """
-    largest = np.finfo("float32").max
-    if "float" in dtype and dtype != "float64" and values.size and not -largest <= values.min() <= values.max() <= largest:
+    dtype = np.dtype(dtype)
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    if values.size and (values.min() < limits.min or values.max() > limits.max):
         raise ValueError(
-            f"Expected values in {name} that float32 can hold. Received: {values.min():.3g} to {values.max():.3g}. Replace "
-            "markers of missing values, and scale the data as for training."
+            f"Expected values of the input '{input_name}' that {dtype.name} can hold. Received: {values.min():.3g} to "
+            f"{values.max():.3g}. Replace markers of missing values, and scale the data as for training."
         )
 
 

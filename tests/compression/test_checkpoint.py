@@ -113,7 +113,7 @@ def test_fingerprints_tell_shapes_dtypes_and_values_apart():
 
 
 def test_a_folder_that_another_run_removes_is_made_again(tmp_path, monkeypatch):
-    """A run that ends removes the empty folder that it made, while the next one is about to lock it."""
+    """Let a run remove the empty folder that it made while the next one is about to lock it. See that the next one goes on."""
     folder, removed = tmp_path / "state", []
     make = Checkpoint._make_folder
 

@@ -23,7 +23,7 @@ def dense(**settings):
 def test_data_that_float32_cannot_hold_are_refused(precision):
     data = X.astype("float64")
     data[:, 0] = -np.finfo("float64").max  # a common marker of a missing value
-    with pytest.raises(ValueError, match=r"that float32 can hold. Received: -1.8e\+308 to"):
+    with pytest.raises(ValueError, match=r"values of the input 'x' that float32 can hold. Received: -1.8e\+308 to"):
         export.to_tflite(dense(name="x"), quantize=precision, representative_data=data)
 
 
@@ -35,8 +35,8 @@ def test_whole_numbers_that_the_input_cannot_hold_are_refused():
 
 
 def test_training_data_that_float32_cannot_hold_are_refused():
-    teacher, student = dense(), dense()
-    with pytest.raises(ValueError, match=r"values in the data that float32 can hold. Received: .*e\+300"):
+    teacher, student = dense(), dense(name="x")
+    with pytest.raises(ValueError, match=r"values of the input 'x' that float32 can hold. Received: .*e\+300"):
         distill(student, teacher, X.astype("float64") * 1e300, epochs=1)
     with pytest.raises(ValueError, match="that float32 can hold"):
         replace_dense(keras.Sequential([keras.Input((16,)), layers.Dense(64)]), data=X.astype("float64") * 1e300)

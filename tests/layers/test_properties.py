@@ -30,7 +30,7 @@ radices = st.one_of(st.just(2), st.sampled_from([2, 4, 8, 32, "auto"]), st.lists
 
 
 def fitting(radix, *sizes):
-    """Return `radix`, as a tuple of a large enough product if it is a list."""
+    """Return `radix`. Of a list make a tuple whose product is at least the largest of `sizes`."""
     missing = -(-max(sizes) // prod(radix)) if isinstance(radix, list) else 1
     return radix if missing == 1 else (*radix, missing)
 

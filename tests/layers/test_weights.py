@@ -140,7 +140,7 @@ def test_a_file_gives_the_same_map_in_a_layer_of_another_multiplier(kind, saved,
 
 @pytest.mark.parametrize("lr_multiplier", [None, 4])
 def test_a_file_holds_the_weights_as_used_the_bias_as_it_is_and_what_they_fit(lr_multiplier):
-    settings = {"truncation": "random", "order": "decreasing", "bias_initializer": "ones"}
+    settings = {"truncation": "random", "order": "decreasing", "bias_initializer": "ones", "radix": 2}
     layer = layer_of(5, lr_multiplier=lr_multiplier, **settings)
     store = stored_by(layer)
     assert {"gadgets", "bias", "input_nodes", "output_nodes", "strides"} == store.keys()
@@ -149,7 +149,7 @@ def test_a_file_holds_the_weights_as_used_the_bias_as_it_is_and_what_they_fit(lr
     np.testing.assert_array_equal(numpy(store["bias"]), np.ones(5))
     assert store["input_nodes"].tolist() == list(range(16))
     assert store["output_nodes"].tolist() == list(layer.wiring.outputs)
-    assert store["strides"].tolist() == [4, 1]
+    assert store["strides"].tolist() == [8, 4, 2, 1]
 
 
 # (layer that the weights were saved from, layer that they are loaded into, part of the error message)

@@ -101,7 +101,7 @@ def test_gradients_equal_the_dense_chain_rule(wiring, rng):
 
 
 def random_wiring(rng):
-    """Return a wiring of random sizes, radices, nodes and order."""
+    """Return a wiring whose sizes, radices, nodes and order `rng` draws."""
     inputs, outputs = (int(size) for size in rng.integers(2, 33, 2))
     radix = rng.integers(2, 8, rng.integers(1, 4)).tolist()
     missing = -(-max(inputs, outputs) // math.prod(radix))

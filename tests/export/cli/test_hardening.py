@@ -194,7 +194,7 @@ def no_exports(monkeypatch):
 
 @pytest.fixture(scope="module")
 def others(folder):
-    """Models of other tasks, damaged, unbuilt and NaN ones, and data that fit none or one of them."""
+    """Write models of other tasks, damaged, unbuilt and NaN ones to `folder`, and data that fit none or one of them."""
     keras.Sequential([layers.Dense(4)]).save(folder / "unbuilt.keras")
     spoiled = keras.models.load_model(folder / "m.keras")
     spoiled.get_layer("hidden").bias.assign(np.full(64, np.nan))
