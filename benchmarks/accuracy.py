@@ -16,10 +16,7 @@ one precision in turn. The values of the weights change neither size nor latency
 
 Output: every run is kept in FOLDER/DATASET-OPTIMIZER.json. If the program is interrupted, start it again to continue.
 
-Data sets: Keras and scikit-learn load "fashion_mnist", "mnist" and "digits". "hapt" is six channels of a smartphone's sensors
-in windows of 2.56 s. People 1 to 21 are for training, people 22 to 30 for testing. It is downloaded, or read from
-DATA/hapt/hapt_raw.npz. "isolet" is spoken letters. It is downloaded from OpenML, or a part of it is read from
-DATA/isolet/isolet1.npz.
+Data sets: see data_sets.py.
 """
 
 import sys
@@ -36,16 +33,14 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import activity_data
-from keras_butterfly_cli.demonstration import WIDTH, Data, load
+from data_sets import DATA_SETS, load
+from keras_butterfly_cli.demonstration import WIDTH, Data
 from results import Results
-from sklearn.datasets import fetch_openml
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank, export
 
 GRID = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
-TRAINING_PEOPLE = 21
 CALIBRATION = 512  # examples
 
 
@@ -113,49 +108,6 @@ def best_rate(accuracy: Callable[[float], float]) -> float:
     return GRID[best]
 
 
-def load_hapt(folder: Path | None) -> Data:
-    """Return windows of 128 samples, channel after channel, standardized by the training people's mean and deviation."""
-    windows, activity, person = activity_data.load("uci") if folder is None else read_hapt(folder / "hapt" / "hapt_raw.npz")
-    x = windows.transpose(0, 2, 1).reshape(len(windows), -1)
-    known = person <= TRAINING_PEOPLE
-    x = (x - x[known].mean(0)) / x[known].std(0)
-    return Data(x[known], activity[known], x[~known], activity[~known])
-
-
-def load_isolet(folder: Path | None) -> Data:
-    """Return the training and test examples of ISOLET: spoken letters as 617 features, scaled to -1 .. 1 by its authors.
-
-    From `folder`: 1,100 examples drawn at random for training, and 460 for testing. From OpenML: the split of the data set's
-    authors, 6,238 and 1,559 examples.
-    """
-    if folder is None:
-        x, letters = fetch_openml(data_id=300, return_X_y=True, as_frame=False)
-        y, training = letters.astype(int) - 1, np.arange(len(x)) < 6238
-    else:
-        with np.load(folder / "isolet" / "isolet1.npz") as file:
-            x, y = file["x_times_10000"] / 1e4, file["y"].astype(int)
-        training = np.isin(np.arange(len(x)), np.random.default_rng(0).permutation(len(x))[:1100])
-    x = x.astype("float32")
-    return Data(x[training], y[training], x[~training], y[~training])
-
-
-def read_hapt(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the windows, activities and people of the raw recordings in one file, as `activity_data.load` does."""
-    with np.load(path) as file:
-        signals, offsets, segments = file["signals"].T * activity_data.UNITS, file["offsets"], file["segments"]
-        recording = {int(number): index for index, number in enumerate(file["experiment"])}
-    stretches = [
-        activity_data.Stretch(int(person), int(activity) - 1, signals[start + first - 1 : start + last])
-        for experiment, person, activity, first, last in segments
-        if activity <= len(activity_data.ACTIVITIES)
-        for start in [offsets[recording[int(experiment)]]]
-    ]
-    return activity_data.windows(stretches, 128)
-
-
-LOADERS: dict[str, Callable[[Path | None], Data]] = {"hapt": load_hapt, "isolet": load_isolet}
-
-
 def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
     """Export an untrained network of each kind, and return its size in KiB, median latency in microseconds and lowerings."""
     exported = {}
@@ -220,9 +172,7 @@ def latencies(measured: dict) -> Table:
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--dataset", default="fashion_mnist", show_default=True, type=click.Choice(["digits", "mnist", "fashion_mnist", *LOADERS])
-)
+@click.option("--dataset", default="fashion_mnist", show_default=True, type=click.Choice(list(DATA_SETS)))
 @click.option(
     "--data",
     "source",
@@ -242,7 +192,7 @@ def latencies(measured: dict) -> Table:
 @click.option("--export", "exports", is_flag=True, help="Measure exports instead of training.")
 def main(folder, dataset, source, chosen, epochs, rates, optimizer, batch, seeds, exports):
     console = Console(width=150)
-    data = LOADERS[dataset](source) if dataset in LOADERS else load(dataset)
+    data = load(dataset, source)
     kinds = chosen or RIVALS
     if exports:
         measured = {name: measure(list(kinds), data, quantize) for name, quantize in PRECISIONS.items()}

@@ -232,7 +232,7 @@ def sweep(
     metric: Callable | None = None,
     where=None,
     min_weights: int | None = None,
-    initialize: Literal["fit", "fresh"] = "fit",
+    initialize: Literal["auto", "fit", "fresh"] = "auto",
     steps: int = STEPS,
     seed: int | None = None,
     quantize: Quantize | None = None,
@@ -253,11 +253,12 @@ def sweep(
         ks: for each k, the model is compressed by `ButterflyDense` layers of that rank.
         stacks: for each number, the model is compressed by `Butterfly` layers of that many stacks. (): by none.
         radix: as in `replace_dense`, for all butterflies.
-        train: (x, y), or (x, None) without labels. The layers are fitted to a part of x. Then `epochs` of distillation from the
-            original follow. None (default): nothing is trained, and the layers are fitted to x of `data`.
+        train: (x, y), or (x, None) without labels, for `epochs` of distillation from the original. Layers that are fitted are
+            fitted to a part of x. None (default): nothing is trained, and the layers are fitted to x of `data`.
         epochs, batch_size, learning_rate, loss: as in `distill`.
         metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
-        where, min_weights, initialize, steps, seed: as in `replace_dense`.
+        where, min_weights, steps, seed: as in `replace_dense`.
+        initialize: as in `replace_dense`. "auto" (default) means "fit" if `epochs` is 0, because nothing is trained.
         quantize: precision of the exported models. "int8" is calibrated on x of `train`, or else of `data`.
         objective, wisdom: as in `to_tflite`.
         runs: number of timed blocks of each model.
@@ -292,7 +293,7 @@ def sweep(
         model,
         where=where,
         min_weights=min_weights,
-        initialize=initialize,
+        initialize="fit" if initialize == "auto" and not epochs else initialize,
         data=fitted,
         radix=radix,
         steps=steps,

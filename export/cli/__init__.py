@@ -106,10 +106,11 @@ def summary(model, as_json):
 @click.option("--min-weights", type=click.IntRange(min=1), help="Replace only layers with at least this many weights.")
 @click.option(
     "--initialize",
-    type=click.Choice(["fit", "fresh"]),
-    default="fit",
+    type=click.Choice(["auto", "fit", "fresh"]),
+    default="auto",
     show_default=True,
-    help="Fit the new layers to the old ones, or leave them random.",
+    help="Fit the new layers to the old ones, or start from random ones. auto: fit without --epochs; with it what distills "
+    "best, which is fit for low-rank layers and fresh for butterflies.",
 )
 @click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
 @click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")

@@ -121,10 +121,12 @@ def _replaced(original, arrays, options, settings, checkpoint):
     scores = _scores("original", original, arrays) if options["epochs"] else {}
     if labels is not None:
         check_training_labels(original, x, labels)
+    if settings["initialize"] == "auto" and not options["epochs"]:
+        settings["initialize"] = "fit"
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
     if options["epochs"]:
-        scores |= _scores("after the fit", new, arrays)
+        scores |= _scores("before distillation", new, arrays)
         keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=checkpoint)
         scores |= _scores("after distillation", new, arrays)
     return new, {**replaced.to_dict(), "accuracies": scores}, [replaced.table(), *_score_lines(scores, replaced)]

@@ -29,7 +29,7 @@ from .report import LayerReplacement, ReplacementReport
 from .selection import Selection, candidates_of, reasons_to_report, summarize
 
 KINDS = ("auto", "butterfly", "butterfly_dense", "low_rank")
-INITIALIZE = ("fit", "fresh")
+INITIALIZE = ("auto", "fit", "fresh")
 # Rows of each layer's inputs that are kept of the data. More cost memory and change the fit little.
 MAX_ROWS = 8192
 # More gradient steps of a fit are a slip.
@@ -48,7 +48,7 @@ def replace_dense(
     radix: Radix | None = None,
     where: Callable[[keras.layers.Layer], bool] | str | re.Pattern | Sequence[str] | None = None,
     min_weights: int | None = None,
-    initialize: Literal["fit", "fresh"] = "fit",
+    initialize: Literal["auto", "fit", "fresh"] = "auto",
     data=None,
     steps: int = STEPS,
     seed: int | None = None,
@@ -78,10 +78,12 @@ def replace_dense(
             to replace it. None (default): if `min_weights` is given, all dense layers, convolutions included. Otherwise the
             dense layers of which at most half the weights would be left, and convolutions only if applied to a single pixel.
         min_weights: replace only layers with at least this many weights.
-        initialize: "fit" (default): all factors of a new layer are fitted (see `fitting.fit`) to the outputs of the old layer
-            on `data`, or without data to its kernel. A fit to a kernel without structure is of little use. Layers are fitted
-            in the order in which the model calls them, on the outputs of the new layers before them. "fresh": the factors are
-            random, to be trained.
+        initialize: how the new layers start. "fresh": from random factors, which have to be trained, for example by `distill`.
+            "fit": all factors are fitted (see `fitting.fit`) to the outputs of the old layer on `data`, or without data to its
+            kernel. A fit to a kernel without structure is of little use. Layers are fitted in the order in which the model
+            calls them, on the outputs of the new layers before them. "auto" (default): "fit" for low-rank layers, and "fresh"
+            for butterflies. A fitted butterfly is nearer to the old layer at once, but less accurate after the training,
+            because its matrix starts with a low effective rank. docs/evidence.md has the figures.
         data: inputs of the model, in any form that `model_inputs.read_examples` takes: what `model.predict` takes, a
             `tf.data.Dataset` or a generator. Give at least as many examples as the widest layer has inputs. At most 8,192
             examples of a stream are read.
@@ -104,6 +106,7 @@ def replace_dense(
     steps = integer_within(steps, "steps", 0, MAX_STEPS)
     if initialize not in INITIALIZE:
         raise ValueError(f"`initialize` must be one of {INITIALIZE}. Received: initialize={initialize!r}")
+    fitted = initialize == "fit" or (initialize == "auto" and factory.kind == "low_rank")
     data = None if data is None else check_data(model, read_examples(model, data, MAX_ROWS)[0])
     selection = Selection.of(where, min_weights, candidates_of(model))
     targets, reasons = _targets(model, selection, factory)
@@ -115,10 +118,10 @@ def replace_dense(
         )
     new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
     with Progress(progress) as bars:
-        if initialize == "fresh":
-            replacements = [_keep_random(target) for target in targets]
-        else:
+        if fitted:
             replacements = _fit_all(model, new, targets, data, steps, bars)
+        else:
+            replacements = [_keep_random(target) for target in targets]
     kept = reasons_to_report(model, reasons)
     return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
 

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from ..utils.text_table import TextTable
 from .dense_map import little_saved
 
+# The note of a report about layers that were not fitted.
+RANDOM = "New layers with random weights: {}. They need training, for example by distill(new, model, x, y)."
+
 
 @dataclass(frozen=True)
 class LayerReplacement:
@@ -18,7 +21,8 @@ class LayerReplacement:
         weights_before, weights_after: number of weights of the old and of the new layer, with the bias.
         error: relative error of the fit in the 2-norm. 0 is exact, and 1 is the error of a layer that returns zeros. If the
             layer was fitted to data, the error is that of its outputs on the data; if the layer has a bias, the means over the
-            data are subtracted first. If it was fitted to the kernel, the error is that of the kernel. None: not fitted.
+            data are subtracted first. If it was fitted to the kernel, the error is that of the kernel. None: the layer starts
+            from random weights.
         fitted_to: "data", "kernel" or None.
     """
 
@@ -50,8 +54,10 @@ class ReplacementReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each new layer that has more than half as many weights as the dense one."""
-        notes = (little_saved(each.layer, each.weights_after, each.weights_before) for each in self.replacements)
+        """Return a sentence for each new layer that saves little, and one if new layers started from random weights."""
+        notes = [little_saved(each.layer, each.weights_after, each.weights_before) for each in self.replacements]
+        random = sum(each.fitted_to is None for each in self.replacements)
+        notes.append(RANDOM.format(random) if random else None)
         return tuple(note for note in notes if note)
 
     def table(self) -> TextTable:

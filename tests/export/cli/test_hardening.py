@@ -331,7 +331,7 @@ def test_the_accuracies_before_and_after_are_printed(capsys, folder):
     with pytest.raises(SystemExit):
         main(["--verbose", *map(str, REPLACE), "--data", "d.npz", "--epochs", "1", "--json", "--overwrite"])
     report = json.loads(capsys.readouterr().out)
-    assert list(report["accuracies"]) == ["original", "after the fit", "after distillation"]
+    assert list(report["accuracies"]) == ["original", "before distillation", "after distillation"]
     model = keras.models.load_model(folder / "m.keras")
     assert report["accuracies"]["original"] == np.mean(model.predict(X, verbose=0).argmax(-1) == Y)
 

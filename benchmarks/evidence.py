@@ -1,0 +1,290 @@
+"""Compare kinds of hidden layers on several data sets, trained from scratch and distilled from a dense network.
+
+    python benchmarks/evidence.py FOLDER [--dataset NAME ...] [--data DATA] [--origin NAME ...] [--kind NAME ...] [--seeds 3]
+        [--export]
+
+Network: the features, two hidden layers of 1024 units with ReLU (2048 on CIFAR-10), a dense head. `KINDS` has the hidden layers
+of every kind. The rivals of a butterfly are dense layers made narrower until the network has as many weights, or takes as much
+time on this machine, as the butterfly of radix 4; pairs of thin matrices; and dense layers whose smallest weights are pruned.
+
+"scratch": all kinds are trained from random weights, with and without dropout behind each hidden layer.
+"distilled": a dense network from "scratch" is the teacher. Both hidden layers are replaced, and the student is distilled.
+A narrower dense network starts from random weights, and a pruned one from the teacher's. Pairs of thin matrices start from the
+leading singular vectors of the teacher's outputs.
+
+Search: Adam with cosine decay. Every kind has its own best learning rate of one grid, found with seed 0 from 1e-3 on, and then
+its own best dropout. All seeds are trained with these. The best is the one with the highest test accuracy, so all figures are a
+little too high, for all kinds alike.
+
+`--export` measures the exports of the networks of seed 0 in turn, in float32, "dynamic" and "int8". Run it when nothing else
+runs. It also sets the width of the dense network of equal latency, so run it first.
+
+Output: every run is kept in FOLDER/DATASET.json, and the networks in FOLDER/DATASET. If the program is interrupted, start it
+again to continue. `python benchmarks/evidence_page.py` makes the tables and plots of docs/evidence.md from the JSON files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, prod
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+from data_sets import load
+from keras_butterfly_cli.datasets import Data
+from pruning import MagnitudePruning, PrunedDense
+from results import Results
+from rich.console import Console
+
+from keras_butterfly import distill, export, replace_dense
+from keras_butterfly.export import files
+
+HIDDEN = ("hidden_0", "hidden_1")
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
+PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
+FITTED_ON, CALIBRATION = 4096, 512  # examples
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, with the width of the hidden layers and the length of the training."""
+
+    name: str
+    width: int
+    epochs: int
+    batch: int
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("fashion_mnist", 1024, 6, 128),
+        Task("hapt", 1024, 30, 64),
+        Task("isolet", 1024, 40, 32),
+        Task("cifar10", 2048, 10, 128),
+    )
+}
+
+
+def three_stages(inputs: int, units: int) -> dict:
+    """Return the radices of three stages: 8, 8, 16 for 1024 nodes."""
+    return {"radix": {1024: (8, 8, 16), 2048: (8, 16, 16), 3072: (12, 16, 16)}[max(inputs, units)]}
+
+
+# name -> a function (inputs, units) -> arguments of `replace_dense`, for the kinds that replace a dense layer.
+REPLACED: dict[str, Callable[[int, int], dict]] = {
+    "radix 4": lambda inputs, units: {"radix": 4},
+    "radix 2": lambda inputs, units: {"radix": 2},
+    "three stages": three_stages,
+    "two stages": lambda inputs, units: {"radix": "auto"},
+    "radix 4 + rank 10": lambda inputs, units: {"radix": 4, "rank": 10},
+    "J2^T W' J1, k = 64": lambda inputs, units: {"k": 64},
+    "low rank 10": lambda inputs, units: {"kind": "low_rank", "rank": 10},
+    "low rank 20": lambda inputs, units: {"kind": "low_rank", "rank": 20},
+    "low rank 40": lambda inputs, units: {"kind": "low_rank", "rank": 40},
+}
+DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED = "dense", "dense, equal weights", "dense, equal latency", "dense, pruned"
+KINDS = (DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED, *REPLACED)
+REFERENCE = "radix 4"
+ORIGINS = ("scratch", "distilled")
+
+
+def dense_network(features: int, classes: int, width: int, dropout: float = 0.0, layer=keras.layers.Dense) -> keras.Model:
+    """Return an untrained network with two hidden dense layers."""
+    hidden = [[layer(width, activation="relu", name=name), *behind(dropout)] for name in HIDDEN]
+    head = keras.layers.Dense(classes, activation="softmax", name="class")
+    return keras.Sequential([keras.Input((features,)), *hidden[0], *hidden[1], head])
+
+
+def behind(dropout: float) -> list[keras.layers.Layer]:
+    """Return the layers that come behind a hidden one."""
+    return [keras.layers.Dropout(dropout)] if dropout else []
+
+
+def replaced(model: keras.Model, kind: str, seed: int, initialize: str, examples=None) -> keras.Model:
+    """Return a copy of `model` with hidden layers of the given kind."""
+    for index, name in enumerate(HIDDEN):
+        inputs, units = model.get_layer(name).kernel.shape
+        settings = REPLACED[kind](inputs, units)
+        arguments = {"initialize": initialize, "data": examples, "seed": 10 * seed + 4 * index, "progress": False}
+        model, _ = replace_dense(model, where=[name], **arguments, **settings)
+    return model
+
+
+def weights_of(model: keras.Model) -> int:
+    """Return the number of weights, of pruned layers those that are left."""
+    masks = [layer.mask for layer in model.layers if isinstance(layer, PrunedDense)]
+    zeros = sum(int(np.sum(1 - keras.ops.convert_to_numpy(mask))) for mask in masks)
+    return model.count_params() - sum(prod(mask.shape) for mask in masks) - zeros
+
+
+class Work:
+    """The runs of one data set: what is trained, exported and measured, and a JSON file of the results."""
+
+    def __init__(self, folder: Path, task: Task, data: Data, say: Callable[[str], None]):
+        self.folder, self.task, self.data, self.say = folder / task.name, task, data, say
+        settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "examples": len(data.x_train)}
+        self.results = Results(folder / f"{task.name}.json", {"dataset": task.name, **settings})
+        self.features, self.classes = data.x_train.shape[1], int(data.y_train.max()) + 1
+        self.steps = task.epochs * ceil(len(data.x_train) / task.batch)
+
+    def untrained(self, kind: str, seed: int = 0, dropout: float = 0.0) -> keras.Model:
+        """Return a network of the given kind with random weights."""
+        keras.utils.set_random_seed(seed)
+        layer = PrunedDense if kind == PRUNED else keras.layers.Dense
+        model = dense_network(self.features, self.classes, self.width(kind), dropout, layer)
+        return replaced(model, kind, seed, "fresh") if kind in REPLACED else model
+
+    def width(self, kind: str) -> int:
+        """Return the width of the hidden layers."""
+        if kind == EQUAL_WEIGHTS:
+            return self.results.once(("widths", kind), self.width_of_equal_weights)
+        if kind == EQUAL_LATENCY:
+            return self.results.once(("widths", kind), self.width_of_equal_latency)
+        return self.task.width
+
+    def width_of_equal_weights(self) -> int:
+        target, features, classes = self.untrained(REFERENCE).count_params(), self.features, self.classes
+        counts = {width: width * (features + width + classes + 2) + classes for width in range(1, self.task.width)}
+        return min(counts, key=lambda width: abs(counts[width] - target))
+
+    def width_of_equal_latency(self) -> int:
+        """Return the largest multiple of eight at which a dense network, in float32, is as fast as the butterfly of radix 4."""
+        butterfly, slow, fast = export.to_tflite(self.untrained(REFERENCE)), self.task.width, 8
+        while slow - fast > 8:
+            width = (slow + fast) // 16 * 8
+            dense = export.to_tflite(dense_network(self.features, self.classes, width))
+            latencies = export.compare({"butterfly": butterfly, "dense": dense}, runs=300).latencies
+            fast, slow = (width, slow) if latencies["dense"].median <= latencies["butterfly"].median else (fast, width)
+        return fast
+
+    def run(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> dict:
+        """Train a network unless it has been done, and return its test accuracy, from 0 to 1, and its number of weights."""
+        names = (origin, kind, f"dropout {dropout:g}", f"rate {rate:g}", f"seed {seed}")
+
+        def train():
+            model, history = (self.train if origin == "scratch" else self.distill)(kind, dropout, rate, seed)
+            files.write(self.path(*names), model.save, overwrite=True)
+            accuracy = float(np.mean(model.predict(self.data.x_test, 1000, verbose=0).argmax(-1) == self.data.y_test))
+            self.say(f"{self.task.name}, {', '.join(names)}: {accuracy:.4f}")
+            return {"accuracy": accuracy, "weights": weights_of(model), "loss": float(history.history["loss"][-1])}
+
+        return self.results.once(names, train)
+
+    def path(self, *names: str) -> Path:
+        """Return the path of a trained network, whose folder exists."""
+        self.folder.mkdir(exist_ok=True)
+        return self.folder / ("-".join(names).translate(str.maketrans(" ,'", "__x")) + ".keras")
+
+    def train(self, kind: str, dropout: float, rate: float, seed: int):
+        """Train a network from scratch, and return it with its history."""
+        model = self.untrained(kind, seed, dropout)
+        schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps)
+        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", jit_compile=True)
+        callbacks, data = self.callbacks(model), self.data
+        return model, model.fit(data.x_train, data.y_train, self.task.batch, self.task.epochs, verbose=0, callbacks=callbacks)
+
+    def distill(self, kind: str, dropout: float, rate: float, seed: int):
+        """Distill a network from the teacher of the same seed, and return it with its history."""
+        teacher, data = self.teacher(seed), self.data
+        student = self.student(teacher, kind, seed)
+        settings = {"epochs": self.task.epochs, "batch_size": self.task.batch, "learning_rate": rate, "progress": False}
+        history = distill(student, teacher, data.x_train, data.y_train, callbacks=self.callbacks(student), **settings)
+        return student, history
+
+    def student(self, teacher: keras.Model, kind: str, seed: int) -> keras.Model:
+        """Return the network that is to be distilled."""
+        keras.utils.set_random_seed(seed)
+        if kind in REPLACED:
+            fitted = "low_rank" in REPLACED[kind](self.task.width, self.task.width).values()
+            return replaced(teacher, kind, seed, "fit" if fitted else "fresh", self.data.x_train[:FITTED_ON])
+        student = self.untrained(kind, seed)
+        if kind == PRUNED:
+            for new, old in zip(student.layers, teacher.layers, strict=True):
+                for variable, value in zip(new.trainable_variables, old.trainable_variables, strict=True):
+                    variable.assign(keras.ops.convert_to_numpy(value))  # On JAX the two would otherwise share their memory.
+        return student
+
+    def callbacks(self, model: keras.Model) -> list[keras.callbacks.Callback]:
+        """Return the pruning of a network with pruned layers."""
+        layers = [layer for layer in model.layers if isinstance(layer, PrunedDense)]
+        dense = sum(prod(layer.kernel.shape) for layer in layers)
+        others = model.count_params() - 2 * dense
+        return [MagnitudePruning(layers, self.untrained(REFERENCE).count_params() - others, self.steps)] if layers else []
+
+    def teacher(self, seed: int) -> keras.Model:
+        """Return the dense network of one seed, at its best rate and without dropout."""
+        rate = self.best_rate("scratch", DENSE)
+        names = ("scratch", DENSE, "dropout 0", f"rate {rate:g}", f"seed {seed}")
+        self.run("scratch", DENSE, 0.0, rate, seed)
+        return keras.models.load_model(self.path(*names))
+
+    def best_rate(self, origin: str, kind: str) -> float:
+        return climb(RATES, 1e-3, lambda rate: self.run(origin, kind, 0.0, rate, 0)["accuracy"])
+
+    def best_dropout(self, origin: str, kind: str, rate: float) -> float:
+        return climb(DROPOUTS, 0.0, lambda dropout: self.run(origin, kind, dropout, rate, 0)["accuracy"])
+
+    def all_seeds(self, origin: str, kind: str, seeds: int) -> None:
+        """Find the best settings of a kind with seed 0, and train the other seeds with them."""
+        rate = self.best_rate(origin, kind)
+        chosen = {0.0, self.best_dropout(origin, kind, rate)} if origin == "scratch" else {0.0}
+        for seed in range(seeds):
+            for dropout in sorted(chosen):
+                self.run(origin, kind, dropout, rate, seed)
+
+    def export(self, origin: str, kinds: list[str]) -> None:
+        """Export the network of seed 0 of each kind, and measure all files of one precision in turn."""
+        for precision, quantize in PRECISIONS.items():
+            exported = {}
+            for kind in kinds:
+                rate = self.best_rate(origin, kind)
+                path = self.path(origin, kind, "dropout 0", f"rate {rate:g}", "seed 0")
+                model = keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
+                exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
+            latencies = export.compare(exported, runs=300).latencies
+            for kind, file in exported.items():
+                accuracy = float(np.mean(file.predict(self.data.x_test).argmax(-1) == self.data.y_test))
+                figures = {"bytes": file.size_bytes, "seconds": latencies[kind].median, "accuracy": accuracy}
+                self.results.once(("exports", origin, precision, kind), partial(dict, figures))
+
+
+def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float]) -> float:
+    """Return the value of the grid where `accuracy` has its first maximum, going up or down from `start`."""
+    best = grid.index(start)
+    for step in (1, -1):
+        while 0 <= best + step < len(grid) and accuracy(grid[best + step]) > accuracy(grid[best]):
+            best += step
+    return grid[best]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--dataset", "datasets", multiple=True, type=click.Choice(list(TASKS)), help="Repeatable. Default: all.")
+@click.option(
+    "--data",
+    "source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with the files of data sets. Default: download.",
+)
+@click.option("--origin", "origins", multiple=True, default=ORIGINS, show_default=True, type=click.Choice(ORIGINS))
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Repeatable. Default: all.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--export", "exports", is_flag=True, help="Also export the networks and measure the files.")
+def main(folder, datasets, source, origins, kinds, seeds, exports):
+    console = Console(width=150)
+    for name in datasets or TASKS:
+        work = Work(folder, TASKS[name], load(name, source), partial(console.print, highlight=False))
+        for origin in origins:
+            chosen = [kind for kind in kinds or KINDS if (origin, kind) != ("distilled", DENSE)]
+            for kind in chosen:
+                work.all_seeds(origin, kind, seeds)
+            if exports:
+                work.export(origin, chosen)
+
+
+if __name__ == "__main__":
+    main()
