@@ -27,7 +27,6 @@ With `taskset -c 1` everything runs on one core and in one thread.
 import importlib.util
 import math
 import time
-import warnings
 from collections.abc import Callable
 
 import click
@@ -71,7 +70,7 @@ def relative(approximation, exact: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(approximation) - exact) / np.linalg.norm(exact))
 
 
-def own_sum(matrix: np.ndarray, wiring: Wiring, stacks: int) -> list[np.ndarray]:
+def butterfly_sum(matrix: np.ndarray, wiring: Wiring, stacks: int) -> list[np.ndarray]:
     """Return the weights of `stacks` butterflies whose sum is near to `matrix`. Each one approximates what is left."""
     weights = [factorize(matrix.T, wiring).astype(matrix.dtype)]
     for _ in range(stacks - 1):
@@ -95,7 +94,7 @@ def variants(matrix: np.ndarray, wiring: Wiring, stacks: int, ortho: bool) -> di
 
         torch.set_num_threads(1)
         inputs["torch"] = torch.from_numpy(matrix)
-    made = {"factorize": (lambda: own_sum(matrix, wiring, stacks), lambda found: sum(dense(wiring, part) for part in found))}
+    made = {"factorize": (lambda: butterfly_sum(matrix, wiring, stacks), lambda found: sum(dense(wiring, part) for part in found))}
     for name, array in inputs.items():
         if stacks > 1:
             summed = lambda array=array: suksd(array, chain, rtol=0, max_iter=stacks, verbose=False)  # noqa: E731
@@ -149,7 +148,6 @@ def main(path, layer, sizes, radices, chosen, dtypes, stacks, ortho, runs, cpu_t
     unfit = [size for size in sizes if size & (size - 1)]
     if unfit:
         raise click.BadParameter(f"Expected powers of two. Received: {unfit}", param_hint="--size")
-    warnings.filterwarnings("ignore", module="lazylinop")  # about optional packages, on import
     trained, rows = trained_kernel(path, layer), []
     console = Console(width=180)
     for size in sizes:
@@ -180,6 +178,7 @@ def main(path, layer, sizes, radices, chosen, dtypes, stacks, ortho, runs, cpu_t
 
 
 def cell(error: float, seconds: float) -> str:
+    """Return the text of a cell: the relative error and, in brackets, the milliseconds."""
     return f"{error:.1e} ({seconds * 1e3:.1f})" if error < 1e-3 else f"{error:.4f} ({seconds * 1e3:.1f})"
 
 
