@@ -24,6 +24,7 @@ the kernel of a Dense layer of --model, if its shape is (n, n). The first three 
 With `taskset -c 1` everything runs on one core and in one thread.
 """
 
+import gc
 import importlib.util
 import math
 import time
@@ -94,7 +95,9 @@ def variants(matrix: np.ndarray, wiring: Wiring, stacks: int, ortho: bool) -> di
 
         torch.set_num_threads(1)
         inputs["torch"] = torch.from_numpy(matrix)
-    made = {"factorize": (lambda: butterfly_sum(matrix, wiring, stacks), lambda found: sum(dense(wiring, part) for part in found))}
+    made = {
+        "factorize": (lambda: butterfly_sum(matrix, wiring, stacks), lambda found: sum(dense(wiring, part) for part in found))
+    }
     for name, array in inputs.items():
         if stacks > 1:
             summed = lambda array=array: suksd(array, chain, rtol=0, max_iter=stacks, verbose=False)  # noqa: E731
@@ -115,6 +118,7 @@ def product(factors) -> np.ndarray:
 
 def measured(made: dict, matrix: np.ndarray, runs: int, clock: Callable[[], float]) -> list[tuple[float, float]]:
     """Return the error and the median of the seconds of each variant. The variants take turns, after one run to warm up."""
+    gc.freeze()  # `suksd` collects garbage, which takes long with Keras and torch in memory
     errors = [relative(to_dense(run()), matrix) for run, to_dense in made.values()]
     seconds = np.zeros((runs, len(made)))
     for turn in range(runs):
