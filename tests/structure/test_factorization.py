@@ -71,6 +71,48 @@ def test_other_kernels_are_approximated_better_than_by_zero(rng):
         assert relative(oracles.dense_matrix(wiring, factorize(kernel, wiring)), kernel) < 0.95
 
 
+@pytest.mark.parametrize(("outputs", "radix"), [(64, 2), (64, 4), (64, (8, 8)), (23, 2)])
+def test_the_approximation_is_a_projection(outputs, radix, rng):
+    """With the last least-squares step the error is orthogonal to the approximation, for real and for complex kernels."""
+    wiring = Wiring.butterfly(64, outputs, radix=radix)
+    for kernel in (rng.standard_normal((64, outputs)), rng.standard_normal((64, outputs, 2)) @ (1, 1j)):
+        matrix = oracles.dense_matrix(wiring, factorize(kernel, wiring))
+        assert abs(np.vdot(matrix, kernel - matrix)) < 1e-12 * np.linalg.norm(kernel) ** 2
+
+
+def test_the_fit_of_the_right_half_improves_on_cuts_without_it(rng):
+    """The mean error of 20 Gaussian matrices was 0.908 when each half was factorized by itself."""
+    wiring = Wiring.butterfly(64, 64)
+    kernels = rng.standard_normal((20, 64, 64))
+    assert np.mean([relative(oracles.dense_matrix(wiring, factorize(kernel, wiring)), kernel) for kernel in kernels]) < 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_very_small_and_very_large_kernels_are_recovered(scale):
+    wiring, kernel = Wiring.butterfly(16, 16), scipy.linalg.hadamard(16)
+    weights = factorize(scale * kernel, wiring) * scale ** (-1 / 4)
+    assert relative(oracles.dense_matrix(wiring, weights), kernel) < 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 20), st.integers(2, 20), st.sampled_from([2, 4]), st.floats(0, 1), st.integers(0, 99))
+def test_sparse_kernels_have_finite_weights(inputs, outputs, radix, density, seed):
+    rng = np.random.default_rng(seed)
+    kernel = rng.standard_normal((inputs, outputs)) * (rng.random((inputs, outputs)) < density)
+    wiring = Wiring.butterfly(inputs, outputs, truncation="random", radix=radix, seed=seed)
+    weights = factorize(kernel, wiring)
+    assert weights.shape == (wiring.effective_weights,)
+    assert np.linalg.norm(oracles.dense_matrix(wiring, weights) - kernel) <= np.linalg.norm(kernel) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 5)])
+def test_all_stages_have_the_same_norm(shape, rng):
+    wiring = Wiring.butterfly(*shape)
+    weights = factorize(rng.standard_normal(shape), wiring)
+    norms = [np.linalg.norm(weights[stage.span]) for stage in wiring.stages]
+    assert np.allclose(norms, norms[0])
+
+
 def test_wide_truncated_kernels_do_not_become_square(rng):
     """The N x N matrix in float64 would take 2 GiB."""
     wiring = Wiring.butterfly(16384, 3, truncation="random")
