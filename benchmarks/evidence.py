@@ -9,12 +9,13 @@ time on this machine, as the butterfly of radix 4; pairs of thin matrices; and d
 
 "scratch": all kinds are trained from random weights, with and without dropout behind each hidden layer.
 "distilled": a dense network from "scratch" is the teacher. Both hidden layers are replaced, and the student is distilled.
-A narrower dense network starts from random weights, and a pruned one from the teacher's. Pairs of thin matrices start from the
-leading singular vectors of the teacher's outputs.
+Butterflies and narrower dense networks start from random weights, a pruned network from the teacher's. Pairs of thin matrices
+start from the leading singular vectors of the teacher's outputs.
+"fitted": as "distilled", but butterflies too are first fitted to the teacher's outputs.
 
 Search: Adam with cosine decay. Every kind has its own best learning rate of one grid, found with seed 0 from 1e-3 on, and then
-its own best dropout. All seeds are trained with these. The best is the one with the highest test accuracy, so all figures are a
-little too high, for all kinds alike.
+its own best dropout of another grid. All seeds are trained with these. The best is the one with the highest test accuracy, so
+all figures are a little too high, for all kinds alike.
 
 `--export` measures the exports of the networks of seed 0 in turn, in float32, "dynamic" and "int8". Run it when nothing else
 runs. It also sets the width of the dense network of equal latency, so run it first.
@@ -43,7 +44,7 @@ from keras_butterfly.export import files
 
 HIDDEN = ("hidden_0", "hidden_1")
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
+DROPOUTS = (0.0, 0.1, 0.2, 0.5)
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 FITTED_ON, CALIBRATION = 4096, 512  # examples
 
@@ -89,7 +90,7 @@ REPLACED: dict[str, Callable[[int, int], dict]] = {
 DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED = "dense", "dense, equal weights", "dense, equal latency", "dense, pruned"
 KINDS = (DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED, *REPLACED)
 REFERENCE = "radix 4"
-ORIGINS = ("scratch", "distilled")
+ORIGINS = ("scratch", "distilled", "fitted")
 
 
 def dense_network(features: int, classes: int, width: int, dropout: float = 0.0, layer=keras.layers.Dense) -> keras.Model:
@@ -166,46 +167,53 @@ class Work:
         names = (origin, kind, f"dropout {dropout:g}", f"rate {rate:g}", f"seed {seed}")
 
         def train():
-            model, history = (self.train if origin == "scratch" else self.distill)(kind, dropout, rate, seed)
+            started = self.untrained(kind, seed, dropout) if origin == "scratch" else self.student(origin, kind, seed)
+            before = self.accuracy(started)
+            model = self.train(started, rate) if origin == "scratch" else self.distill(started, rate, seed)
             files.write(self.path(*names), model.save, overwrite=True)
-            accuracy = float(np.mean(model.predict(self.data.x_test, 1000, verbose=0).argmax(-1) == self.data.y_test))
-            self.say(f"{self.task.name}, {', '.join(names)}: {accuracy:.4f}")
-            return {"accuracy": accuracy, "weights": weights_of(model), "loss": float(history.history["loss"][-1])}
+            found = {"before": before, "accuracy": self.accuracy(model), "weights": weights_of(model)}
+            self.say(f"{self.task.name}, {', '.join(names)}: {found['accuracy']:.4f}")
+            return found
 
         return self.results.once(names, train)
+
+    def accuracy(self, model: keras.Model) -> float:
+        """Return the part of the test examples that a network classifies correctly."""
+        return float(np.mean(model.predict(self.data.x_test, 1000, verbose=0).argmax(-1) == self.data.y_test))
 
     def path(self, *names: str) -> Path:
         """Return the path of a trained network, whose folder exists."""
         self.folder.mkdir(exist_ok=True)
         return self.folder / ("-".join(names).translate(str.maketrans(" ,'", "__x")) + ".keras")
 
-    def train(self, kind: str, dropout: float, rate: float, seed: int):
-        """Train a network from scratch, and return it with its history."""
-        model = self.untrained(kind, seed, dropout)
+    def train(self, model: keras.Model, rate: float) -> keras.Model:
+        """Train a network on the labels, and return it."""
         schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps)
         model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", jit_compile=True)
-        callbacks, data = self.callbacks(model), self.data
-        return model, model.fit(data.x_train, data.y_train, self.task.batch, self.task.epochs, verbose=0, callbacks=callbacks)
+        x, y, settings = self.data.x_train, self.data.y_train, {"verbose": 0, "callbacks": self.callbacks(model)}
+        model.fit(x, y, self.task.batch, self.task.epochs, **settings)
+        return model
 
-    def distill(self, kind: str, dropout: float, rate: float, seed: int):
-        """Distill a network from the teacher of the same seed, and return it with its history."""
-        teacher, data = self.teacher(seed), self.data
-        student = self.student(teacher, kind, seed)
+    def distill(self, student: keras.Model, rate: float, seed: int) -> keras.Model:
+        """Distill a network from the teacher of the same seed, and return it."""
         settings = {"epochs": self.task.epochs, "batch_size": self.task.batch, "learning_rate": rate, "progress": False}
-        history = distill(student, teacher, data.x_train, data.y_train, callbacks=self.callbacks(student), **settings)
-        return student, history
+        teacher, callbacks = self.teacher(seed), self.callbacks(student)
+        distill(student, teacher, self.data.x_train, self.data.y_train, callbacks=callbacks, **settings)
+        return student
 
-    def student(self, teacher: keras.Model, kind: str, seed: int) -> keras.Model:
+    def student(self, origin: str, kind: str, seed: int) -> keras.Model:
         """Return the network that is to be distilled."""
+        teacher = self.teacher(seed)
         keras.utils.set_random_seed(seed)
         if kind in REPLACED:
-            fitted = "low_rank" in REPLACED[kind](self.task.width, self.task.width).values()
-            return replaced(teacher, kind, seed, "fit" if fitted else "fresh", self.data.x_train[:FITTED_ON])
+            initialize = "fit" if origin == "fitted" else "auto"
+            return replaced(teacher, kind, seed, initialize, self.data.x_train[:FITTED_ON])
         student = self.untrained(kind, seed)
         if kind == PRUNED:
             for new, old in zip(student.layers, teacher.layers, strict=True):
                 for variable, value in zip(new.trainable_variables, old.trainable_variables, strict=True):
-                    variable.assign(keras.ops.convert_to_numpy(value))  # On JAX the two would otherwise share their memory.
+                    # As an array, because on JAX the two would otherwise share their memory.
+                    variable.assign(keras.ops.convert_to_numpy(value))
         return student
 
     def callbacks(self, model: keras.Model) -> list[keras.callbacks.Callback]:
@@ -226,7 +234,7 @@ class Work:
         return climb(RATES, 1e-3, lambda rate: self.run(origin, kind, 0.0, rate, 0)["accuracy"])
 
     def best_dropout(self, origin: str, kind: str, rate: float) -> float:
-        return climb(DROPOUTS, 0.0, lambda dropout: self.run(origin, kind, dropout, rate, 0)["accuracy"])
+        return max(DROPOUTS, key=lambda dropout: self.run(origin, kind, dropout, rate, 0)["accuracy"])
 
     def all_seeds(self, origin: str, kind: str, seeds: int) -> None:
         """Find the best settings of a kind with seed 0, and train the other seeds with them."""
@@ -279,7 +287,9 @@ def main(folder, datasets, source, origins, kinds, seeds, exports):
     for name in datasets or TASKS:
         work = Work(folder, TASKS[name], load(name, source), partial(console.print, highlight=False))
         for origin in origins:
-            chosen = [kind for kind in kinds or KINDS if (origin, kind) != ("distilled", DENSE)]
+            fitted = [kind for kind in REPLACED if not kind.startswith("low rank")]
+            possible = {"scratch": KINDS, "distilled": KINDS[1:], "fitted": fitted}[origin]
+            chosen = [kind for kind in kinds or KINDS if kind in possible]
             for kind in chosen:
                 work.all_seeds(origin, kind, seeds)
             if exports:
