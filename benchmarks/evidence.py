@@ -122,6 +122,14 @@ def weights_of(model: keras.Model) -> int:
     return model.count_params() - sum(prod(mask.shape) for mask in masks) - zeros
 
 
+def effective_ranks(model: keras.Model) -> list[float]:
+    """Return the effective rank exp(-sum p log p) of each hidden kernel, with p = s^2 / sum s^2 of its singular values s."""
+    kernels = [keras.ops.convert_to_numpy(model.get_layer(name).kernel) for name in HIDDEN]
+    energies = [np.square(np.linalg.svd(kernel, compute_uv=False)) for kernel in kernels]
+    parts = [energy[energy > 0] / energy.sum() for energy in energies]
+    return [float(np.exp(-np.sum(part * np.log(part)))) for part in parts]
+
+
 class Work:
     """The runs of one data set: what is trained, exported and measured, and a JSON file of the results."""
 
@@ -168,10 +176,11 @@ class Work:
 
         def train():
             started = self.untrained(kind, seed, dropout) if origin == "scratch" else self.student(origin, kind, seed)
-            before = self.accuracy(started)
+            before = {"accuracy": self.accuracy(started), "effective ranks": effective_ranks(started)}
             model = self.train(started, rate) if origin == "scratch" else self.distill(started, rate, seed)
             files.write(self.path(*names), model.save, overwrite=True)
-            found = {"before": before, "accuracy": self.accuracy(model), "weights": weights_of(model)}
+            after = {"accuracy": self.accuracy(model), "effective ranks": effective_ranks(model)}
+            found = {"before": before, **after, "weights": weights_of(model)}
             self.say(f"{self.task.name}, {', '.join(names)}: {found['accuracy']:.4f}")
             return found
 
