@@ -239,7 +239,7 @@ def _table_rows(parts, runs: "_SymbolicRuns") -> Iterator[Row]:
         weights = sum(map(_size, new_weights))
         row = Row(
             layer=path,
-            kind=type(layer).__name__,
+            kind=_class_of(layer).__name__,
             output_shape=runs.output_shape(layer),
             weights=weights,
             biases=sum(_size(weight) for weight in new_weights if weight.name == "bias"),
@@ -248,6 +248,11 @@ def _table_rows(parts, runs: "_SymbolicRuns") -> Iterator[Row]:
         )
         if row.output_shape is not None or row.weights or row.multiply_adds != 0:
             yield row
+
+
+def _class_of(layer) -> type:
+    """Return the class of `layer`. If `replace_dense` has replaced layers inside it, this is the class that it had before."""
+    return getattr(type(layer), "_user_class", type(layer))
 
 
 def _size(weight) -> int:
