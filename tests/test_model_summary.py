@@ -235,13 +235,13 @@ def test_attention_multiplies_in_its_projections_and_twice_itself():
 
 
 def test_grouped_attention_multiplies_once_for_each_head_of_the_queries():
-    query, value = keras.Input((5, 8)), keras.Input((7, 6))
+    query, value = keras.Input((5, 8)), keras.Input((7, 8))
     attention = layers.GroupQueryAttention(head_dim=3, num_query_heads=4, num_key_value_heads=2, name="gqa")
     model = keras.Model([query, value], attention(query, value))
     assert {name: count for name, count in counts(model).items() if count} == {
         "gqa/query": 5 * 8 * 4 * 3,
-        "gqa/key": 7 * 6 * 2 * 3,
-        "gqa/value": 7 * 6 * 2 * 3,
+        "gqa/key": 7 * 8 * 2 * 3,
+        "gqa/value": 7 * 8 * 2 * 3,
         "gqa/attention_output": 5 * 4 * 3 * 8,
         "gqa": 4 * 5 * 7 * 3 + 4 * 5 * 7 * 3,
     }

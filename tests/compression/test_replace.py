@@ -226,7 +226,6 @@ def test_rank_3_einsum_and_wrapped_layers(rng):
         (layers.EinsumDense("abc,bcd->abd", (3, 32)), (None, 3, 32), "'abc,bcd->abd', whose input, kernel .* the axis 'b'"),
         (layers.EinsumDense("abc,c->abc", (3, 32)), (None, 3, 32), "share the axis 'c'"),
         (layers.EinsumDense("abc,bd->adc", (32, 32)), (None, 32, 32), "has the equation 'abc,bd->adc'; a dense map"),
-        (layers.EinsumDense("abc,cd->bad", (3, 32)), (None, 3, 32), "has the equation 'abc,cd->bad'; a dense map"),
         (layers.EinsumDense("abc,cd->adb", (32, 3)), (None, 3, 32), "has the equation 'abc,cd->adb'; a dense map"),
         (layers.EinsumDense("abc,cd->ad", (32,)), (None, 3, 32), "has the equation 'abc,cd->ad'; a dense map"),
         (layers.EinsumDense("abc,c->ab", (3,)), (None, 3, 32), "has the equation 'abc,c->ab'; a dense map"),
