@@ -13,15 +13,17 @@ from rich.console import Console
 from .compression.dense_map import little_saved
 from .layers.butterfly import Butterfly
 from .layers.butterfly_dense import ButterflyDense
+from .layers.flattened_axes import FlattenedAxes
 from .layers.kaleidoscope import Kaleidoscope
 from .layers.low_rank import LowRank
-from .utils.keras_internals import all_layers, held_layers
+from .utils.keras_internals import all_layers, attention_projections, held_layers
 from .utils.model_checks import check_model
 from .utils.recording import Call, recorded
 from .utils.text_table import TextTable
 
 Shape = tuple[int | None, ...]
 
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _BUTTERFLIES = (Butterfly, ButterflyDense, Kaleidoscope, LowRank)
 # Layers that are one row each, although they hold layers. The cell of an RNN runs inside a compiled loop, where its calls
 # cannot be counted.
@@ -140,9 +142,10 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     """Return the weights, multiply-adds and bytes of each layer of a built model, and print them as a table.
 
     There is a row for each layer that holds no other layers, at any depth of the model. `Butterfly`, `ButterflyDense`,
-    `Kaleidoscope`, `LowRank` and recurrent layers are one row each. If a layer that holds other layers has weights or
-    multiply-adds besides theirs, these are in a row after their rows. A layer that is called twice has one row: its weights
-    count once, and its multiply-adds for each call. Layers without weights that are not called have no row.
+    `Kaleidoscope`, `LowRank` and recurrent layers are one row each. So is a `FlattenedAxes`, whose row is that of the layer in
+    it. If a layer that holds other layers has weights or multiply-adds besides theirs, these are in a row after their rows. A
+    layer that is called twice has one row: its weights count once, and its multiply-adds for each call. Layers without weights
+    that are not called have no row.
 
     Multiply-adds are per example, without bias and activation. P is the product of the axes between batch and features:
 
@@ -150,7 +153,8 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     - `Dense`: P n units. `EinsumDense`: the product of all axes of the equation except the batch.
     - Convolutions: output positions times kernel size. Transposed convolutions: input positions times kernel size.
     - Recurrent layers: steps times the size of all kernels. `ConvLSTM`: the same times output positions.
-    - `MultiHeadAttention`: the two attention products, queries x keys x heads x (depth of keys + depth of values).
+    - `MultiHeadAttention`, `GroupQueryAttention`: the two attention products, queries x keys x heads of the queries x (depth
+      of keys + depth of values).
     - Other layers, and operations outside layers: 0. A compiled loop (`ops.scan`) counts as one pass.
 
     Shapes come from symbolic calls, which compute no values. A subclassed model is called with float32 inputs, of the shapes of
@@ -174,7 +178,10 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     """
     _check_model(model)
     parts = _parts(model)
-    runs = _SymbolicRuns(model, [layer for _, layer in parts if _is_leaf(layer)])
+    projections = [
+        each for _, layer in parts if isinstance(layer, _ATTENTION) and layer.built for each in attention_projections(layer)
+    ]
+    runs = _SymbolicRuns(model, [*projections, *(layer for _, layer in parts if _is_leaf(layer))])
     result = Summary(model.name, tuple(_table_rows(parts, runs)))
     if show:
         console = Console()
@@ -211,6 +218,8 @@ def _parts(model) -> list[tuple[str, Any]]:
         if id(layer) in visited:
             return
         visited.add(id(layer))
+        if isinstance(layer, FlattenedAxes):
+            return walk(layer.layer, path)
         if not _is_leaf(layer):
             for inner in held_layers(layer):
                 walk(inner, f"{path}/{inner.name}" if layer is not model else inner.name)
@@ -230,7 +239,7 @@ def _table_rows(parts, runs: "_SymbolicRuns") -> Iterator[Row]:
         weights = sum(map(_size, new_weights))
         row = Row(
             layer=path,
-            kind=type(layer).__name__,
+            kind=_class_of(layer).__name__,
             output_shape=runs.output_shape(layer),
             weights=weights,
             biases=sum(_size(weight) for weight in new_weights if weight.name == "bias"),
@@ -239,6 +248,11 @@ def _table_rows(parts, runs: "_SymbolicRuns") -> Iterator[Row]:
         )
         if row.output_shape is not None or row.weights or row.multiply_adds != 0:
             yield row
+
+
+def _class_of(layer) -> type:
+    """Return the class of `layer`. If `replace_dense` has replaced layers inside it, this is the class that it had before."""
+    return getattr(type(layer), "_user_class", type(layer))
 
 
 def _size(weight) -> int:
@@ -375,7 +389,7 @@ def _signature(model) -> tuple[tuple, dict]:
 
 def _multiply_adds(layer, seen: dict[int, list[_CallShapes]]) -> float:
     """Return the multiply-adds of all calls of `layer`, for all examples."""
-    if isinstance(layer, keras.layers.MultiHeadAttention):
+    if isinstance(layer, _ATTENTION):
         return _attention(layer, seen)
     return sum(_of_call(layer, call.inputs, call.outputs[0]) for call in seen.get(id(layer), ()))
 
@@ -383,13 +397,14 @@ def _multiply_adds(layer, seen: dict[int, list[_CallShapes]]) -> float:
 def _attention(layer, seen: dict[int, list[_CallShapes]]) -> float:
     """Return the multiply-adds of the products of queries with keys, and of attention weights with values.
 
-    Queries, keys and values have the shape (batch, ..., heads, depth).
+    Queries, keys and values have the shape (batch, ..., heads, depth). Each head of the queries meets one of the keys.
     """
-    projections = (layer.query_dense, layer.key_dense, layer.value_dense)
+    axes = layer.attention_axes if isinstance(layer, keras.layers.MultiHeadAttention) else (1,)
+    projections = attention_projections(layer) if layer.built else ()
     total = 0.0
     for query, key, value in zip(*(seen.get(id(each), ()) for each in projections), strict=True):
         (query_shape,), (key_shape,), (value_shape,) = query.outputs, key.outputs, value.outputs
-        keys = math.prod(key_shape[axis] for axis in layer.attention_axes)
+        keys = math.prod(key_shape[axis] for axis in axes)
         total += math.prod(query_shape[:-1]) * keys * (query_shape[-1] + value_shape[-1])
     return total
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
+from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, replace_dense
 from keras_butterfly.compression.dense_map import little_saved
 from keras_butterfly.model_summary import Row, summary
 
@@ -232,6 +232,32 @@ def test_attention_multiplies_in_its_projections_and_twice_itself():
     rows = rows_of(model)
     assert sum(row.weights for row in rows.values()) == model.count_params()
     assert rows["mha/query"].biases == 6
+
+
+def test_grouped_attention_multiplies_once_for_each_head_of_the_queries():
+    query, value = keras.Input((5, 8)), keras.Input((7, 8))
+    attention = layers.GroupQueryAttention(head_dim=3, num_query_heads=4, num_key_value_heads=2, name="gqa")
+    model = keras.Model([query, value], attention(query, value))
+    assert {name: count for name, count in counts(model).items() if count} == {
+        "gqa/query": 5 * 8 * 4 * 3,
+        "gqa/key": 7 * 8 * 2 * 3,
+        "gqa/value": 7 * 8 * 2 * 3,
+        "gqa/attention_output": 5 * 4 * 3 * 8,
+        "gqa": 4 * 5 * 7 * 3 + 4 * 5 * 7 * 3,
+    }
+
+
+def test_butterflies_over_several_axes_count_as_those_over_one():
+    inputs = keras.Input((5, 8))
+    model = keras.Model(inputs, layers.MultiHeadAttention(num_heads=2, key_dim=3, name="mha")(inputs, inputs))
+    new, report = replace_dense(model, min_weights=1, initialize="fresh", progress=False)
+    rows = rows_of(new)
+    for each in report.replacements:
+        row = rows[each.layer]
+        assert (row.kind, row.weights, row.dense_weights) == ("Butterfly", each.weights_after, each.weights_before)
+        assert row.multiply_adds == 5 * (each.weights_after - each.units)
+    assert (rows["mha"].kind, rows["mha"].multiply_adds) == ("MultiHeadAttention", 2 * (2 * 5 * 5 * 3))
+    assert len(rows) == 5
 
 
 class Subclassed(keras.Model):

@@ -1,6 +1,7 @@
-"""Layers that compute a dense map of the last axis: `Dense`, and some `EinsumDense` and `Conv2D` layers."""
+"""Layers that compute a dense map of the last axes: `Dense`, and some `EinsumDense` and `Conv2D` layers."""
 
 from dataclasses import dataclass
+from math import prod
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ from keras import ops
 KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 # A butterfly layer that keeps a larger part of a dense layer's weights is not worth the accuracy that it may cost.
 MAX_WEIGHT_RATIO = 0.5
+# Constraints on norms along an axis. Constraints of other classes act on each weight alone, or are not known.
+_OF_AN_AXIS = (keras.constraints.MaxNorm, keras.constraints.MinMaxNorm, keras.constraints.UnitNorm)
 
 
 def little_saved(layer: str, weights: int, dense_weights: int) -> str | None:
@@ -26,17 +29,20 @@ def little_saved(layer: str, weights: int, dense_weights: int) -> str | None:
 
 @dataclass(frozen=True)
 class DenseMap:
-    """The map `y = activation(x @ kernel + bias)` of the last axis that a layer computes.
+    """The map `y = activation(x @ kernel + bias)` of the last axes that a layer computes, with these axes taken as one.
 
     Attributes:
-        layer: a `Dense`, an `EinsumDense` whose equation contracts the last axis with a matrix, or a 1x1 `Conv2D`.
-        inputs, units: sizes of the last axis of inputs and outputs.
+        layer: a `Dense`, an `EinsumDense` whose equation contracts the last axes with a kernel, or a 1x1 `Conv2D`.
+        input_shape, output_shape: sizes of the last axes of inputs and outputs, of which the map is. One axis each, except
+            for some `EinsumDense`.
+        kernel_axes: order of the kernel's axes that puts the input's axes before the output's.
         strides: of a convolution: the layer keeps every so many rows and columns. (1, 1) for other layers.
     """
 
     layer: keras.layers.Layer
-    inputs: int
-    units: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    kernel_axes: tuple[int, ...]
     strides: tuple[int, int] = (1, 1)
 
     @classmethod
@@ -48,26 +54,91 @@ class DenseMap:
         """
         reason = why_not_dense(layer)
         if reason is not None:
-            raise ValueError(f"Expected a dense map of the last axis. Received: layer '{layer.name}', which {reason}.")
-        inputs, units = layer.kernel.shape[-2:]
+            raise ValueError(f"Expected a dense map of the last axes. Received: layer '{layer.name}', which {reason}.")
+        shape = tuple(map(int, layer.kernel.shape))
+        if isinstance(layer, keras.layers.EinsumDense):
+            letters = _Letters.of(layer.equation)
+            axes = tuple(letters.kernel.index(letter) for letter in letters.contracted + letters.new)
+            sizes, count = tuple(shape[axis] for axis in axes), len(letters.contracted)
+            return cls(layer, sizes[:count], sizes[count:], axes)
         strides = tuple(layer.strides) if isinstance(layer, keras.layers.Conv2D) else (1, 1)
-        return cls(layer, int(inputs), int(units), strides)
+        return cls(layer, shape[-2:-1], shape[-1:], tuple(range(len(shape))), strides)
+
+    @property
+    def inputs(self) -> int:
+        """Return the number of inputs: the size of the input's last axes, taken as one."""
+        return prod(self.input_shape)
+
+    @property
+    def units(self) -> int:
+        """Return the number of units: the size of the output's last axes, taken as one."""
+        return prod(self.output_shape)
 
     @property
     def kernel(self) -> np.ndarray:
         """Return the kernel as a float32 array (inputs, units)."""
-        return ops.convert_to_numpy(ops.cast(self.layer.kernel, "float32")).reshape(self.inputs, self.units)
+        kernel = ops.convert_to_numpy(ops.cast(self.layer.kernel, "float32"))
+        return kernel.transpose(self.kernel_axes).reshape(self.inputs, self.units)
 
     @property
     def bias(self) -> np.ndarray | None:
         """Return the bias as a float32 array (units,), or None if the layer has none."""
-        bias = getattr(self.layer, "bias", None)
-        return None if bias is None else ops.convert_to_numpy(ops.cast(bias, "float32")).reshape(self.units)
+        if self.layer.bias is None:
+            return None
+        bias = ops.convert_to_numpy(ops.cast(self.layer.bias, "float32"))
+        bias = bias.reshape(bias.shape[-len(self.output_shape) :])  # without axes of size 1 before the output's last axes
+        return np.broadcast_to(bias, self.output_shape).reshape(self.units)
 
     @property
     def weights(self) -> int:
         """Return the number of weights, with the bias."""
-        return self.inputs * self.units + (0 if self.bias is None else self.units)
+        return self.inputs * self.units + (0 if self.layer.bias is None else prod(self.layer.bias.shape))
+
+    def rows_of(self, values: np.ndarray) -> np.ndarray:
+        """Return the vectors that the map takes, of inputs of the layer, as float32 rows (rows, inputs)."""
+        seen = values if self.strides == (1, 1) else values[:, :: self.strides[0], :: self.strides[1]]
+        return seen.astype("float32").reshape(-1, self.inputs)
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """The letters of an `EinsumDense` equation. An ellipsis is the letter "0".
+
+    Attributes:
+        inputs, kernel, result: the letters of the input, the kernel and the result.
+        contracted: the last letters of the input, as many as the kernel has letters that are not in the result.
+        new: the last letters of the result, as many as the kernel has letters that are in it.
+    """
+
+    inputs: str
+    kernel: str
+    result: str
+    contracted: str
+    new: str
+
+    @classmethod
+    def of(cls, equation: str) -> "_Letters":
+        operands, _, result = equation.replace(" ", "").replace("...", "0").partition("->")
+        inputs, _, kernel = operands.partition(",")
+        new = sum(letter in result for letter in kernel)
+        contracted = len(kernel) - new
+        return cls(inputs, kernel, result, inputs[len(inputs) - contracted :], result[len(result) - new :])
+
+    @property
+    def shared(self) -> list[str]:
+        """Return the letters that input, kernel and result have in common."""
+        return sorted(set(self.inputs) & set(self.kernel) & set(self.result))
+
+    @property
+    def are_dense(self) -> bool:
+        """Return whether the equation contracts the last axes of the input with a kernel, and the result ends in new axes."""
+        before, after = self.inputs[: -len(self.contracted)], self.result[: -len(self.new)]
+        return (
+            bool(before and self.contracted and self.new)
+            and before == after
+            and sorted(self.contracted + self.new) == sorted(self.kernel)
+            and all(len(set(letters)) == len(letters) for letters in (self.inputs, self.kernel, self.result))
+        )
 
 
 def why_not_dense(layer: keras.layers.Layer) -> str | None:
@@ -92,16 +163,29 @@ def why_not_dense(layer: keras.layers.Layer) -> str | None:
 
 
 def _why_not_dense_einsum(layer: keras.layers.EinsumDense) -> str | None:
-    """Return what is wrong unless the equation is "...x,xy->...y" and the bias has one number per unit."""
-    operands, _, result = layer.equation.replace(" ", "").partition("->")
-    inputs, _, kernel = operands.partition(",")
-    is_matrix = len(kernel) == 2 and kernel[0] != kernel[1]
-    if not (is_matrix and inputs[-1:] == kernel[0] and result[-1:] == kernel[1] and inputs[:-1] == result[:-1]):
-        return f"has the equation '{layer.equation}'; a dense map of the last axis is '...x,xy->...y'"
-    if set(kernel) & set(inputs[:-1]):
-        return f"has the equation '{layer.equation}', whose kernel differs along another axis"
-    if layer.bias is not None and int(np.prod(layer.bias.shape)) != layer.kernel.shape[-1]:
-        return f"has a bias of shape {tuple(layer.bias.shape)}, not one number per unit"
+    """Return what is wrong unless the equation is a dense map of the last axes and the bias differs along these alone."""
+    letters = _Letters.of(layer.equation)
+    if letters.shared:
+        return (
+            f"has the equation '{layer.equation}', whose input, kernel and result share the axis '{letters.shared[0]}': the "
+            "kernel differs along an axis that it does not sum over"
+        )
+    if not letters.are_dense:
+        return (
+            f"has the equation '{layer.equation}'; a dense map of the last axes is '...x,xy->...y', with one or more letters "
+            "in the place of x and of y"
+        )
+    if layer.bias is None:
+        return None
+    shape, count = tuple(layer.bias.shape), len(letters.new)
+    if prod(shape[:-count]) != 1:
+        return f"has a bias of shape {shape}, which differs along axes before those that the kernel makes"
+    units = prod(size for letter, size in zip(letters.kernel, layer.kernel.shape, strict=True) if letter in letters.new)
+    if isinstance(layer.bias_constraint, _OF_AN_AXIS) and shape != (units,):
+        return (
+            f"has a bias_constraint along an axis of its bias of shape {shape}, which a bias of {units} numbers does not have. "
+            "Set layer.bias_constraint = None to give it up"
+        )
     return None
 
 

@@ -19,6 +19,7 @@ from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
 from ..utils.validation import integer_up_to, positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
+from .dense_map import KINDS
 
 LEARNING_RATE = 1e-3
 MAX_EPOCHS = 1_000_000
@@ -350,9 +351,15 @@ def matching_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[ke
     pairs = {
         id(layer): (layer, teacher_layers[path])
         for path, layer in named_layers(student)
-        if hasattr(layer, "approximate") and path in teacher_layers
+        if path in teacher_layers and _may_replace(layer, teacher_layers[path])
     }
     return list(pairs.values())
+
+
+def _may_replace(layer: keras.layers.Layer, old: keras.layers.Layer) -> bool:
+    """Return whether `layer` is of a butterfly's kind, or holds such a layer where `old` is a single dense layer."""
+    inside = all_layers(layer) if isinstance(old, KINDS) else [layer]
+    return any(hasattr(each, "approximate") for each in inside)
 
 
 def relative_error(target, output):

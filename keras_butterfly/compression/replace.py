@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -12,6 +13,7 @@ from keras import ops
 
 from ..layers.butterfly import Butterfly
 from ..layers.butterfly_dense import ButterflyDense
+from ..layers.flattened_axes import FlattenedAxes
 from ..layers.low_rank import LowRank
 from ..layers.sizes import check_stacks
 from ..structure.wiring import Radix, check_radix
@@ -57,8 +59,12 @@ def replace_dense(
     """Return a copy of `model` whose dense layers are butterfly layers. `model` itself is not changed.
 
     Three kinds of layers can be replaced: `Dense` on inputs of any rank; `EinsumDense` whose equation is a dense map of the
-    last axis; and 1x1 `Conv2D`, by a butterfly over the channels. They may be part of Sequential and functional models, nested
-    and shared ones, wrappers, and layers and models of a user's class that Keras can make again from its config.
+    last axes, such as the projections of `MultiHeadAttention` and `GroupQueryAttention`; and 1x1 `Conv2D`, by a butterfly
+    over the channels. They may be part of Sequential and functional models, nested and shared ones, wrappers, and layers and
+    models of a user's class that Keras can make again from its config.
+
+    If an `EinsumDense` sums over several axes or makes several, such as heads and their depth, they are flattened to one: the
+    new layer is inside a `FlattenedAxes`.
 
     The new layers have the names, activations, biases, regularizers, dtype policies and `trainable` of the old ones.
     Regularizers act on a butterfly's weights and bias as stored, see `Butterfly`.
@@ -138,12 +144,21 @@ class _Target:
     def old(self) -> keras.layers.Layer:
         return self.map.layer
 
-    @property
+    @cached_property
     def in_model(self) -> keras.layers.Layer:
-        """Return the layer to put into the model. If the old one is a convolution with strides, pixels are selected first."""
-        if self.map.strides == (1, 1):
+        """Return the layer to put into the model, which takes the inputs of the old one and makes outputs of its shape.
+
+        If the old layer is a convolution with strides, pixels are selected first. If it maps several axes, they are flattened.
+        """
+        if self.map.strides != (1, 1):
+            return keras.Sequential([keras.layers.MaxPooling2D(1, self.map.strides), self.new], name=self.old.name)
+        if len(self.map.input_shape) == len(self.map.output_shape) == 1:
             return self.new
-        return keras.Sequential([keras.layers.MaxPooling2D(1, self.map.strides), self.new], name=self.old.name)
+        outside = {} if _keeps_activation(self.map) else _activation_of(self.old)
+        settings = {"name": self.old.name, "dtype": self.old.dtype_policy, "trainable": self.old.trainable}
+        wrapper = FlattenedAxes(self.new, len(self.map.input_shape), self.map.output_shape, **outside, **settings)
+        wrapper.build((None, *self.map.input_shape))
+        return wrapper
 
     def replacement(self, error: float | None = None, fitted_to: str | None = None) -> LayerReplacement:
         was, kind = type(self.old).__name__, type(self.new).__name__
@@ -192,16 +207,15 @@ class _LayerFactory:
         layer = dense.layer
         settings = {
             "units": dense.units,
-            "activation": layer.activation,
             "use_bias": layer.bias is not None,
             "bias_initializer": layer.bias_initializer,
             "kernel_regularizer": layer.kernel_regularizer,
             "bias_regularizer": layer.bias_regularizer,
-            "activity_regularizer": layer.activity_regularizer,
             "bias_constraint": layer.bias_constraint,
             "dtype": layer.dtype_policy,
             "trainable": layer.trainable,
             "name": layer.name,
+            **(_activation_of(layer) if _keeps_activation(dense) else {}),
         }
         # Steps of two, because a ButterflyDense uses two successive seeds.
         seed = None if self.seed is None else (self.seed + 2 * self.made) % 2**32
@@ -217,6 +231,16 @@ class _LayerFactory:
             new = LowRank(rank=self.rank, kernel_initializer=keras.initializers.GlorotUniform(seed), **settings)
         new.build((None, dense.inputs))
         return new
+
+
+def _keeps_activation(dense: DenseMap) -> bool:
+    """Return whether the new layer has the activation. If its units are reshaped to several axes, the wrapper has it."""
+    return len(dense.output_shape) == 1
+
+
+def _activation_of(layer: keras.layers.Layer) -> dict:
+    """Return the arguments of a layer that act on the outputs."""
+    return {"activation": layer.activation, "activity_regularizer": layer.activity_regularizer}
 
 
 def _targets(model: keras.Model, selection: Selection, factory: _LayerFactory) -> tuple[list[_Target], dict[str, str]]:
@@ -283,8 +307,8 @@ def _fit_all(model, new, targets: list[_Target], data, steps: int, bars: Progres
         steps: number of gradient steps of each fit.
         bars: shows the progress.
     """
-    old_strides = {target.old: target.map.strides for target in targets}
-    old_inputs = {} if data is None else _layer_inputs(model, old_strides, data, bars, "run the model")
+    old_layers = {target.old: target.map for target in targets}
+    old_inputs = {} if data is None else _layer_inputs(model, old_layers, data, bars, "run the model")
     # In the order of the calls, so that each new layer is fitted on the outputs of those before it.
     order = {key: index for index, key in enumerate(old_inputs)}
     replacements: dict[str, LayerReplacement] = {}
@@ -292,7 +316,8 @@ def _fit_all(model, new, targets: list[_Target], data, steps: int, bars: Progres
         _set_bias(target.new, target.map.bias)
         with bars.task(f"fit {target.path}", steps) as advance:
             if id(target.old) in old_inputs:
-                inputs = _layer_inputs(new, {target.new: (1, 1)}, data, bars, f"run for {target.path}")[id(target.new)]
+                layer = target.in_model
+                inputs = _layer_inputs(new, {layer: target.map}, data, bars, f"run for {target.path}")[id(layer)]
                 error = _fit_outputs(target, old_inputs[id(target.old)], inputs, steps, advance)
                 replacements[target.path] = target.replacement(error, "data")
             else:
@@ -330,16 +355,16 @@ def _set_bias(layer, bias: np.ndarray | None) -> None:
 
 
 def _layer_inputs(
-    model: keras.Model, strides: dict[keras.layers.Layer, tuple[int, int]], data, bars: Progress, description: str
+    model: keras.Model, maps: dict[keras.layers.Layer, DenseMap], data, bars: Progress, description: str
 ) -> dict[int, np.ndarray]:
-    """Return the inputs of each layer on `data`, as a dict from `id(layer)` to an array (rows, features).
+    """Return the inputs of each layer on `data`, as a dict from `id(layer)` to an array (rows, inputs).
 
     The dict has the order in which the model calls the layers. At most MAX_ROWS rows are drawn, the same for two models that
     call their layers alike. Layers that run inside a compiled loop are left out. Stateful layers keep their states.
 
     Args:
         model: a built model.
-        strides: the layers, each with the strides of the rows and columns that it looks at, (1, 1) for all.
+        maps: the layers, each with the map that says which rows it takes of its inputs.
         data: inputs of the model.
         bars: shows the progress.
         description: text of the progress bar.
@@ -354,29 +379,23 @@ def _layer_inputs(
         raise ValueError(f"Expected at least one batch of {fixed} examples in the data. Received: {count}")
     states = [state for layer in all_layers(model) for state in keras.tree.flatten(getattr(layer, "states", None) or ())]
     values_before = [ops.convert_to_numpy(state) for state in states]
-    strides_by_id = {id(layer): layer_strides for layer, layer_strides in strides.items()}
+    maps_by_id = {id(layer): dense for layer, dense in maps.items()}
     max_rows = -(-MAX_ROWS // len(starts))
     collected: dict[int, list[np.ndarray]] = {}
     try:
         for start in bars.each(starts, description):
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
-            with recorded(strides) as calls:
+            with recorded(maps) as calls:
                 run_model(model, batch)
             for key, layer_calls in calls.items():
                 inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
                 if len(inputs) == len(layer_calls):
-                    rows = np.concatenate([_rows_of(value, strides_by_id[key]) for value in inputs])
+                    rows = np.concatenate([maps_by_id[key].rows_of(value) for value in inputs])
                     collected.setdefault(key, []).append(_sample_rows(rows, max_rows, start))
     finally:
         for state, value in zip(states, values_before, strict=True):
             state.assign(value)
     return {key: np.concatenate(parts)[:MAX_ROWS] for key, parts in collected.items()}
-
-
-def _rows_of(values: np.ndarray, strides: tuple[int, int]) -> np.ndarray:
-    """Return the vectors along the last axis of `values` as float32 rows, of an image only every so many rows and columns."""
-    seen = values if strides == (1, 1) else values[:, :: strides[0], :: strides[1]]
-    return seen.astype("float32").reshape(-1, values.shape[-1])
 
 
 def _sample_rows(rows: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ class LayerReplacement:
         layer: path of the layer: the names on the way to it, joined by "/".
         was: class of the old layer.
         kind: class of the new layer.
-        inputs, units: sizes of the last axis of the layer's inputs and outputs.
+        inputs, units: sizes of the last axis of the layer's inputs and outputs. Several axes that the layer maps count as one.
         weights_before, weights_after: number of weights of the old and of the new layer, with the bias.
         error: relative error of the fit in the 2-norm. 0 is exact, and 1 is the error of a layer that returns zeros. If the
             layer was fitted to data, the error is that of its outputs on the data; if the layer has a bias, the means over the

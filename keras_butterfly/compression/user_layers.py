@@ -1,6 +1,6 @@
 """Replacing layers inside a layer of a user's class, so that Keras can still save and load it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -31,6 +31,10 @@ class WithReplacedLayers:
                 "registered_name": keras.saving.get_registered_name(user_class),
             },
             "build_config": self.get_build_config(),  # type: ignore[attr-defined]
+            "build_configs_inside": [
+                [list(place), _layer_at(self, place).get_build_config()]
+                for place in _owners(self._places)  # type: ignore[attr-defined]
+            ],
             "replacements": [
                 [list(place), keras.saving.serialize_keras_object(_layer_at(self, place))]
                 for place in self._places  # type: ignore[attr-defined]
@@ -40,12 +44,25 @@ class WithReplacedLayers:
     @classmethod
     def from_config(cls, config):
         layer = keras.saving.deserialize_keras_object(config["layer"])
-        if config["build_config"] and not layer.built:
-            layer.build_from_config(config["build_config"])
+        _build(layer, config["build_config"])
+        # A layer makes some layers only when it is built, such as attention its projections. A user's layer without a build()
+        # of its own has not built the layers inside it yet.
+        for place, build_config in config["build_configs_inside"]:
+            _build(_layer_at(layer, place), build_config)
         replacements = {tuple(place): keras.saving.deserialize_keras_object(new) for place, new in config["replacements"]}
         replace_inside(layer, replacements)
         make_saveable(layer, replacements)
         return layer
+
+
+def _build(layer: Layer, build_config) -> None:
+    if build_config and not layer.built:
+        layer.build_from_config(build_config)
+
+
+def _owners(places: Iterable[Place]) -> list[Place]:
+    """Return the places of the layers on the way to `places`, outer ones first."""
+    return sorted({place[:depth] for place in places for depth in range(1, len(place))}, key=lambda place: (len(place), place))
 
 
 def make_saveable(layer: Layer, replacements: Mapping[Place, Layer]) -> None:

@@ -64,6 +64,14 @@ def calls_in_graph(layer: Layer) -> list:
     return list(getattr(layer, "_inbound_nodes", ()))
 
 
+def attention_projections(layer: keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention) -> tuple[Layer, ...]:
+    """Return the layers that project the queries, keys and values. Uses `_query_dense`, `_key_dense` and `_value_dense`.
+
+    `MultiHeadAttention` has them as public properties too, `GroupQueryAttention` has not.
+    """
+    return layer._query_dense, layer._key_dense, layer._value_dense
+
+
 def lambda_output_shape(layer: keras.layers.Lambda):
     """Return the argument `output_shape` that a `Lambda` layer was made with. Uses `_output_shape`."""
     return layer._output_shape
