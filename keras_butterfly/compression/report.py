@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from ..utils.text_table import TextTable
 from .dense_map import little_saved
 
-# The note of a report about layers that were not fitted.
+# What the table says about layers that were not fitted.
 RANDOM = "New layers with random weights: {}. They need training, for example by distill(new, model, x, y)."
 
 
@@ -54,16 +54,16 @@ class ReplacementReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each new layer that saves little, and one if new layers started from random weights."""
-        notes = [little_saved(each.layer, each.weights_after, each.weights_before) for each in self.replacements]
-        random = sum(each.fitted_to is None for each in self.replacements)
-        notes.append(RANDOM.format(random) if random else None)
+        """Return a sentence for each new layer that has more than half as many weights as the dense one."""
+        notes = (little_saved(each.layer, each.weights_after, each.weights_before) for each in self.replacements)
         return tuple(note for note in notes if note)
 
     def table(self) -> TextTable:
         """Return a table, which `print` and `rich.print` show."""
+        random = sum(each.fitted_to is None for each in self.replacements)
+        below = "\n".join([*self.notes, *([RANDOM.format(random)] if random else [])]) or None
         title = f"{self.weights_before:,} weights -> {self.weights_after:,}"
-        table = TextTable(title=title, title_justify="left", caption="\n".join(self.notes) or None, caption_justify="left")
+        table = TextTable(title=title, title_justify="left", caption=below, caption_justify="left")
         for column in ("layer", "was", "is", "shape"):
             table.add_column(column)
         for column in ("weights before", "after", "relative error"):

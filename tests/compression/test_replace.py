@@ -17,6 +17,7 @@ from keras_butterfly.utils.model_walk import named_layers
 from keras_butterfly.utils.recording import value_of
 
 QUICK = {"steps": 2, "seed": 0, "progress": False}
+FIT = {**QUICK, "initialize": "fit"}
 
 
 def mlp():
@@ -44,7 +45,7 @@ def test_the_original_stays_and_the_report_is_true(rng):
     model = mlp()
     x = rng.standard_normal((100, 32)).astype("float32")
     before, weights = values(model, x), [value.copy() for value in model.get_weights()]
-    new, report = replace_dense(model, data=x, **QUICK)
+    new, report = replace_dense(model, data=x, **FIT)
     assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
     assert np.array_equal(before, values(model, x))
     assert [(each.layer, each.was, each.kind) for each in report.replacements] == [
@@ -74,7 +75,17 @@ def test_the_report_says_where_little_is_saved():
     assert count > 0.5 * 650
     assert report.notes == (note,)
     assert report.to_dict()["notes"] == [note]
-    assert report.table().caption == note
+    assert report.table().caption.startswith(note)
+
+
+def test_butterflies_start_from_random_weights_and_low_rank_layers_from_a_fit(rng):
+    x = rng.standard_normal((40, 32)).astype("float32")
+    _, report = replace_dense(mlp(), where="first", data=x, seed=0)
+    assert [each.fitted_to for each in report.replacements] == [None]
+    assert "New layers with random weights: 1. They need training" in " ".join(str(report.table()).split())
+    _, report = replace_dense(mlp(), where="first", data=x, kind="low_rank", rank=4, seed=0)
+    assert [each.fitted_to for each in report.replacements] == ["data"]
+    assert "random weights" not in str(report.table())
 
 
 def new_count(inputs, units):
@@ -92,7 +103,7 @@ def test_a_butterfly_in_dense_clothes_is_carried_over_exactly(rng):
         layer.set_weights([keras.ops.convert_to_numpy(butterfly.kernel), rng.standard_normal(16)])
     x = rng.standard_normal((50, 16)).astype("float32")
     for data in (None, x):
-        new, report = replace_dense(model, min_weights=1, data=data, **{**QUICK, "steps": 0})
+        new, report = replace_dense(model, min_weights=1, data=data, **{**FIT, "steps": 0})
         assert max(each.error for each in report.replacements) < 1e-2
         assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
 
@@ -102,7 +113,7 @@ def test_fitting_to_data_comes_nearer_than_to_the_kernel(rng):
     x = (rng.standard_normal((400, 6)) @ rng.standard_normal((6, 64))).astype("float32")
     settings = {"steps": 60, "seed": 0, "progress": False}
     errors = {}
-    for name, how in {"data": {"data": x}, "kernel": {}, "fresh": {"initialize": "fresh"}}.items():
+    for name, how in {"data": {"data": x, "initialize": "fit"}, "kernel": {"initialize": "fit"}, "fresh": {}}.items():
         new, report = replace_dense(model, **how, **settings)
         errors[name] = np.linalg.norm(values(new, x) - values(model, x))
         assert {each.fitted_to for each in report.replacements} == {None if name == "fresh" else name}
@@ -178,7 +189,7 @@ def test_an_error_of_a_predicate_reaches_the_user():
         raise ValueError("a mistake in the predicate")
 
     with pytest.raises(ValueError, match=r"^a mistake in the predicate$"):
-        replace_dense(mlp(), where=predicate, **QUICK)
+        replace_dense(mlp(), where=predicate, **FIT)
 
 
 def nested():
@@ -194,7 +205,7 @@ def test_shared_layers_stay_shared_and_branches_stay_apart(rng):
     left, right = shared(inputs), shared(layers.Dense(32, name="own")(inputs))
     model = keras.Model(inputs, {"sum": left + right, "right": right})
     x = rng.standard_normal((40, 32)).astype("float32")
-    new, report = replace_dense(model, data=x, **QUICK)
+    new, report = replace_dense(model, data=x, **FIT)
     assert sorted(each.layer for each in report.replacements) == ["own", "shared"]
     outputs = new(x)
     assert sorted(outputs) == ["right", "sum"]
@@ -211,7 +222,7 @@ def test_rank_3_einsum_and_wrapped_layers(rng):
     x = layers.TimeDistributed(layers.Dense(32, name="inner"), name="each")(x)
     model = keras.Model(inputs, layers.Bidirectional(layers.LSTM(4))(x))
     data = rng.standard_normal((20, 5, 32)).astype("float32")
-    new, report = replace_dense(model, data=data, **QUICK)
+    new, report = replace_dense(model, data=data, **FIT)
     assert [each.layer for each in report.replacements] == ["rank_3", "einsum", "each/inner"]
     assert new.get_layer("einsum").activation is keras.activations.relu
     assert values(new, data).shape == (20, 8)
@@ -259,8 +270,8 @@ def test_convolutions_of_one_pixel(strides, rng):
     convolution.set_weights([keras.ops.convert_to_numpy(butterfly.kernel)[None, None], rng.standard_normal(32)])
     x = rng.standard_normal((30, 5, 7, 32)).astype("float32")
     with pytest.raises(ValueError, match=r"Found none: 'mix' is a 1 x 1 convolution of several pixels, .* if `where` or"):
-        replace_dense(model, **QUICK)
-    new, report = replace_dense(model, where="mix", data=x, **{**QUICK, "steps": 0})
+        replace_dense(model, **FIT)
+    new, report = replace_dense(model, where="mix", data=x, **{**FIT, "steps": 0})
     assert report.replacements[0].was == "Conv2D"
     assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
 
@@ -323,7 +334,7 @@ def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     else:
         inputs = keras.Input((4, 32))
         model = keras.Model(inputs, layers.Dense(32, name="head")(Block(32, name="block")(inputs)))
-    new, report = replace_dense(model, data=x, **QUICK)
+    new, report = replace_dense(model, data=x, **FIT)
     paths = ["block/up", "block/down", "block/gate", "block/tail/tail_dense", "head"]
     assert sorted(each.layer for each in report.replacements) == sorted(paths)
     assert {each.fitted_to for each in report.replacements} == {"data"}
@@ -356,7 +367,7 @@ def test_a_class_without_config_is_refused_with_advice(rng):
     model = Bare(64)
     model(rng.standard_normal((1, 64)))
     with pytest.raises(ValueError, match=r"can make again from their config.*a Bare.*get_config\(\)"):
-        replace_dense(model, **QUICK)
+        replace_dense(model, **FIT)
 
 
 def test_lambda_and_several_inputs(rng):
@@ -366,7 +377,7 @@ def test_lambda_and_several_inputs(rng):
     data = {name: rng.standard_normal((30, 32)).astype("float32") for name in ("first", "second")}
     listed = keras.Model([second, first], model.output)  # data by name, whatever the order of the inputs
     assert [part is data[name] for part, name in zip(check_data(listed, data), ("second", "first"), strict=True)] == [True] * 2
-    new, report = replace_dense(model, data=data, **QUICK)
+    new, report = replace_dense(model, data=data, **FIT)
     assert report.replacements[0].fitted_to == "data"
     assert values(new, data).shape == (30, 32)
 
@@ -423,11 +434,11 @@ def test_states_and_a_fixed_batch_are_respected(rng):
     inputs = keras.Input(batch_shape=(5, 3, 32))
     model = keras.Model(inputs, layers.Dense(64, name="dense")(layers.LSTM(64, stateful=True)(inputs)))
     state = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
-    _, report = replace_dense(model, where="dense", data=rng.standard_normal((12, 3, 32)).astype("float32"), **QUICK)
+    _, report = replace_dense(model, where="dense", data=rng.standard_normal((12, 3, 32)).astype("float32"), **FIT)
     assert report.replacements[0].fitted_to == "data"
     assert all(np.array_equal(a, keras.ops.convert_to_numpy(b)) for a, b in zip(state, model.layers[1].states, strict=True))
     with pytest.raises(ValueError, match="at least one batch of 5 examples in the data"):
-        replace_dense(model, where="dense", data=np.ones((4, 3, 32)), **QUICK)
+        replace_dense(model, where="dense", data=np.ones((4, 3, 32)), **FIT)
 
 
 def test_states_are_restored_if_the_model_fails(rng):
@@ -441,7 +452,7 @@ def test_states_are_restored_if_the_model_fails(rng):
     model = keras.Model(inputs, layers.Lambda(fail_on_values)(x))
     before = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
     with pytest.raises(ValueError, match="Keras says: this layer fails on data"):
-        replace_dense(model, where="dense", data=rng.standard_normal((5, 3, 32)).astype("float32"), **QUICK)
+        replace_dense(model, where="dense", data=rng.standard_normal((5, 3, 32)).astype("float32"), **FIT)
     after = [keras.ops.convert_to_numpy(value) for value in model.layers[1].states]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -462,7 +473,7 @@ def test_graphs_of_a_users_class_are_refused():
 def test_kernels_that_another_layer_works_on_stay():
     model = keras.Sequential([keras.Input((64,)), layers.SpectralNormalization(layers.Dense(64, name="normed"))])
     with pytest.raises(ValueError, match="has weights that another layer works on"):
-        replace_dense(model, where="normed", **QUICK)
+        replace_dense(model, where="normed", **FIT)
 
 
 def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
@@ -471,7 +482,7 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
     scales = np.geomspace(1, 1000, 32)
     model.layers[0].set_weights([rng.standard_normal((32, 32)) / scales[:, None]])
     x = (scales * rng.standard_normal((300, 32))).astype("float32")
-    new, report = replace_dense(model, data=x, seed=0, steps=50, progress=False)
+    new, report = replace_dense(model, initialize="fit", data=x, seed=0, steps=50, progress=False)
     off = np.linalg.norm(values(new, x) - values(model, x)) / np.linalg.norm(values(model, x))
     assert off == pytest.approx(report.replacements[0].error, abs=0.01)
     assert off < 1
@@ -479,22 +490,22 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
 
 @pytest.mark.parametrize("radix", [2, (8, 8), "auto"], ids=str)
 def test_replaced_layers_have_the_radix(radix):
-    new, _ = replace_dense(mlp(), where="first", radix=radix, **QUICK)
+    new, _ = replace_dense(mlp(), where="first", radix=radix, **FIT)
     assert new.get_layer("first").wiring.radices == Wiring.butterfly(32, 64, radix=radix).radices
-    product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **QUICK)
+    product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **FIT)
     assert product.get_layer("first").j1.wiring.radices == Wiring.butterfly(32, 5, radix=radix).radices
 
 
 def test_replaced_layers_have_the_radix_of_their_class_by_default():
-    assert replace_dense(mlp(), where="first", **QUICK)[0].get_layer("first").radix == 4
-    assert replace_dense(mlp(), where="first", k=5, **QUICK)[0].get_layer("first").radix == 2
+    assert replace_dense(mlp(), where="first", **FIT)[0].get_layer("first").radix == 4
+    assert replace_dense(mlp(), where="first", k=5, **FIT)[0].get_layer("first").radix == 2
 
 
 def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):
     model, x = mlp(), rng.standard_normal((300, 32)).astype("float32")
     errors = {}
     for name, settings in {"both": {"rank": 6}, "butterfly": {}, "thin": {"kind": "low_rank", "rank": 6}}.items():
-        _, report = replace_dense(model, where="first", data=x, **settings, **{**QUICK, "steps": 0})
+        _, report = replace_dense(model, where="first", data=x, **settings, **{**FIT, "steps": 0})
         errors[name] = report.replacements[0].error
     assert errors["both"] < 0.95 * min(errors["butterfly"], errors["thin"])
 
@@ -503,7 +514,7 @@ def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):
 def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
     """Compare with the truncated singular value decomposition of the old layer's outputs, which nothing of its rank beats."""
     model, x = mlp(), rng.standard_normal((300, 32)).astype("float32")
-    new, report = replace_dense(model, kind="low_rank", rank=6, where="first", data=x, **{**QUICK, "steps": steps})
+    new, report = replace_dense(model, kind="low_rank", rank=6, where="first", data=x, **{**FIT, "steps": steps})
     old, layer = (each.get_layer("first") for each in (model, new))
     outputs = x @ keras.ops.convert_to_numpy(old.kernel)
     u, s, vt = np.linalg.svd(outputs, full_matrices=False)
@@ -581,7 +592,7 @@ def test_data_on_which_a_model_of_a_users_class_does_not_run():
     model = Halves(name="halves")
     model.build((None, 64))
     with pytest.raises(ValueError, match=r"on which the model 'halves' runs. Keras says: Input 0 .* shape .40, 63.") as caught:
-        replace_dense(model, data=np.ones((40, 63)), **QUICK)
+        replace_dense(model, data=np.ones((40, 63)), **FIT)
     assert "\n" not in str(caught.value)
 
 

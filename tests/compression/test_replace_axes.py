@@ -13,6 +13,7 @@ from keras_butterfly.layers.flattened_axes import FlattenedAxes
 from keras_butterfly.utils.model_walk import named_layers
 
 QUICK = {"steps": 2, "seed": 0, "progress": False}
+FIT = {**QUICK, "initialize": "fit"}
 
 # (equation, sizes of the letters of the kernel, output shape, axes of the bias, input shape)
 EQUATIONS = [
@@ -99,7 +100,7 @@ def test_kernels_that_a_butterfly_has_are_found_again(case, data, rng):
     old.set_weights([kernel, rng.standard_normal(old.bias.shape)])
     assert np.allclose(DenseMap.of(old).kernel, ops.convert_to_numpy(butterfly.kernel))
     x = rng.standard_normal((30, *shape)).astype("float32")
-    new, report = replace_dense(model, min_weights=1, data=x if data else None, **{**QUICK, "steps": 0})
+    new, report = replace_dense(model, min_weights=1, data=x if data else None, **{**FIT, "steps": 0})
     assert report.replacements[0].error < 1e-2
     assert np.abs(values(new, x) - values(model, x)).max() < 2e-2
 
@@ -156,7 +157,7 @@ def test_attention_equals_that_of_keras_with_the_kernels_of_the_butterflies(make
     model, shapes = make()
     x = [rng.standard_normal((12, *shape)).astype("float32") for shape in shapes]
     x = x[0] if len(x) == 1 else x
-    new, report = replace_dense(model, min_weights=1, data=x, **QUICK)
+    new, report = replace_dense(model, min_weights=1, data=x, **FIT)
     assert [each.layer.split("/")[-1] for each in report.replacements] == ["query", "key", "value", "attention_output"]
     assert {(each.was, each.kind, each.fitted_to) for each in report.replacements} == {("EinsumDense", "Butterfly", "data")}
     teacher = keras.models.clone_model(model)
@@ -173,7 +174,7 @@ def test_attention_equals_that_of_keras_with_the_kernels_of_the_butterflies(make
     loaded.load_weights(tmp_path / "new.weights.h5")
     assert np.array_equal(values(loaded, x), values(new, x))
     with pytest.raises(ValueError, match="the model has no dense layer"):
-        replace_dense(loaded, min_weights=1, **QUICK)
+        replace_dense(loaded, min_weights=1, **FIT)
     pairs = matching_layers(new, teacher)
     assert [(type(a), type(b)) for a, b in pairs] == [(FlattenedAxes, layers.EinsumDense)] * 4
     found = summary(new, show=False)
@@ -191,7 +192,7 @@ def test_padding_masks_and_gates_reach_attention(rng):
     model = keras.Model(ids, layers.GlobalAveragePooling1D()(attention(x, x)))
     data = rng.integers(1, 9, (12, 6))
     data[:, 4:] = 0
-    new, report = replace_dense(model, min_weights=1, data=data, **QUICK)
+    new, report = replace_dense(model, min_weights=1, data=data, **FIT)
     assert [each.layer for each in report.replacements][2] == "mha/gate"
     fold_back(model, new)
     np.testing.assert_allclose(values(new, data), values(model, data), atol=1e-5)
@@ -208,7 +209,7 @@ def test_a_small_transformer_is_trained_replaced_distilled_and_saved(rng, tmp_pa
     labels = (data[:, :, 0].sum(-1) > 0).astype(int)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(data, labels, epochs=2, verbose=0)
-    new, report = replace_dense(model, where=["query", "mha/key", "value", "attention_output"], data=data, **QUICK)
+    new, report = replace_dense(model, where=["query", "mha/key", "value", "attention_output"], data=data, **FIT)
     assert len(report.replacements) == 4
     first = new.get_layer("mha").query_dense.layer.get_weights()
     history = distill(new, model, data, labels, epochs=2, hint=1.0, batch_size=32, progress=False)
@@ -241,7 +242,7 @@ def test_attention_inside_a_users_layer_is_saved(rng, tmp_path):
     model = keras.Model(inputs, Encoder(name="encoder")(inputs))
     x = rng.standard_normal((12, 5, 16)).astype("float32")
     for where in (["query"], ["key", "value"]):  # in turns
-        model, report = replace_dense(model, where=where, data=x, **QUICK)
+        model, report = replace_dense(model, where=where, data=x, **FIT)
         assert [each.layer for each in report.replacements] == [f"encoder/attention/{name}" for name in where]
         before = values(model, x)
         model.save(tmp_path / "model.keras")

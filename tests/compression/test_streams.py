@@ -26,7 +26,9 @@ def dataset():
 
 def test_a_dataset_fits_as_its_arrays_do():
     fits = [
-        replace_dense(classifier(), where="hidden", data=data, steps=5, seed=0, progress=False)[1].replacements[0].error
+        replace_dense(classifier(), where="hidden", data=data, initialize="fit", steps=5, seed=0, progress=False)[1]
+        .replacements[0]
+        .error
         for data in (X, dataset(), lambda: iter(dataset()))
     ]
     assert fits[0] == fits[1] == fits[2]
@@ -55,7 +57,7 @@ def test_models_of_text_take_text(text):
     inputs = keras.Input((), dtype="string")
     hidden = layers.Flatten()(layers.Embedding(8, 16)(words(inputs)))
     model = keras.Model(inputs, layers.Dense(64, name="hidden")(hidden))
-    _, report = replace_dense(model, data=text, steps=1, progress=False)
+    _, report = replace_dense(model, data=text, initialize="fit", steps=1, progress=False)
     assert report.replacements[0].fitted_to == "data"
     with pytest.raises(ValueError, match=r"Expected text in the data. Received: float64"):
         replace_dense(model, data=np.ones(40), steps=1, progress=False)
