@@ -16,6 +16,8 @@ import numpy as np
 from .layers.butterfly import Butterfly
 from .utils.validation import positive_integer
 
+__all__ = ["dct", "dft"]
+
 _SUM_AND_DIFFERENCE = np.array([[1.0, 1.0], [1.0, -1.0]])
 
 

@@ -23,6 +23,8 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..utils.validation import check_finite, positive_integer
 
+__all__ = ["critical_loss", "critical_point", "eigenvalues", "optimal_loss", "optimum", "sigma"]
+
 # Singular values of B X below this part of the largest one count as zero. If B or X has a shorter dtype, such as float32, the
 # tolerance is ten times the unit roundoff of that dtype, because rounding gives a matrix of rank 3 full rank.
 RANK_TOLERANCE = 1e-10

@@ -14,6 +14,8 @@ import numpy as np
 
 from ..structure.wiring import Wiring
 
+__all__ = ["FJLT", "ButterflyInitializer", "Hadamard", "Identity", "RandomOrthogonal", "get"]
+
 
 class ButterflyInitializer(keras.initializers.Initializer):
     """Base class of initializers that set a butterfly's weights stage by stage.
