@@ -46,6 +46,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
 default_role = "code"
+smartquotes = False  # quotes are often part of code
 
 html_theme = "furo"
 html_title = "keras_butterfly"

@@ -9,13 +9,12 @@ from functools import cache
 from textwrap import dedent
 
 from public_names import public_objects
+from sphinx.util import inspect as sphinx_inspect
 
 LISTS = re.compile(r"^(Args|Raises|Attributes[^:]*):$")
 TEXTS = re.compile(r"^(Returns):$")
 EXAMPLES = re.compile(r"^(Example):$")
-LABELS = re.compile(
-    r"^(Weights|Multiply-adds[^:]*|Names of the weights|Saving|Input shape|Output shape|Dtype|Precision|Reference): "
-)
+LABEL = r"(Weights|Multiply-adds[^:`]*|Names of the weights|Saving|Input shape|Output shape|Dtype|Precision|Reference): "
 TITLES = {"Args": "Arguments"}
 # Public names that are also words of an argument or of mathematics.
 UNLINKED = {"wisdom", "get", "sigma", "eigenvalues", "summary", "measure", "compare", "sweep"}
@@ -23,8 +22,19 @@ UNLINKED = {"wisdom", "get", "sigma", "eigenvalues", "summary", "measure", "comp
 
 def setup(app):
     app.connect("autodoc-process-docstring", lambda app, what, name, obj, options, lines: _render(lines))
+    app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True}
+
+
+def _signature(app, what, name, obj, options, signature, return_annotation):
+    """Return the arguments of `__init__` as those of a class, because Keras's classes have a `__new__` that takes anything."""
+    if what != "class" or not isinstance(obj, type) or obj.__init__ is object.__init__:
+        return None
+    arguments = sphinx_inspect.signature(obj.__init__, bound_method=True)
+    if getattr(obj, "_is_protocol", False):
+        return "", None
+    return sphinx_inspect.stringify_signature(arguments, show_return_annotation=False, unqualified_typehints=True), None
 
 
 def _render(lines: list[str]) -> None:
@@ -71,12 +81,17 @@ def _paragraph(block: str) -> str:
     if lines[0].startswith("- "):
         items = re.split(r"^- ", block, flags=re.MULTILINE)[1:]
         return "\n".join(f"- {_inline(_joined(item))}" for item in items)
-    label = LABELS.match(block)
-    if label:
-        return f"**{label[1]}:** {_inline(_joined(block[label.end() :]))}"
+    if re.match(LABEL, block):
+        return "\n\n".join(_labelled(part) for part in re.split(rf"\n(?={LABEL.replace('(', '(?:')})", block))
     indented = next((i for i, line in enumerate(lines) if line.startswith("    ")), len(lines))
     text = _inline(_joined("\n".join(lines[:indented])))
     return text + (f"\n\n{_code(dedent(chr(10).join(lines[indented:])), 'text')}" if indented < len(lines) else "")
+
+
+def _labelled(part: str) -> str:
+    """Return a paragraph such as "Input shape: ..." with a bold label. Labels of later sentences are bold too."""
+    pieces = re.split(rf"(?:^|(?<=\. )){LABEL}", _joined(part))
+    return " ".join(f"**{piece}:**" if i % 2 else _inline(piece.strip()) for i, piece in enumerate(pieces) if piece)
 
 
 def _definitions(block: str) -> str:
