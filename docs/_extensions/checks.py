@@ -7,7 +7,9 @@ from public_names import public_objects
 from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
-LOADED = re.compile(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//[^\"]*\"|<link[^>]+rel=\"stylesheet\"[^>]*href=\"https?://[^\"]*\"")
+LOADED = re.compile(
+    r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//[^\"]*\"|<link[^>]+rel=\"stylesheet\"[^>]*href=\"https?://[^\"]*\""
+)
 
 
 def setup(app):

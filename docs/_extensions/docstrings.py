@@ -1,7 +1,7 @@
 """Render the docstrings of the package: sections such as `Args:` as lists, text in backticks as code or as links.
 
-The docstrings are plain text with sections in Google's style. Sphinx reads reStructuredText, in which `||x||_F` and `2 * 3` mean
-something else, so everything outside backticks is escaped.
+The docstrings are plain text with sections in Google's style. Sphinx reads reStructuredText, in which `||x||_F` and `2 * 3`
+mean something else, so everything outside backticks is escaped.
 """
 
 import re
