@@ -16,6 +16,14 @@ TEXTS = re.compile(r"^(Returns):$")
 EXAMPLES = re.compile(r"^(Example):$")
 LABEL = r"(Weights|Multiply-adds[^:`]*|Names of the weights|Saving|Input shape|Output shape|Dtype|Precision|Reference): "
 TITLES = {"Args": "Arguments"}
+# Classes that public functions return or take.
+DOCUMENTED_TOO = (
+    "keras_butterfly.compression.distillation.Distiller",
+    "keras_butterfly.compression.report.ReplacementReport",
+    "keras_butterfly.export.measurement.devices.Device",
+    "keras_butterfly.export.tflite.parity.Parity",
+    "keras_butterfly.model_summary.Summary",
+)
 # Public names that are also words of an argument or of mathematics.
 UNLINKED = {"wisdom", "get", "sigma", "eigenvalues", "summary", "measure", "compare", "sweep"}
 
@@ -147,6 +155,8 @@ def _links() -> dict[str, str]:
             links[member] = name
         if module == "keras_butterfly.export":
             links[f"export.{member}"] = name
+    links |= {name.rsplit(".", 1)[1]: name for name in DOCUMENTED_TOO}
+    links["devices.Device"] = links["Device"]
     return links
 
 
