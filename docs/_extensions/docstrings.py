@@ -166,13 +166,9 @@ def _resolve(app, env, node, contnode):
     Signatures name a class by the module that defines it, such as `keras_butterfly.export.model.TFLiteModel`. Other libraries
     have no page here. References in the text are not touched, so a wrong one fails the build.
     """
-    target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or node.get("reftype") not in ("class", "data", "obj", "exc"):
-        return None
-    if "py:class" not in node and node.get("refexplicit"):
+    if node.get("refdomain") != "py" or "refexplicit" in node:  # only references in the text have this attribute
         return None
     for name, value in public_objects().items():
-        if f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}" == target:
-            domain = env.get_domain("py")
-            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
-    return contnode if not node.get("refexplicit") else None
+        if f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}" == node["reftarget"]:
+            return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
+    return contnode
