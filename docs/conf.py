@@ -11,12 +11,23 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 import notebooks
 
-import keras_butterfly
+
+def _package():
+    """Import the package without what TensorFlow's compiled code logs, which looks like warnings of this build."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras_butterfly.export
+
+        return keras_butterfly
+    finally:
+        os.dup2(kept, 2)
+
 
 project = "keras_butterfly"
 author = "the keras_butterfly authors"
 copyright = f"2026, {author}"
-release = version = keras_butterfly.__version__
+release = version = _package().__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_click", "docstrings", "checks"]
 exclude_patterns = ["_extensions"]
