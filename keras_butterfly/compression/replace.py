@@ -93,7 +93,7 @@ def replace_dense(
         data: inputs of the model, as `model.predict` takes them, or a stream of batches: a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a generator, or a function that returns one. Give at least as many examples as
             the widest layer has inputs. At most 8,192 examples of a stream are read.
-        steps: number of gradient steps of each fit, at most 1,000,000.
+        steps: number of gradient steps of each fit, at most 1,000,000. Default 300.
         seed: seed of the new layers' random initial weights.
         progress: True: show progress bars on stderr. False: show none. None (default): show them if stderr is a terminal.
 
