@@ -145,7 +145,32 @@ def export_table(tree: dict, origin: str = "distilled") -> str:
     return "\n".join(lines)
 
 
-TABLES = {"accuracy": accuracy_table, "exports": export_table}
+def start_table(tree: dict) -> str:
+    """Return the table in Markdown that compares a start from a fit with a start from random weights."""
+    lines = [
+        "| hidden layers | after the fit, untrained | distilled from the fit | distilled from random weights | "
+        "effective rank of the second layer: fit, trained; random, trained |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in ROWS:
+        fitted, fresh = best(tree, "fitted", kind), best(tree, "distilled", kind)
+        if fitted is None or fresh is None:
+            continue
+        runs = [run_of(tree, "fitted", kind, fitted), run_of(tree, "distilled", kind, fresh)]
+        ranks = [
+            ", ".join(f"{each['effective ranks'][1]:.0f}" for each in (run["before"], run)) for run in runs if "before" in run
+        ]
+        cells = [kind, f"{runs[0]['before']['accuracy']:.4f}", shown(fitted), shown(fresh), "; ".join(ranks)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def run_of(tree: dict, origin: str, kind: str, setting: Setting) -> dict:
+    """Return the run of seed 0 with a setting."""
+    return tree[origin][kind][f"dropout {setting.dropout:g}"][f"rate {setting.rate:g}"]["seed 0"]
+
+
+TABLES = {"accuracy": accuracy_table, "exports": export_table, "starts": start_table}
 
 
 def with_tables(page: str, trees: dict[str, dict]) -> str:

@@ -1,8 +1,10 @@
 """The export of a Keras model to TFLite, from its preparation to the proof that the file computes what Keras computes."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras import ops
 
 from keras_butterfly.layers.override import override_affine
 from keras_butterfly.utils.model_inputs import pack_inputs
+from keras_butterfly.utils.model_walk import named_layers
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.quiet import warn_user, warnings_not_raised
 from keras_butterfly.utils.validation import positive_integer, positive_number
@@ -251,7 +254,7 @@ class _Export:
             output_names=self.output_names,
             precision=precision,
             parity=parity,
-            plan=tuple(plans.values()),
+            plan=_with_paths(plans, self.model),
             notes=notes,
             original_parity=self._original_parity(interpreter),
             keras_inputs=KerasInputs(
@@ -312,6 +315,14 @@ class _Export:
         """Call the model on tensors in the order of its inputs, and return its outputs by name."""
         outputs = keras.tree.flatten(self.model(pack_inputs(self.model, values), training=False))
         return dict(zip(self.output_names, outputs, strict=True))
+
+
+def _with_paths(plans: dict[Layer, LayerPlan], model: keras.Model) -> tuple[LayerPlan, ...]:
+    """Return the plans. Those of layers that share a name, such as "query" of each attention, get the path instead."""
+    named = Counter(plan.layer for plan in plans.values())
+    # A layer and the wrapper around it have the same name, which comes once.
+    paths = {id(layer): "/".join(name for name, _ in groupby(path.split("/"))) for path, layer in named_layers(model)}
+    return tuple(replace(plan, layer=paths[id(layer)]) if named[plan.layer] > 1 else plan for layer, plan in plans.items())
 
 
 def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:

@@ -19,7 +19,7 @@ class LayerPlan:
     """The lowering chosen for one layer.
 
     Attributes:
-        layer: the layer's name.
+        layer: the layer's name, or its path in the model if several layers have this name.
         input_shape: the shape of the layer's input at its first call in the export. An axis is None where it is not fixed.
         lowering: the lowering that was chosen.
         source: "measured", "wisdom" (measured before), "estimated" or "given" (by the caller).

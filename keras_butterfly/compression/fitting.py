@@ -7,11 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..layers.learning_rate import ADAPTIVE
 from ..utils.quiet import quiet_tensorflow
 
 STEPS = 300
 LEARNING_RATE = 3e-3
+# Factor on the learning rate of butterfly weights. The usual rule makes some layers slow, so that training does not diverge
+# later. A short fit must be quick.
+LR_MULTIPLIER = 10.0
 # Number of rows of one gradient step. If there are more, each step draws other rows.
 BATCH = 1024
 
@@ -139,8 +141,7 @@ def _linear_copy(layer, inputs: int):
     dropped = {key: None for key in config if key.endswith(("_regularizer", "_constraint"))}
     plain = {"use_bias": False, "activation": None, "dtype": "float32", "trainable": True}
     plain |= {"lora_rank": None} if "lora_rank" in config else {}
-    # The usual rule makes layers that widen slow, so that training does not diverge later. A short fit must be quick.
-    plain |= {"lr_multiplier": ADAPTIVE / config.get("stacks", 1) ** 0.5} if "lr_multiplier" in config else {}
+    plain |= {"lr_multiplier": LR_MULTIPLIER / config.get("stacks", 1) ** 0.5} if "lr_multiplier" in config else {}
     linear_copy = type(layer).from_config({**config, **dropped, **plain})
     linear_copy.build((None, inputs))
     return linear_copy

@@ -29,4 +29,6 @@ def test_files_compute_what_keras_does(classifier, quantize, batch_size, toleran
         model, quantize=quantize, batch_size=batch_size, representative_data=data, effort="estimate", tolerance=tolerance
     )
     assert exported.parity.relative_error < tolerance
-    assert [plan.layer for plan in exported.plan] == 3 * ["query", "key", "value", "attention_output"] + ["dense"]
+    projections = ("query", "key", "value", "attention_output")
+    paths = [f"{attention}/{projection}" for attention in ("first", "second", "grouped") for projection in projections]
+    assert [plan.layer for plan in exported.plan] == [*paths, "dense"]

@@ -130,21 +130,23 @@ def test_bias_is_a_plain_variable():
 
 
 @pytest.mark.parametrize(
-    ("features", "arguments", "adaptive"),
+    ("features", "arguments", "nodes", "fan_ins", "spread"),
     [
-        (64, {"units": 64}, 10),
-        (784, {"units": 1024}, 10),  # 784 and 1024 have the same power of two
-        (1024, {"units": 64}, 10),  # a layer that narrows spreads nothing
-        (48, {"units": 1024}, 10 / 4),
-        (1, {"units": 16}, 10 / 4),
-        (64, {"units": 1024, "transposed": True, "truncation": "random"}, 10 / 4),
+        (64, {"units": 64}, 64, 4 + 4 + 4, 1),
+        (1024, {"units": 1024, "radix": 2}, 1024, 10 * 2, 1),
+        (784, {"units": 1024}, 1024, 5 * 4, 1),  # 784 and 1024 have the same power of two
+        (1024, {"units": 1024, "radix": (32, 32)}, 1024, 32 + 32, 1),
+        (1024, {"units": 64}, 1024, 5 * 4, 1),  # a layer that narrows spreads nothing
+        (48, {"units": 1024}, 1024, 5 * 4, 16),
+        (1, {"units": 16}, 16, 4 + 4, 16),
+        (64, {"units": 1024, "transposed": True, "truncation": "random"}, 1024, 5 * 4, 16),
     ],
     ids=str,
 )
-def test_a_layer_that_widens_has_a_smaller_factor_for_adam(features, arguments, adaptive):
+def test_the_factor_for_adam_grows_with_the_nodes_over_the_sum_of_the_radices(features, arguments, nodes, fan_ins, spread):
     layer = Butterfly(**arguments)
     layer.build((None, features))
-    assert layer._multipliers.adaptive == pytest.approx(adaptive)
+    assert layer._multipliers.adaptive == pytest.approx(2.7 * np.cbrt(nodes / fan_ins) / np.sqrt(spread))
 
 
 def test_stacks_share_the_rule_but_not_a_number():
