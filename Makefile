@@ -1,11 +1,11 @@
-# `make demo` and `make test` each work alone after a fresh clone: they make .venv and install what they need.
+# `make demo`, `make test` and `make docs` each work alone after a fresh clone: they make .venv and install what they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
-.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks clean
+.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks docs clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
@@ -49,8 +49,13 @@ fuzz: $(VENV)/.dev
 notebooks: $(VENV)/.examples
 	$(BIN)/python examples/execute.py
 
+# The documentation site, in build/docs. Warnings are errors: broken links, missing references, public names without a page.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+	@echo "The documentation is in build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) butterfly-demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) butterfly-demo build docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +63,10 @@ $(VENV)/.python:
 
 $(VENV)/.examples: $(VENV)/.python setup.cfg pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[examples]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.python setup.cfg pyproject.toml
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.python setup.cfg pyproject.toml

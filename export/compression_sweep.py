@@ -68,10 +68,12 @@ class Point:
 
     @property
     def weights(self) -> int:
+        """The number of weights of the Keras model."""
         return self.model.count_params()
 
     @property
     def size_bytes(self) -> int:
+        """The size of the exported file, in bytes."""
         return self.exported.size_bytes
 
     def to_dict(self) -> dict:
@@ -271,6 +273,14 @@ def sweep(
     Raises:
         ValueError: as `replace_dense`, `distill` and `to_tflite`. Also if `ks` and `stacks` are both empty, if `epochs` is
             given without `train`, or if labels do not fit.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(32, 64)).astype("float32"), rng.integers(0, 2, 32)
+        >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(2)])
+        >>> result = export.sweep(model, (x, y), ks=(4,), stacks=(), initialize="fresh", runs=10)
+        >>> [point.name for point in result.points]
+        ['original', 'k = 4']
     """
     check_model(model)
     check_extent(runs=runs)

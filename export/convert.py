@@ -101,6 +101,12 @@ def to_tflite(
         ValueError: if the model is not built, if TFLite cannot express a layer (the message names the operators), if the data
             do not fit the model, or if an argument is out of range.
         ParityError: if the export disagrees with Keras.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((64,)), Butterfly(64, "relu", seed=0), keras.layers.Dense(10)])
+        >>> exported = export.to_tflite(model, effort="estimate")
+        >>> exported.predict(np.ones((3, 64), "float32")).shape
+        (3, 10)
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
     with settings.export(model, lowering, default_effort() if effort is None else effort, objective) as exporter:
@@ -136,6 +142,13 @@ def pareto_front(
     Raises:
         ValueError: as `to_tflite`.
         ParityError: if all exports disagree with Keras.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
+        >>> front = export.pareto_front(model, most=2)
+        >>> sizes = [exported.size_bytes for exported in front]
+        >>> sizes == sorted(sizes, reverse=True)
+        True
     """
     most = positive_integer(most, "most")
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)

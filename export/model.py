@@ -69,6 +69,12 @@ class TFLiteModel:
         original_parity: the errors against the Keras model in its own precision, if that is not float32. `parity` is then
             against the model's copy in float32. None for a model in float32.
         keras_inputs: how the Keras model takes its inputs, or None if that is not known.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
+        >>> exported = export.to_tflite(model, effort="estimate")
+        >>> exported.input_names, exported.size_bytes == len(exported.content)
+        (('input_0',), True)
     """
 
     content: bytes = field(repr=False)

@@ -174,7 +174,7 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
         >>> model = keras.Sequential([keras.Input((64,)), Butterfly(seed=0), keras.layers.Dense(10)])
         >>> totals = summary(model, show=False)
         >>> totals.weights, totals.dense_weights
-        (1418, 4746)
+        (1482, 4810)
     """
     _check_model(model)
     parts = _parts(model)

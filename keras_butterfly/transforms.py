@@ -16,6 +16,8 @@ import numpy as np
 from .layers.butterfly import Butterfly
 from .utils.validation import positive_integer
 
+__all__ = ["dct", "dft"]
+
 _SUM_AND_DIFFERENCE = np.array([[1.0, 1.0], [1.0, -1.0]])
 
 
@@ -37,6 +39,12 @@ def dft(n: int, *, trainable: bool = True) -> keras.Sequential:
         ValueError: if n is not a power of two, or below 4.
 
     Reference: Cooley, Tukey, Math. Comp. 1965 (decimation in time).
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(1, 8)).astype("float32")
+        >>> y = keras.ops.convert_to_numpy(transforms.dft(8)(x))
+        >>> bool(np.allclose(y[:, ::2] + 1j * y[:, 1::2], np.fft.fft(x), atol=1e-5))
+        True
     """
     _check_size(n)
     return _fourier(
@@ -64,6 +72,11 @@ def dct(n: int, *, norm: str | None = "ortho", trainable: bool = True) -> keras.
         ValueError: if n is not a power of two or below 4, or if `norm` is unknown.
 
     Reference: Makhoul, IEEE Trans. ASSP 28, 1980; as a butterfly: Dao et al., ICML 2019, appendix.
+
+    Example:
+        >>> y = keras.ops.convert_to_numpy(transforms.dct(4)(np.ones((1, 4), "float32")))
+        >>> bool(np.allclose(y, [[2, 0, 0, 0]], atol=1e-6))
+        True
     """
     _check_size(n)
     if norm not in ("ortho", "backward", None):

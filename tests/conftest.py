@@ -20,6 +20,7 @@ if keras.backend.backend() != "tensorflow":
         "layers/test_saving.py",
         "test_backends.py",
         "test_distributed.py",
+        "test_docs.py",
         "test_ecosystem.py",
         "test_notebooks.py",
         "test_reports.py",

@@ -24,6 +24,14 @@ class Comparison:
         latencies: name of the model -> its `Latency`, in seconds per invocation.
         sizes: name of the model -> bytes of its file.
         operators: name of the model -> the names of its operators in the order of execution.
+
+    Example:
+        >>> def latency(seconds):
+        ...     return export.Latency((seconds,), invocations=100, warmup=50, threads=1, runtime="litert", machine="a board")
+        >>> latencies = {"dense": latency(6e-6), "butterfly": latency(2e-6)}
+        >>> sizes, operators = {"dense": 4096, "butterfly": 1024}, {"dense": (), "butterfly": ()}
+        >>> round(export.Comparison(latencies, sizes, operators).speedup("butterfly"), 6)
+        3.0
     """
 
     latencies: Mapping[str, Latency]
@@ -141,6 +149,14 @@ def compare(
 
     Raises:
         ValueError: if `models` is not a mapping or is empty, a model cannot be loaded or run, or an argument is out of range.
+
+    Example:
+        >>> layers = {"dense": keras.layers.Dense(64), "butterfly": Butterfly(64, seed=0)}
+        >>> models = {name: keras.Sequential([keras.Input((64,)), layer]) for name, layer in layers.items()}
+        >>> exported = {name: export.to_tflite(model, effort="estimate") for name, model in models.items()}
+        >>> comparison = export.compare(exported, runs=10)
+        >>> comparison.baseline, comparison.sizes["butterfly"] < comparison.sizes["dense"]
+        ('dense', True)
     """
     if not isinstance(models, Mapping):
         raise ValueError(f"Expected a mapping from names to models. Received: {type(models).__name__}")

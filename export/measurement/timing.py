@@ -29,6 +29,12 @@ def measure(
 
     Raises:
         ValueError: if the model cannot be loaded or run, or an argument is out of range.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
+        >>> latency = export.measure(export.to_tflite(model, effort="estimate"), runs=10)
+        >>> len(latency.seconds), latency.median < 1
+        (10, True)
     """
     return measure_all({"model": model_or_path}, threads=threads, warmup=warmup, runs=runs, device=device)["model"]
 

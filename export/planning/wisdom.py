@@ -98,10 +98,11 @@ class Wisdom:
     """A collection of measured candidates. `to_tflite` uses `export.wisdom` by default, which lives as long as the process.
 
     Example:
-
-        export.wisdom.merge(Wisdom.load("phone.json"))
-        export.to_tflite(model)
-        export.wisdom.save("phone.json", overwrite=True)
+        >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
+        >>> wisdom = export.Wisdom()
+        >>> exported = export.to_tflite(model, wisdom=wisdom)  # measures, and keeps what it has measured
+        >>> len(wisdom)
+        1
     """
 
     def __init__(self):

@@ -23,6 +23,8 @@ from keras import ops
 from ..layers.butterfly import Butterfly
 from ..utils.validation import check_finite, positive_integer
 
+__all__ = ["critical_loss", "critical_point", "eigenvalues", "optimal_loss", "optimum", "sigma"]
+
 # Singular values of B X below this part of the largest one count as zero. If B or X has a shorter dtype, such as float32, the
 # tolerance is ten times the unit roundoff of that dtype, because rounding gives a matrix of rank 3 full rank.
 RANK_TOLERANCE = 1e-10
@@ -35,6 +37,11 @@ def sigma(B, X, Y) -> np.ndarray:
 
     Raises:
         ValueError: if the shapes do not fit together, an entry is not finite, or B X X^T B^T is not invertible.
+
+    Example:
+        >>> X = np.random.default_rng(0).normal(size=(4, 20))
+        >>> bool(np.allclose(landscape.sigma(np.eye(4), X, X), X @ X.T))  # B = I is principal component analysis
+        True
     """
     data = LandscapeData(B, X, Y)
     data.check_invertible()
@@ -46,6 +53,11 @@ def eigenvalues(B, X, Y) -> np.ndarray:
 
     Raises:
         ValueError: as for `sigma`, and if the ell eigenvalues are not distinct and positive, which Theorem 1 assumes.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0])
+        >>> landscape.eigenvalues(np.eye(3), X, X).round(6).tolist()
+        [9.0, 4.0, 1.0]
     """
     data = LandscapeData(B, X, Y)
     data.check_assumptions()
@@ -64,6 +76,11 @@ def critical_loss(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> float
     Raises:
         ValueError: as for `eigenvalues`, and if k is above ell, or an index is repeated or out of range, or there are more
             than k.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0])
+        >>> [round(landscape.critical_loss(np.eye(3), X, X, 1, chosen), 6) for chosen in ([0], [1], [])]
+        [5.0, 10.0, 14.0]
     """
     data = LandscapeData(B, X, Y)
     indices = data.check_indices(k, chosen)
@@ -80,6 +97,12 @@ def critical_point(B, X, Y, k: int, chosen: Sequence[int] | None = None) -> tupl
 
     Raises:
         ValueError: as for `critical_loss`.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0])
+        >>> D, E = landscape.critical_point(np.eye(3), X, X, 1, [1])  # a saddle
+        >>> round(float(np.sum((X - D @ E @ X) ** 2)), 6)
+        10.0
     """
     data = LandscapeData(B, X, Y)
     indices = data.check_indices(k, chosen)
@@ -95,6 +118,11 @@ def optimal_loss(B, X, Y, k: int) -> float:
 
     Raises:
         ValueError: if the shapes do not fit together, an entry is not finite, or k is above ell.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0])
+        >>> round(landscape.optimal_loss(np.eye(3), X, X, 1), 6)
+        5.0
     """
     data = LandscapeData(B, X, Y)
     return data.loss(data.largest_indices(k))
@@ -107,6 +135,12 @@ def optimum(B, X, Y, k: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         ValueError: as for `optimal_loss`.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0])
+        >>> D, E = landscape.optimum(np.eye(3), X, X, 1)
+        >>> round(float(np.sum((X - D @ E @ X) ** 2)), 6)
+        5.0
     """
     data = LandscapeData(B, X, Y)
     return data.point(k, data.largest_indices(k))

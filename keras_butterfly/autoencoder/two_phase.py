@@ -57,6 +57,13 @@ def two_phase_fit(
             model or are not finite. Streams of batches are not looked at before the training.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, sections 4 and 5.3.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(32, 16)).astype("float32")
+        >>> autoencoder = ButterflyAutoencoder(2, seed=0)
+        >>> history = two_phase_fit(autoencoder, x, epochs=(1, 2), verbose=0)
+        >>> history.history["phase"]
+        [1, 2, 2]
     """
     if not isinstance(epochs, tuple | list) or len(epochs) != 2:
         raise ValueError(f"`epochs` must be two positive integers, one for each phase. Received: epochs={epochs!r}")

@@ -125,8 +125,9 @@ def distill(
     Args:
         student: a built model, such as the one that `replace_dense` returns.
         teacher: the original model. It is not changed.
-        x: inputs (examples, ...), as `model.predict` takes them. Or a stream of batches that ends, see
-            `model_inputs.read_examples`; it is read once. Its elements may be tuples (inputs, labels).
+        x: inputs (examples, ...), as `model.predict` takes them. Or a stream of batches that ends: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator. It is read once. Its elements may be tuples (inputs,
+            labels).
         y: labels. None (default): the labels of the stream, or if it has none, no labels: the student learns from the
             teacher's outputs alone.
         epochs, batch_size: as in `fit`.
@@ -156,6 +157,14 @@ def distill(
     Raises:
         ValueError: if a model is not built, the outputs of the models differ in shape, the data do not fit, an argument is out
             of range, or the training has made weights NaN or infinite.
+
+    Example:
+        >>> teacher = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(10)])
+        >>> student, report = replace_dense(teacher, seed=0)
+        >>> x = np.random.default_rng(0).normal(size=(32, 64)).astype("float32")
+        >>> history = distill(student, teacher, x, epochs=2)
+        >>> len(history.history["loss"])
+        2
     """
     for name, model in (("student", student), ("teacher", teacher)):
         check_model(model, name)

@@ -59,9 +59,9 @@ class Butterfly(DenseLike):
         stacks: the number of butterflies whose sum the layer computes. Default 1. (For a product, stack layers.)
         rank: None (default), or the rank of a product of two thin matrices, U (n, rank) and V (rank, units), which is added to
             the butterflies: `y = activation(B x + x U V + bias)`. V starts at zero.
-        lr_multiplier: factor on the learning rate of the butterfly's weights. None (default) means the rule of
-            `layers/learning_rate.py`, with which the usual learning rates for Dense suit a butterfly, with Adam and with SGD. A
-            number is a fixed factor for every optimizer. The bias always learns at the optimizer's rate.
+        lr_multiplier: factor on the learning rate of the butterfly's weights. None (default) means a rule with which the
+            usual learning rates for Dense suit a butterfly, with Adam and with SGD. A number is a fixed factor for every
+            optimizer. The bias always learns at the optimizer's rate.
         implementation: how the map is computed. "gather" computes stage by stage and is the reference. "fused" multiplies
             consecutive stages out to block factors inside the graph, or all stages to one matrix if that costs less. "auto"
             (default) leaves the choice to the layer, which takes "fused".

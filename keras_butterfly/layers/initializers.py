@@ -14,6 +14,8 @@ import numpy as np
 
 from ..structure.wiring import Wiring
 
+__all__ = ["FJLT", "ButterflyInitializer", "Hadamard", "Identity", "RandomOrthogonal", "get"]
+
 
 class ButterflyInitializer(keras.initializers.Initializer):
     """Base class of initializers that set a butterfly's weights stage by stage.
@@ -23,6 +25,16 @@ class ButterflyInitializer(keras.initializers.Initializer):
     Args:
         seed: int or None. An int gives the same weights at every call. None draws another seed at every call, from Python's
             `random`, which `keras.utils.set_random_seed` fixes.
+
+    Example:
+        >>> class Means(initializers.ButterflyInitializer):
+        ...     draws = False
+        ...     def gadgets(self, blocks, radix, stride, rng):
+        ...         return np.full((blocks, radix, radix, stride), 1 / radix)
+        >>> layer = Butterfly(kernel_initializer=Means())
+        >>> layer.build((None, 16))
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.kernel), 1 / 16))
+        True
     """
 
     # Whether the weights are random. Stacks with equal initial weights would get equal gradients and stay equal.
@@ -96,6 +108,12 @@ class Hadamard(ButterflyInitializer):
 
     Raises:
         ValueError: if a radix is not a power of two.
+
+    Example:
+        >>> layer = Butterfly(radix=2, kernel_initializer=initializers.Hadamard())
+        >>> layer.build((None, 4))
+        >>> np.rint(2 * keras.ops.convert_to_numpy(layer.kernel)).astype(int).tolist()
+        [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
     """
 
     draws = False
@@ -119,6 +137,12 @@ class FJLT(Hadamard):
     A stage whose radix is not a power of two has random orthogonal gadgets instead. The expectation stays the same.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 3.1; Ailon, Chazelle, SIAM J. Comput. 2009.
+
+    Example:
+        >>> layer = Butterfly(4, kernel_initializer=initializers.FJLT(seed=0))
+        >>> layer.build((None, 16))
+        >>> bool(np.allclose(np.abs(keras.ops.convert_to_numpy(layer.kernel)), 0.5))
+        True
     """
 
     draws = True
@@ -137,8 +161,15 @@ class RandomOrthogonal(ButterflyInitializer):
     """An initializer that makes every gadget a random orthogonal matrix, so that a full butterfly J is orthogonal.
 
     The matrices are uniform (Haar measure) up to the signs of their columns, which make the diagonal positive: every node keeps
-    a part of its own value. With radix 4, networks that started so were more accurate (CONTRIBUTING.md has the figures). For a
-    truncated butterfly E||Jx||^2 = ||x||^2.
+    a part of its own value. With radix 4, networks that started so were more accurate. The page Design of the documentation has
+    the figures. For a truncated butterfly E||Jx||^2 = ||x||^2.
+
+    Example:
+        >>> layer = Butterfly(kernel_initializer=initializers.RandomOrthogonal(seed=0))
+        >>> layer.build((None, 16))
+        >>> kernel = keras.ops.convert_to_numpy(layer.kernel)
+        >>> bool(np.allclose(kernel.T @ kernel, np.eye(16), atol=1e-6))
+        True
     """
 
     def gadgets(self, blocks, radix, stride, rng):
@@ -150,6 +181,12 @@ class Identity(ButterflyInitializer):
     """An initializer that makes every gadget the identity, so that the layer copies each input to the output at its node.
 
     The gain is 1. The weights are not random, so `seed` has no effect.
+
+    Example:
+        >>> layer = Butterfly(kernel_initializer=initializers.Identity())
+        >>> layer.build((None, 16))
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.kernel), np.eye(16)))
+        True
     """
 
     draws = False
@@ -191,6 +228,10 @@ def get(identifier):
 
     Raises:
         ValueError: for anything else.
+
+    Example:
+        >>> type(initializers.get("fjlt")).__name__
+        'FJLT'
     """
     if isinstance(identifier, str) and identifier.lower() in _NAMES:
         return _NAMES[identifier.lower()]()

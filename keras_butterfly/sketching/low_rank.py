@@ -18,6 +18,11 @@ class LowRankApproximation:
         left: (..., n, k), orthogonal columns whose norms are the singular values, largest first.
         right: (..., k, d), orthonormal rows. If the rank of the sketch is below k, the last rows are zero.
         squared_norm: ||X||_F^2, (...).
+
+    Example:
+        >>> approximation = low_rank_approximation(GaussianSketch(3, seed=0), np.diag([3.0, 2.0, 1.0]), 2)
+        >>> approximation.singular_values.round(5).tolist(), round(float(approximation.squared_error), 5)
+        ([3.0, 2.0], 1.0)
     """
 
     left: np.ndarray
@@ -62,6 +67,12 @@ def low_rank_approximation(sketch: Sketch, X, k: int) -> LowRankApproximation:
         ValueError: if X has another number of rows, complex numbers or an entry that is not finite, or k is out of range.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 6; Sarlos, FOCS 2006; Clarkson, Woodruff, STOC 2013.
+
+    Example:
+        >>> X = np.outer(np.arange(8.0), np.ones(5))
+        >>> approximation = low_rank_approximation(GaussianSketch(2, seed=0), X, 1)
+        >>> approximation.left.shape, approximation.right.shape, bool(np.allclose(approximation.dense(), X))
+        ((8, 1), (1, 5), True)
     """
     sparse = hasattr(X, "tocsr")
     X = _floating(X.tocsr() if sparse else ops.convert_to_numpy(X))

@@ -39,6 +39,11 @@ def eigenvalue_loss(sketched, X, k: int):
 
     If the k-th eigenvalue equals the next one, f has no gradient, and the result is one of its generalized gradients. If A has
     not full rank, f is not continuous, and the result is the gradient within the row space of A. X counts as a constant.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0]).astype("float32")
+        >>> round(float(eigenvalue_loss(X[:2], X, 1)), 4)  # B holds the first two rows of the identity
+        5.0
     """
     A, fixed = ops.stop_gradient(sketched), ops.stop_gradient(X)
     left, values, right = ops.svd(A, full_matrices=False)
@@ -63,6 +68,11 @@ def singular_vector_loss(sketched, X, k: int):
 
     This is the reference for `eigenvalue_loss`: it has the same value and gradient. But it is differentiated through both
     decompositions, so the gradient is not finite if singular values repeat or are zero.
+
+    Example:
+        >>> X = np.diag([3.0, 2.0, 1.0]).astype("float32")
+        >>> round(float(singular_vector_loss(X[:2], X, 1)), 4)  # B holds the first two rows of the identity
+        5.0
     """
     right = ops.svd(sketched, full_matrices=False)[2]
     inner, values, outer = ops.svd(ops.matmul(X, _transposed(right)), full_matrices=False)

@@ -28,6 +28,13 @@ class Sketch(keras.layers.Layer):
 
     Subclasses implement `matrix` and `effective_parameters`. They override `_apply` if there is a faster way than to multiply
     by `matrix`.
+
+    Example:
+        >>> class Rows(Sketch):
+        ...     matrix = property(lambda self: keras.ops.eye(self.ell, self.rows))
+        ...     effective_parameters = 0
+        >>> tuple(Rows(2)(np.ones((16, 5), "float32")).shape)
+        (2, 5)
     """
 
     def __init__(self, ell, *, seed=None, **kwargs):
@@ -207,6 +214,13 @@ class ButterflySketch(Sketch):
         ValueError: if arguments or matrices do not fit.
 
     Reference: Ailon, Leibovich, Nair, UAI 2021, section 6.
+
+    Example:
+        >>> matrices = np.random.default_rng(0).normal(size=(4, 16, 5)).astype("float32")
+        >>> sketch = ButterflySketch(4, seed=0)
+        >>> history = sketch.fit(matrices, k=2, steps=3)
+        >>> tuple(sketch(matrices).shape)
+        (4, 4, 5)
     """
 
     def __init__(
@@ -275,6 +289,11 @@ class SparseSketch(Sketch):
         ValueError: if arguments or matrices do not fit.
 
     Reference: Clarkson, Woodruff, STOC 2013; Indyk, Vakilian, Yuan, *Learning-Based Low-Rank Approximations*, NeurIPS 2019.
+
+    Example:
+        >>> sketch = SparseSketch(4, nonzeros=2, seed=0)
+        >>> tuple(sketch(np.ones((16, 5), "float32")).shape)
+        (4, 5)
     """
 
     def __init__(self, ell, nonzeros=1, *, seed=None, **kwargs):
@@ -334,6 +353,11 @@ class DenseSketch(Sketch):
 
     Raises:
         ValueError: if arguments or matrices do not fit.
+
+    Example:
+        >>> sketch = DenseSketch(4, seed=0)
+        >>> tuple(sketch(np.ones((16, 5), "float32")).shape)
+        (4, 5)
     """
 
     _learned = True
@@ -362,6 +386,11 @@ class GaussianSketch(DenseSketch):
 
     Raises:
         ValueError: if arguments or matrices do not fit.
+
+    Example:
+        >>> sketch = GaussianSketch(4, seed=0)
+        >>> tuple(sketch(np.ones((16, 5), "float32")).shape)
+        (4, 5)
     """
 
     _learned = False
