@@ -13,7 +13,7 @@ from keras import ops
 
 from ..structure.wiring import Wiring, padded_size
 
-# Found by experiment at widths from 64 to 4096. docs/layers.md and CONTRIBUTING.md have the figures.
+# Found by experiment at widths from 64 to 4096. docs/layers.md and docs/design.md have the figures.
 ADAPTIVE = 2.7
 SGD = 0.5
 
