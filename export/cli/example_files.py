@@ -60,8 +60,8 @@ def _check(folder: Path, paths: list[Path], overwrite: bool) -> None:
     wrong = [target for target in targets if target.is_dir()] + [each for each in folders if not each.is_dir()]
     if wrong:
         raise ValueError(
-            f"Expected files and folders that the examples can replace. Received a folder in place of a file, or a file in place "
-            f"of a folder: '{wrong[0]}'. Choose another DIR."
+            "Expected files and folders that the examples can replace. Received a folder in place of a file, or a file in place of "
+            f"a folder: '{wrong[0]}'. Choose another DIR."
         )
 
 
