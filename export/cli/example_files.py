@@ -35,7 +35,10 @@ def run(folder: Path, overwrite: bool = False) -> None:
         if error.errno in DISK:
             raise OSError(error.errno, f"could not write the examples: {error.strerror}", str(folder)) from error
         received = f"'{folder}': {error.strerror}"
-        raise ValueError(f"Expected a DIR in an existing folder that can be written to. Received {received}.") from error
+        raise ValueError(
+            f"Expected a DIR in an existing folder that can be written to. Received {received}. Create the folder that holds it, or "
+            "choose another DIR."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for path in paths:
@@ -60,8 +63,8 @@ def _check(folder: Path, paths: list[Path], overwrite: bool) -> None:
     wrong = [target for target in targets if target.is_dir()] + [each for each in folders if not each.is_dir()]
     if wrong:
         raise ValueError(
-            "Expected files and folders that the examples can replace. Received a folder in place of a file, or a file in place of "
-            f"a folder: '{wrong[0]}'. Choose another DIR."
+            "Expected earlier examples to replace. Received a folder in place of a file, or a file in place of a folder: "
+            f"'{wrong[0]}'. Choose another DIR."
         )
 
 
