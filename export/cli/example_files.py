@@ -36,8 +36,8 @@ def run(folder: Path, overwrite: bool = False) -> None:
             raise OSError(error.errno, f"could not write the examples: {error.strerror}", str(folder)) from error
         received = f"'{folder}': {error.strerror}"
         raise ValueError(
-            f"Expected a DIR in an existing folder that can be written to. Received {received}. Create the folder that holds it, or "
-            "choose another DIR."
+            f"Expected a DIR in an existing folder that can be written to. Received {received}. Create that folder, or choose "
+            "another DIR."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
