@@ -1,11 +1,11 @@
-# `make demo`, `make test` and `make docs` each work alone after a fresh clone: they make .venv and install what they need.
+# `make demo`, `make test`, `make docs` and `make dist` each work alone after a fresh clone: they make .venv and install what they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
-.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks docs clean
+.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks docs dist clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
@@ -54,8 +54,14 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 	@echo "The documentation is in build/docs/index.html"
 
+# A wheel and a source distribution, in dist/. An earlier *.egg-info lists files that may be gone.
+dist: $(VENV)/.dist
+	rm -rf dist *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) butterfly-demo build docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) butterfly-demo build dist docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +73,10 @@ $(VENV)/.examples: $(VENV)/.python setup.cfg pyproject.toml
 
 $(VENV)/.docs: $(VENV)/.python setup.cfg pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[docs]'
+	touch $@
+
+$(VENV)/.dist: $(VENV)/.python
+	$(BIN)/pip install --disable-pip-version-check -q 'build>=1.2' 'twine>=6.1'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.python setup.cfg pyproject.toml

@@ -60,6 +60,19 @@ def demo(dataset, epochs, seed, output, overwrite):
     run(dataset, output, epochs=epochs, seed=seed, overwrite=overwrite)
 
 
+@cli.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--overwrite", is_flag=True, help="Replace the examples in a folder that holds files. Its other files stay.")
+def examples(folder, overwrite):
+    """Write the notebooks, and the Python files and data that they need, to the folder DIR.
+
+    To run them: pip install 'keras-butterfly[examples]'
+    """
+    from keras_butterfly_cli.example_files import run
+
+    run(folder, overwrite)
+
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 
