@@ -8,7 +8,7 @@ Two relative errors in the 2-norm are reported:
 - the error of the layer's outputs on 4,096 Fashion-MNIST training images about their mean, if the factors are fitted to these
   outputs. The SVD is then that of the outputs.
 
-The trained kernel is that of a layer of --model, a network on flattened Fashion-MNIST images. benchmarks/compress.py leaves
+The trained kernel is that of a layer of --model, a network on flattened Fashion-MNIST images. benchmarks/evidence.py leaves
 such networks in its folder.
 """
 
