@@ -270,12 +270,13 @@ class Work:
                 self.run(origin, kind, dropout, rate, seed)
 
     def export(self, origin: str, kinds: list[str]) -> None:
-        """Export the network of seed 0 of each kind, and measure all files of one precision in turn."""
+        """Export the network of seed 0 of each kind, and the teacher, and measure all files of one precision in turn."""
         for precision, quantize in PRECISIONS.items():
             exported = {}
-            for kind in kinds:
-                rate = self.best_rate(origin, kind)
-                path = self.path(origin, kind, "dropout 0", f"rate {rate:g}", "seed 0")
+            for kind in dict.fromkeys((DENSE, *kinds)):
+                trained = "scratch" if kind == DENSE else origin
+                rate = self.best_rate(trained, kind)
+                path = self.path(trained, kind, "dropout 0", f"rate {rate:g}", "seed 0")
                 model = keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
                 exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
             latencies = export.compare(exported, runs=300).latencies
