@@ -22,7 +22,7 @@ from keras_butterfly.export.measurement.plots import COLORS
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = {"fashion_mnist": "Fashion-MNIST", "hapt": "HAPT", "isolet": "ISOLET", "cifar10": "CIFAR-10"}
-# The first words of a kind tell its family. A family has one color.
+# The first words of a kind tell its family.
 FAMILIES = {
     "radi": "butterfly",
     "three": "butterfly",
@@ -32,6 +32,7 @@ FAMILIES = {
     "dense, pruned": "dense, pruned",
     "dense": "dense",
 }
+COLOR_OF = dict(zip(dict.fromkeys(FAMILIES.values()), COLORS, strict=False))
 MARKERS = {"float32": "o", "dynamic": "^", "int8": "s"}
 ROWS = (
     "dense",
@@ -196,7 +197,8 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def plot_points(axis: Axes, points: dict[str, list[tuple[float, float, str]]]) -> None:
     """Draw the points (cost, accuracy, marker) of each family, and join those of its front."""
-    for color, (name, found) in zip(COLORS, points.items(), strict=False):
+    for name, found in points.items():
+        color = COLOR_OF[name]
         for marker in MARKERS.values():
             x_y = [(x, y) for x, y, shape in found if shape == marker]
             if x_y:
@@ -207,18 +209,29 @@ def plot_points(axis: Axes, points: dict[str, list[tuple[float, float, str]]]) -
 
 
 def plot_weights(trees: dict[str, dict]) -> Figure:
-    """Return a plot of accuracy over weights, from scratch with the best dropout, for each data set."""
-    figure = Figure(figsize=(4.6 * len(trees), 4.2), layout="constrained")
+    """Return a plot of accuracy over weights for each data set: of the training in which the most kinds have several seeds."""
+    figure = Figure(figsize=(4.6 * len(trees), 4.4), layout="constrained")
+    shown_once: dict[str, object] = {}
     for axis, (name, tree) in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.items(), strict=True):
-        points: dict[str, list] = {}
-        for kind in ROWS:
-            setting = best(tree, "scratch", kind, True)
-            if setting:
-                points.setdefault(family(kind), []).append((setting.weights, 100 * setting.mean, "o"))
-        plot_points(axis, points)
-        axis.set(title=NAMES[name], xlabel="weights of the network", ylabel="test accuracy, %")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+        found = {origin: points_of(tree, origin) for origin in ("scratch", "distilled")}
+        origin = max(found, key=lambda origin: sum(map(len, found[origin].values())))
+        dense = found["scratch"].get("dense", [])[:1] if origin == "distilled" else []
+        plot_points(axis, {"dense": dense, **found[origin]} if dense else found[origin])
+        training = "from scratch" if origin == "scratch" else "distilled from the dense network"
+        axis.set(title=f"{NAMES[name]}, {training}", xlabel="weights of the network", ylabel="test accuracy, %")
+        shown_once |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown_once.values(), shown_once, loc="outside lower center", ncols=len(FAMILIES), fontsize=9)
     return figure
+
+
+def points_of(tree: dict, origin: str) -> dict[str, list[tuple[float, float, str]]]:
+    """Return for each family the weights and the accuracy in percent of its kinds that have several seeds."""
+    points: dict[str, list] = {}
+    for kind in ROWS:
+        setting = best(tree, origin, kind, with_dropout=True)
+        if setting and len(setting.accuracies) > 1:
+            points.setdefault(family(kind), []).append((setting.weights, 100 * setting.mean, "o"))
+    return points
 
 
 def plot_exports(tree: dict) -> Figure | None:
