@@ -109,11 +109,14 @@ def behind(dropout: float) -> list[keras.layers.Layer]:
 
 def replaced(model: keras.Model, kind: str, seed: int, initialize: str, examples=None) -> keras.Model:
     """Return a copy of `model` with hidden layers of the given kind."""
-    for index, name in enumerate(HIDDEN):
-        inputs, units = model.get_layer(name).kernel.shape
-        settings = REPLACED[kind](inputs, units)
-        arguments = {"initialize": initialize, "data": examples, "seed": 10 * seed + 4 * index, "progress": False}
-        model, _ = replace_dense(model, where=[name], **arguments, **settings)
+    settings = [REPLACED[kind](*model.get_layer(name).kernel.shape) for name in HIDDEN]
+    # In one call where possible, because layers of one call are fitted to the outputs of the same original.
+    groups = (
+        [(HIDDEN, settings[0])] if settings[0] == settings[1] else [([n], s) for n, s in zip(HIDDEN, settings, strict=True)]
+    )
+    for index, (names, arguments) in enumerate(groups):
+        how = {"initialize": initialize, "data": examples, "seed": 10 * seed + 4 * index, "progress": False}
+        model, _ = replace_dense(model, where=list(names), **how, **arguments)
     return model
 
 

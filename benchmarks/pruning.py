@@ -6,6 +6,8 @@ from keras import ops
 
 # Steps between two prunings, and the part of the training after which the final sparsity is reached.
 EVERY, RAMP = 100, 0.6
+# The weights in a file. Keras saves the first two alone, as those of a `Dense` layer.
+SAVED = ("kernel", "bias", "mask")
 
 
 class PrunedDense(keras.layers.Dense):
@@ -18,6 +20,14 @@ class PrunedDense(keras.layers.Dense):
     def build(self, input_shape):
         super().build(input_shape)
         self.mask = self.add_weight(name="mask", shape=self.kernel.shape, initializer="ones", trainable=False)
+
+    def save_own_variables(self, store):
+        for name in SAVED:
+            store[name] = getattr(self, name)
+
+    def load_own_variables(self, store):
+        for name in SAVED:
+            getattr(self, name).assign(store[name])
 
     def call(self, inputs, training=None):
         outputs = ops.matmul(inputs, ops.multiply(self.kernel, self.mask)) + self.bias

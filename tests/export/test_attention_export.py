@@ -17,7 +17,9 @@ def classifier():
         attention = layers.MultiHeadAttention(2, 8, name=name)(x, x)
         x = layers.LayerNormalization()(x + attention)
     grouped = layers.GroupQueryAttention(8, 4, 2, name="grouped", dtype="mixed_float16")(x, x)
-    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling1D()(x + grouped)))
+    model = keras.Model(
+        inputs, layers.Dense(3, activation="softmax", name="classes")(layers.GlobalAveragePooling1D()(x + grouped))
+    )
     data = rng.standard_normal((64, 6, 16)).astype("float32")
     return replace_dense(model, min_weights=1, data=data, steps=2, seed=0, progress=False)[0], data
 
@@ -31,4 +33,4 @@ def test_files_compute_what_keras_does(classifier, quantize, batch_size, toleran
     assert exported.parity.relative_error < tolerance
     projections = ("query", "key", "value", "attention_output")
     paths = [f"{attention}/{projection}" for attention in ("first", "second", "grouped") for projection in projections]
-    assert [plan.layer for plan in exported.plan] == [*paths, "dense"]
+    assert [plan.layer for plan in exported.plan] == [*paths, "classes"]

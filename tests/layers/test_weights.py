@@ -145,7 +145,8 @@ def test_a_file_holds_the_weights_as_used_the_bias_as_it_is_and_what_they_fit(lr
     store = stored_by(layer)
     assert {"gadgets", "bias", "input_nodes", "output_nodes", "strides"} == store.keys()
     assert store["gadgets"].dtype == "float64"
-    np.testing.assert_array_equal(store["gadgets"].astype("float32"), numpy(layer.gadget_weights))
+    np.testing.assert_array_equal(store["gadgets"], layer._multipliers.adaptive * numpy(layer.gadgets).astype("float64"))
+    np.testing.assert_allclose(store["gadgets"], numpy(layer.gadget_weights), rtol=1e-6)
     np.testing.assert_array_equal(numpy(store["bias"]), np.ones(5))
     assert store["input_nodes"].tolist() == list(range(16))
     assert store["output_nodes"].tolist() == list(layer.wiring.outputs)

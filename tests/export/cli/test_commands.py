@@ -67,7 +67,8 @@ def folder(tmp_path_factory):
     np.savez(where / "narrow.npz", x=np.ones((5, 63), "float32"))
     (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
     (where / "text.keras").write_text("no model")
-    done = run("replace", "model.keras", "-o", "small.keras", "--data", "data.npz", "--steps", 20, "--epochs", 2, folder=where)
+    fitted = ("--initialize", "fit", "--steps", 20)
+    done = run("replace", "model.keras", "-o", "small.keras", "--data", "data.npz", *fitted, "--epochs", 2, folder=where)
     assert done.returncode == 0, done.stderr
     assert "128 -> 128" in done.stdout and "wrote small.keras" in done.stdout
     stages = done.stderr.splitlines()  # lines, no bars, in a pipe

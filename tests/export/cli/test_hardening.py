@@ -385,7 +385,7 @@ def no_fits(monkeypatch):
     [
         (("--seed", 3), "What differs: --seed (0, now 3). Go on"),
         (("--steps", 3), "--steps (2, now 3)"),
-        (("--initialize", "fresh"), "--initialize (fit, now fresh)"),
+        (("--initialize", "fresh"), "--initialize (auto, now fresh)"),
         (("--data", "others.npz"), "What differs: --data. Go on"),
     ],
 )
@@ -436,7 +436,7 @@ def test_a_folder_of_a_users_files_is_no_checkpoint(capsys, folder):
 
 
 def test_stages_are_lines_where_stderr_is_no_terminal(capsys, folder):
-    code, lines = run(capsys, *REPLACE, "--data", "d.npz", "--epochs", 2, "--overwrite")
+    code, lines = run(capsys, *REPLACE, "--data", "d.npz", "--initialize", "fit", "--epochs", 2, "--overwrite")
     assert code == 0
     assert any(line.startswith("fit wide") for line in lines), lines
     assert sum("distill, epoch" in line and "loss" in line for line in lines) == 2
