@@ -3,7 +3,8 @@
     python benchmarks/evidence_page.py [FOLDER] [--page docs/evidence.md]
 
 FOLDER holds a JSON file for each data set, by default docs/evidence. In the page, a table stands between the lines
-`<!-- table NAME ORIGIN -->` and `<!-- end -->`. Everything else in the page stays as it is.
+`<!-- TABLE DATASET -->` and `<!-- end -->`. That of exports begins with `<!-- exports DATASET ORIGIN -->`. Everything else in the
+page stays as it is.
 """
 
 import json
@@ -16,6 +17,7 @@ import click
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement.plots import COLORS
@@ -130,7 +132,7 @@ def accuracy_table(tree: dict) -> str:
     return "\n".join(lines)
 
 
-def export_table(tree: dict, origin: str = "distilled") -> str:
+def export_table(tree: dict, origin: str) -> str:
     """Return the table of exported files of a data set in Markdown: KiB, microseconds, and accuracy in int8."""
     lines = [
         "| hidden layers | float32: KiB, us | dynamic: KiB, us | int8: KiB, us | accuracy float32, dynamic, int8 |",
@@ -182,12 +184,12 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
     """
 
     def table(match: re.Match) -> str:
-        kind, name = match.group(1), match.group(2)
+        kind, name, *arguments = match.group(1).split()
         if kind not in TABLES or name not in trees:
-            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '{match.group(0)[:60]}'")
-        return f"<!-- {kind} {name} -->\n{TABLES[kind](trees[name])}\n<!-- end -->"
+            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {match.group(1)} -->'")
+        return f"<!-- {match.group(1)} -->\n{TABLES[kind](trees[name], *arguments)}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\w+) (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+ \w+[ \w]*) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -205,6 +207,9 @@ def plot_points(axis: Axes, points: dict[str, list[tuple[float, float, str]]]) -
                 axis.scatter(*zip(*x_y, strict=True), marker=marker, color=color, s=36, edgecolor="white", linewidth=0.5)
         axis.plot(*zip(*front([(x, y) for x, y, _ in found]), strict=True), color=color, linewidth=1, label=name, zorder=0)
     axis.set(xscale="log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
 
 
