@@ -3,8 +3,8 @@
     python benchmarks/evidence_page.py [FOLDER] [--page docs/evidence.md]
 
 FOLDER holds a JSON file for each data set, by default docs/evidence. In the page, a table stands between the lines
-`<!-- TABLE DATASET -->` and `<!-- end -->`. That of exports begins with `<!-- exports DATASET ORIGIN -->`. Everything else in the
-page stays as it is.
+`<!-- TABLE DATASET -->` and `<!-- end -->`. That of exports begins with `<!-- exports DATASET ORIGIN -->`. Everything else in
+the page stays as it is.
 """
 
 import json
