@@ -99,13 +99,13 @@ def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs:
     return {"accuracy": float(accuracy), "weights": model.count_params()}
 
 
-def best_rate(accuracy: Callable[[float], float]) -> float:
-    """Return the rate of the grid where `accuracy(rate)` has its first maximum, going up or down from 1e-3."""
-    best = GRID.index(1e-3)
+def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float]) -> float:
+    """Return the value of `grid` where `accuracy(value)` has its first maximum, going up or down from `start`."""
+    best = grid.index(start)
     for step in (1, -1):
-        while 0 <= best + step < len(GRID) and accuracy(GRID[best + step]) > accuracy(GRID[best]):
+        while 0 <= best + step < len(grid) and accuracy(grid[best + step]) > accuracy(grid[best]):
             best += step
-    return GRID[best]
+    return grid[best]
 
 
 def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
@@ -137,7 +137,7 @@ def accuracies(results: Results, kinds, seeds: int, epochs, rates, run: Callable
     best: dict = {}
     for kind, length in product(kinds, epochs):
         first = partial(accuracy, kind, length, seed=0)
-        rate = max(rates, key=first) if rates else best_rate(first)
+        rate = max(rates, key=first) if rates else climb(GRID, 1e-3, first)
         best.setdefault(kind, {})[length] = (rate, [accuracy(kind, length, rate, seed) for seed in range(seeds)])
     return best
 

@@ -34,7 +34,7 @@ def load(name: str, folder: Path | None = None) -> Data:
 
 
 def images(name: str) -> Callable[[Path | None], Data]:
-    """Return a loader of flattened images, which Keras or scikit-learn keeps."""
+    """Return a function that loads the flattened images of the data set `name`, which Keras or scikit-learn provides."""
     return lambda folder: keras_butterfly_cli.datasets.load(name)
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 import click
 import keras
 import numpy as np
+from accuracy import CALIBRATION, PRECISIONS, climb
 from data_sets import load
 from keras_butterfly_cli.datasets import Data
 from pruning import MagnitudePruning, PrunedDense
@@ -47,13 +48,12 @@ RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 DROPOUTS = (0.0, 0.1, 0.2, 0.5)
 # Learning rates whose accuracy with seed 0 is at most this much lower than the best are trained with all seeds.
 NEAR = 0.002
-PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
-FITTED_ON, CALIBRATION = 4096, 512  # examples
+FITTED_ON = 4096  # examples
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, with the width of the hidden layers and the length of the training."""
+    """A task is a data set, with the width of the hidden layers and the length of the training."""
 
     name: str
     width: int
@@ -127,6 +127,11 @@ def weights_of(model: keras.Model) -> int:
     return model.count_params() - sum(prod(mask.shape) for mask in masks) - zeros
 
 
+def names_of(origin: str, kind: str, dropout: float, rate: float, seed: int) -> tuple[str, ...]:
+    """Return the names under which the results of a run, and its trained network, are kept."""
+    return origin, kind, f"dropout {dropout:g}", f"rate {rate:g}", f"seed {seed}"
+
+
 def effective_ranks(model: keras.Model) -> list[float]:
     """Return the effective rank exp(-sum p log p) of each hidden kernel, with p = s^2 / sum s^2 of its singular values s."""
     kernels = [keras.ops.convert_to_numpy(model.get_layer(name).kernel) for name in HIDDEN]
@@ -161,6 +166,7 @@ class Work:
         return self.task.width
 
     def width_of_equal_weights(self) -> int:
+        """Return the width at which the number of weights of a dense network is nearest to that of the butterfly of radix 4."""
         target, features, classes = self.untrained(REFERENCE).count_params(), self.features, self.classes
         counts = {width: width * (features + width + classes + 2) + classes for width in range(1, self.task.width)}
         return min(counts, key=lambda width: abs(counts[width] - target))
@@ -177,12 +183,13 @@ class Work:
 
     def run(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> dict:
         """Train a network unless it has been done, and return its test accuracy, from 0 to 1, and its number of weights."""
-        names = (origin, kind, f"dropout {dropout:g}", f"rate {rate:g}", f"seed {seed}")
+        names = names_of(origin, kind, dropout, rate, seed)
 
         def train():
-            started = self.untrained(kind, seed, dropout) if origin == "scratch" else self.student(origin, kind, seed)
+            teacher = None if origin == "scratch" else self.teacher(seed)
+            started = self.untrained(kind, seed, dropout) if teacher is None else self.student(teacher, origin, kind, seed)
             before = {"accuracy": self.accuracy(started), "effective ranks": effective_ranks(started)}
-            model = self.train(started, rate) if origin == "scratch" else self.distill(started, rate, seed)
+            model = self.train(started, rate) if teacher is None else self.distill(started, teacher, rate)
             files.write(self.path(*names), model.save, overwrite=True)
             after = {"accuracy": self.accuracy(model), "effective ranks": effective_ranks(model)}
             found = {"before": before, **after, "weights": weights_of(model)}
@@ -208,16 +215,14 @@ class Work:
         model.fit(x, y, self.task.batch, self.task.epochs, **settings)
         return model
 
-    def distill(self, student: keras.Model, rate: float, seed: int) -> keras.Model:
-        """Distill a network from the teacher of the same seed, and return it."""
+    def distill(self, student: keras.Model, teacher: keras.Model, rate: float) -> keras.Model:
+        """Distill a network from the teacher, and return it."""
         settings = {"epochs": self.task.epochs, "batch_size": self.task.batch, "learning_rate": rate, "progress": False}
-        teacher, callbacks = self.teacher(seed), self.callbacks(student)
-        distill(student, teacher, self.data.x_train, self.data.y_train, callbacks=callbacks, **settings)
+        distill(student, teacher, self.data.x_train, self.data.y_train, callbacks=self.callbacks(student), **settings)
         return student
 
-    def student(self, origin: str, kind: str, seed: int) -> keras.Model:
-        """Return the network that is to be distilled."""
-        teacher = self.teacher(seed)
+    def student(self, teacher: keras.Model, origin: str, kind: str, seed: int) -> keras.Model:
+        """Return the network of the given kind that is to be distilled from `teacher`."""
         keras.utils.set_random_seed(seed)
         if kind in REPLACED:
             initialize = "fit" if origin == "fitted" else "auto"
@@ -240,9 +245,8 @@ class Work:
     def teacher(self, seed: int) -> keras.Model:
         """Return the dense network of one seed, at its best rate and without dropout."""
         rate = self.best_rate("scratch", DENSE)
-        names = ("scratch", DENSE, "dropout 0", f"rate {rate:g}", f"seed {seed}")
         self.run("scratch", DENSE, 0.0, rate, seed)
-        return keras.models.load_model(self.path(*names))
+        return keras.models.load_model(self.path(*names_of("scratch", DENSE, 0.0, rate, seed)))
 
     def best_rate(self, origin: str, kind: str) -> float:
         """Return the learning rate that is best with seed 0."""
@@ -278,8 +282,7 @@ class Work:
             exported = {}
             for kind in dict.fromkeys((DENSE, *kinds)):
                 trained = "scratch" if kind == DENSE else origin
-                rate = self.best_rate(trained, kind)
-                path = self.path(trained, kind, "dropout 0", f"rate {rate:g}", "seed 0")
+                path = self.path(*names_of(trained, kind, 0.0, self.best_rate(trained, kind), 0))
                 model = keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
                 exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
             latencies = export.compare(exported, runs=300).latencies
@@ -287,15 +290,6 @@ class Work:
                 accuracy = float(np.mean(file.predict(self.data.x_test).argmax(-1) == self.data.y_test))
                 figures = {"bytes": file.size_bytes, "seconds": latencies[kind].median, "accuracy": accuracy}
                 self.results.once(("exports", origin, precision, kind), partial(dict, figures))
-
-
-def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float]) -> float:
-    """Return the value of the grid where `accuracy` has its first maximum, going up or down from `start`."""
-    best = grid.index(start)
-    for step in (1, -1):
-        while 0 <= best + step < len(grid) and accuracy(grid[best + step]) > accuracy(grid[best]):
-            best += step
-    return grid[best]
 
 
 @click.command()

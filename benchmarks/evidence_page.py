@@ -177,7 +177,7 @@ TABLES = {"accuracy": accuracy_table, "exports": export_table, "starts": start_t
 
 
 def with_tables(page: str, trees: dict[str, dict]) -> str:
-    """Return the page with every table made anew.
+    """Return `page`, a text in Markdown, with each of its tables replaced by one made from the results `trees`.
 
     Raises:
         ValueError: if the page names an unknown table or data set.

@@ -1,4 +1,4 @@
-"""The page docs/evidence.md holds what its JSON files say."""
+"""Check that the page docs/evidence.md shows the figures of its JSON files."""
 
 import json
 from pathlib import Path

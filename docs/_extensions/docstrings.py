@@ -46,7 +46,7 @@ def _signature(app, what, name, obj, options, signature, return_annotation):
 
 
 def _render(lines: list[str]) -> None:
-    """Replace the lines of a docstring, in place, by reStructuredText."""
+    """Convert `lines`, the lines of a docstring, to reStructuredText, in place."""
     lines[:] = render("\n".join(lines).expandtabs()).splitlines()
 
 
@@ -116,7 +116,7 @@ def _definition(item: str) -> str:
 
 
 def _code(text: str, language: str) -> str:
-    """Return a block of code as reStructuredText."""
+    """Return the lines of code in `text` as a code block of reStructuredText, highlighted as `language`."""
     indented = "\n".join(f"    {line}".rstrip() for line in text.strip("\n").split("\n"))
     return f".. code-block:: {language}\n\n{indented}"
 
@@ -147,7 +147,7 @@ def _escaped(text: str) -> str:
 
 @cache
 def _links() -> dict[str, str]:
-    """Return the full name of each public name by the short name, and by the name as an attribute of `export`."""
+    """Return a dict from the short names that docstrings use, such as "export.compare", to full public names."""
     links = {}
     for name in public_objects():
         module, _, member = name.rpartition(".")

@@ -27,7 +27,7 @@ def public_objects() -> dict[str, Any]:
 
 
 def namespace() -> dict[str, Any]:
-    """Return what the examples of the docstrings start with: keras, np, export, and the names of three modules."""
+    """Return a dict of the names that examples in docstrings use without an import: keras, np, export and the public names."""
     import keras
     import numpy as np
 

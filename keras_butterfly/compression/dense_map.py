@@ -95,7 +95,7 @@ class DenseMap:
         return self.inputs * self.units + (0 if self.layer.bias is None else prod(self.layer.bias.shape))
 
     def rows_of(self, values: np.ndarray) -> np.ndarray:
-        """Return the vectors that the map takes, of inputs of the layer, as float32 rows (rows, inputs)."""
+        """Return inputs of the layer, `values`, as the vectors that the map takes: a float32 array (rows, inputs)."""
         seen = values if self.strides == (1, 1) else values[:, :: self.strides[0], :: self.strides[1]]
         return seen.astype("float32").reshape(-1, self.inputs)
 
@@ -163,7 +163,7 @@ def why_not_dense(layer: keras.layers.Layer) -> str | None:
 
 
 def _why_not_dense_einsum(layer: keras.layers.EinsumDense) -> str | None:
-    """Return what is wrong unless the equation is a dense map of the last axes and the bias differs along these alone."""
+    """Return why an `EinsumDense` is no dense map of the last axes, as the end of a sentence about it, or None if it is one."""
     letters = _Letters.of(layer.equation)
     if letters.shared:
         return (

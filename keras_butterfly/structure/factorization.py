@@ -216,7 +216,7 @@ def _fit_right(left: np.ndarray, tiles: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _inverse(values: np.ndarray) -> np.ndarray:
-    """Return 1 / values, and 0 in place of 1 / 0."""
+    """Return the inverse of each of `values`, and 0 where a value is 0."""
     return np.divide(1, values, out=np.zeros_like(values), where=values != 0)
 
 
