@@ -28,6 +28,7 @@ from pathlib import Path
 import click
 import keras
 import numpy as np
+import supervised
 from rich.console import Console
 from rich.table import Table
 
@@ -92,9 +93,7 @@ def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs:
     """Train a network, and return its test accuracy, from 0 to 1, and its number of weights."""
     keras.utils.set_random_seed(seed)
     model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(data.x_train) // batch))
-    model.compile(OPTIMIZERS[optimizer](schedule), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=True)
-    model.fit(data.x_train, data.y_train, batch, epochs, verbose=0)
+    supervised.fit(model, data, rate, epochs, batch, optimizer=OPTIMIZERS[optimizer])
     accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)[1]
     return {"accuracy": float(accuracy), "weights": model.count_params()}
 

@@ -10,11 +10,11 @@ Output: a table of the test losses. Every run is kept in FILE. If the program is
 """
 
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 import click
 import keras
+import supervised
 from data_sets import load
 from results import Results
 from rich.console import Console
@@ -37,9 +37,7 @@ def train(kind: str, width: int, rate: float, data) -> dict:
     keras.utils.set_random_seed(0)
     hidden = [KINDS[kind](width, "relu") for _ in range(2)]
     model = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, activation="softmax")])
-    schedule = keras.optimizers.schedules.CosineDecay(rate, EPOCHS * ceil(len(data.x_train) / BATCH))
-    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=True)
-    training = model.fit(data.x_train, data.y_train, BATCH, EPOCHS, verbose=0).history["loss"][-1]
+    training = supervised.fit(model, data, rate, EPOCHS, BATCH).history["loss"][-1]
     loss, accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)
     return {"training loss": float(training), "loss": float(loss), "accuracy": float(accuracy)}
 

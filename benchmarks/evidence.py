@@ -33,6 +33,7 @@ from pathlib import Path
 import click
 import keras
 import numpy as np
+import supervised
 from accuracy import CALIBRATION, PRECISIONS, climb
 from data_sets import load
 from keras_butterfly_cli.datasets import Data
@@ -209,10 +210,7 @@ class Work:
 
     def train(self, model: keras.Model, rate: float) -> keras.Model:
         """Train a network on the labels, and return it."""
-        schedule = keras.optimizers.schedules.CosineDecay(rate, self.steps)
-        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", jit_compile=True)
-        x, y, settings = self.data.x_train, self.data.y_train, {"verbose": 0, "callbacks": self.callbacks(model)}
-        model.fit(x, y, self.task.batch, self.task.epochs, **settings)
+        supervised.fit(model, self.data, rate, self.task.epochs, self.task.batch, callbacks=self.callbacks(model))
         return model
 
     def distill(self, student: keras.Model, teacher: keras.Model, rate: float) -> keras.Model:
