@@ -91,8 +91,8 @@ def to_tflite(
         batch_size: the batch the exported model takes; None: any, planned for 1.
         tolerance: the largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01, for
             "dynamic" 0.1, for "int8" 0.25.
-        device: the device for which lowerings are chosen, by measurements on it: "host", which is this machine; another name that
-            `keras-butterfly devices` lists, such as "arm64"; or a `devices.Device`.
+        device: the device that measures lowerings, and for which they are chosen: "host", which is this machine; another name
+            that `keras-butterfly devices` lists, such as "arm64"; or a `devices.Device`.
         wisdom: the measurements made before, to which new ones are added. Default: `export.wisdom`, those of this process.
         progress: whether to show progress on stderr. None (default): bars where stderr is a terminal, else lines.
 

@@ -126,7 +126,8 @@ class Planner:
         return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known, baseline, self.device.name)
 
     def _best(self, pairs: list[tuple[Candidate, Measurement]]) -> tuple[Candidate, Measurement]:
-        """Return the smallest candidate, or for latency the smallest of those about as fast as the fastest. Counts are exact."""
+        """Return the smallest candidate, or for latency the smallest of those that are about as fast as the fastest."""
+        # Counts have no noise, so the lowest is taken.
         lowest = min(measured.cost for _, measured in pairs)
         if self.objective == "latency":
             pairs = [(c, m) for c, m in pairs if m.cost <= lowest * (MAX_OVER_FASTEST if m.unit == "seconds" else 1)]
