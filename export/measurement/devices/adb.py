@@ -147,7 +147,7 @@ class Adb:
                 if done % len(names) == len(names) - 1:
                     on_round(done // len(names) + 1)
         return {
-            name: Latency(tuple(seconds[name]), count, warmup, threads, runtime, machine)
+            name: Latency(tuple(seconds[name]), count, warmup, threads, runtime, machine, self.name)
             for name, count in zip(names, invocations, strict=True)
         }
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from ...tflite.runtime import load, running
+import numpy as np
+
+from ...tflite.runtime import load, run, running
 from ..latency import Latency
 from . import standalone
 
@@ -11,6 +13,15 @@ class Host:
     """A device that runs models in this process, with the interpreter of ai-edge-litert and its XNNPACK delegate."""
 
     name = "host"
+    needs = "nothing"
+
+    def __init__(self, address: str = ""):
+        if address:
+            raise ValueError(f'Expected the device "host" without an address. Received: "host:{address}"')
+
+    @staticmethod
+    def missing() -> None:
+        """Return None, because this machine has all that it needs."""
 
     @property
     def runtime(self) -> str:
@@ -35,3 +46,7 @@ class Host:
             name: Latency(tuple(seconds[name]), invocations[name], warmup, threads, self.runtime, self.machine)
             for name in interpreters
         }
+
+    def predict(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a .tflite file once, and return its outputs by name, as `Device.predict` says."""
+        return run(load(content), inputs)

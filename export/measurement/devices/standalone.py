@@ -135,12 +135,13 @@ def _measure(interpreter_class, files: list, names: list, threads: int, warmup: 
     _reply(seconds=seconds, invocations=invocations)
 
 
-def _predict(interpreter_class, files: list) -> None:
-    """Run the model, which is the first file, on the inputs, which are the second file in the format of `numpy.savez`."""
+def _predict(interpreter_class, files: list, names: list) -> None:
+    """Run the model, which is the first file, on the named inputs, which are the second file in the format of `numpy.savez`."""
     content, archive = files
     interpreter = interpreter_class(model_content=content)
     interpreter.allocate_tensors()
-    outputs = interpreter.get_signature_runner()(**dict(np.load(io.BytesIO(archive))))
+    inputs = np.load(io.BytesIO(archive))
+    outputs = interpreter.get_signature_runner()(**{name: inputs[f"arr_{index}"] for index, name in enumerate(names)})
     results = io.BytesIO()
-    np.savez(results, **outputs)
-    _reply(outputs=base64.b64encode(results.getvalue()).decode())
+    np.savez(results, *outputs.values())
+    _reply(names=list(outputs), outputs=base64.b64encode(results.getvalue()).decode())
