@@ -113,7 +113,7 @@ class Ssh:
         arguments = {"names": list(models), "threads": threads, "warmup": warmup, "runs": runs}
         answer = self._answer("measure", list(models.values()), arguments, on_round)
         seconds, invocations = answer["seconds"], answer["invocations"]
-        conditions = (warmup, threads, self.runtime, self.machine, self.name)
+        conditions = (warmup, threads, answer["runtime"], answer["machine"], self.name)
         return {name: Latency(tuple(seconds[name]), invocations[name], *conditions) for name in models}
 
     def predict(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

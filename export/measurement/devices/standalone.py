@@ -132,7 +132,7 @@ def _measure(interpreter_class, files: list, names: list, threads: int, warmup: 
         fill_inputs(interpreters[name])
         invocations[name] = invocations_per_block(interpreters[name], warmup)
     seconds = time_rounds(interpreters, invocations, runs, lambda done: _reply(round=done))
-    _reply(seconds=seconds, invocations=invocations)
+    _reply(seconds=seconds, invocations=invocations, runtime=runtime(), machine=machine())
 
 
 def _predict(interpreter_class, files: list, names: list) -> None:
