@@ -170,15 +170,7 @@ class Adb:
             options = " ".join(f"--{key}={value}" for key, value in layers.items())
             list(session.blocks(["the model"], [1], 1, f"{options} --warmup_runs=1 --min_secs=0 --output_filepath=outputs"))
             written = session.read("outputs")
-        # The sizes of the outputs may depend on those of the inputs, so this machine's interpreter is asked for them.
-        for detail, value in zip(interpreter.get_input_details(), values, strict=True):
-            interpreter.resize_tensor_input(detail["index"], value.shape)
-        interpreter.allocate_tensors()
-        outputs, start = {}, 0
-        for detail in interpreter.get_output_details():
-            count = int(np.prod(detail["shape"]))
-            outputs[detail["index"]] = np.frombuffer(written, detail["dtype"], count, start).reshape(detail["shape"])
-            start += outputs[detail["index"]].nbytes
+        outputs = _split_outputs(content, values, written)
         details = runner.get_output_details()
         return readable_outputs(runner, {name: outputs[detail["index"]] for name, detail in details.items()})
 
@@ -354,10 +346,8 @@ class _Session:
                 f"Download the one for this ABI from {_DOWNLOAD}."
             )
         if code:
-            errors = "\n".join(line for line in output if line.startswith(("ERROR", "FATAL"))) or text
-            raise ValueError(
-                f"Expected a model that benchmark_model runs. On '{name}' it ends with exit code {code}: {_last_line(errors)}"
-            )
+            errors = " ".join(line for line in output if line.startswith(("ERROR", "FATAL"))) or _last_line(text)
+            raise ValueError(f"Expected a model that benchmark_model runs. On '{name}' it ends with exit code {code}: {errors}")
         match = _MEAN.search(text)
         if match is None:
             raise ValueError(f"Expected benchmark_model to print its inference timings. It says: {_last_line(text)}")
@@ -371,6 +361,29 @@ class _Session:
             "Expected the phone to stay connected. The connection was lost in the middle of the measurement. Plug the phone in "
             f"and measure again. If {self.folder} is still on the phone, delete it."
         )
+
+
+def _split_outputs(content: bytes, inputs: list[np.ndarray], written: bytes) -> dict[int, np.ndarray]:
+    """Return the outputs of a model by the index of their tensor, from the bytes of all outputs one after another.
+
+    Args:
+        content: the bytes of the .tflite file.
+        inputs: the inputs in the order of the interpreter. The shapes of the outputs may depend on theirs.
+        written: the bytes.
+    """
+    interpreter = load(content)
+    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.resize_tensor_input(detail["index"], value.shape)
+    interpreter.allocate_tensors()
+    details = interpreter.get_output_details()
+    sizes = [int(np.prod(detail["shape"])) * np.dtype(detail["dtype"]).itemsize for detail in details]
+    if len(written) != sum(sizes):
+        raise ValueError(f"Expected {sum(sizes)} bytes of outputs from benchmark_model. Received: {len(written)} bytes")
+    parts = np.split(np.frombuffer(written, np.uint8), np.cumsum(sizes)[:-1])
+    return {
+        detail["index"]: part.view(detail["dtype"]).reshape(detail["shape"])
+        for detail, part in zip(details, parts, strict=True)
+    }
 
 
 def _last_line(output: str) -> str:

@@ -35,18 +35,20 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def shell(script: str) -> None:
+def shell(script: str) -> int:
+    """Run a script of the phone, print its output with the phone's paths, and return its exit code."""
     environment = {**os.environ, "PATH": f"{PHONE}/system/bin:{os.environ['PATH']}"}
-    if TROUBLE == "unplugged" and "--graph" in script:
-        # The connection ends after some blocks. The client then ends without a word, and the phone ends the script.
-        process = subprocess.Popen(["sh", "-c", here(script)], stdout=subprocess.PIPE, env=environment, text=True)
-        for _ in range(int(os.environ["FAKE_LINES"])):
-            print(process.stdout.readline(), end="", flush=True)
-        process.terminate()
-        process.wait()
-        (PHONE / "unplugged").touch()
-        sys.exit(1)
-    os.execvpe("sh", ["sh", "-c", here(script)], environment)
+    process = subprocess.Popen(["sh", "-c", here(script)], stdout=subprocess.PIPE, env=environment, text=True)
+    # After this many lines the connection ends. The client then ends without a word, and the phone ends the script.
+    left = int(os.environ["FAKE_LINES"]) if TROUBLE == "unplugged" and "--graph" in script else -1
+    for line in process.stdout:
+        print(line.replace(str(PHONE), ""), end="", flush=True)
+        left -= 1
+        if left == 0:
+            process.terminate()
+            (PHONE / "unplugged").touch()
+            break
+    return process.wait()
 
 
 def main(arguments: list[str]) -> None:
@@ -65,12 +67,13 @@ def main(arguments: list[str]) -> None:
         fail(REFUSALS[TROUBLE])
     if command == "push":
         if TROUBLE == "full":
-            fail(f"adb: error: failed to copy '{arguments[0]}' to '{arguments[1]}': remote couldn't create file: No space left on device")
+            reason = "remote couldn't create file: No space left on device"
+            fail(f"adb: error: failed to copy '{arguments[0]}' to '{arguments[1]}': {reason}")
         shutil.copyfile(arguments[0], here(arguments[1]))
     elif command == "pull":
         shutil.copyfile(here(arguments[0]), arguments[1])
     elif command == "shell":
-        shell(arguments[0])
+        sys.exit(shell(arguments[0]))
     elif command == "get-state":
         print("device")
 
