@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_butterfly import export
+from keras_butterfly import Butterfly, export
 from keras_butterfly.export.measurement import devices
 from keras_butterfly.export.measurement.devices import standalone
 from keras_butterfly.export.measurement.devices.ssh import Ssh
@@ -126,6 +126,12 @@ def test_models_are_measured_in_turns_by_the_boards_own_clock(board, models):
 def test_measure_takes_the_name_of_a_board(board, models):
     assert len(export.measure(models["narrow"], runs=2, device=NAME).seconds) == 2
     assert isinstance(devices.find(NAME), Ssh)
+
+
+def test_a_model_is_planned_for_the_board(board):
+    model = keras.Sequential([keras.Input((4,)), Butterfly(seed=0)])
+    (plan,) = export.to_tflite(model, effort="quick", device=NAME).plan
+    assert (plan.source, plan.device) == ("measured", NAME)
 
 
 def test_outputs_equal_those_of_the_host(board, rng):
