@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -146,6 +147,11 @@ class Ssh:
                 on_round(last["round"])
         if "error" in last:
             raise ValueError(f"Expected a model that the runtime on {self._host} runs. It says: {last['error']}")
+        if not last or "round" in last:
+            raise ValueError(
+                f"Expected {self._host} to run {self._python}. The connection worked, but no answer came. "
+                "Check whether the account there is restricted to other commands."
+            )
         return last
 
     def _replies(self, request: bytes) -> Iterator[dict]:
@@ -162,11 +168,9 @@ class Ssh:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
             assert process.stdin is not None and process.stdout is not None
             try:
-                try:
+                with suppress(BrokenPipeError):  # If the connection fails, the exit code below says so.
                     process.stdin.write(source + request)
                     process.stdin.close()
-                except BrokenPipeError:
-                    pass  # The connection failed. The exit code below says so.
                 for line in process.stdout:
                     text = line.decode(errors="replace")
                     if text.startswith(standalone.REPLY):
@@ -179,6 +183,8 @@ class Ssh:
                 process.terminate()
                 process.wait()
                 process.stdout.close()
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
 
     def _reason(self, code: int, output: str) -> str:
         """Return why the process of ssh failed and what to do about it, as sentences on one line."""

@@ -1,5 +1,6 @@
 """Tests of measuring over ssh: a real sshd on the loopback address, with keys that are made for the tests."""
 
+import ast
 import getpass
 import os
 import shutil
@@ -170,6 +171,15 @@ def fails(address: str, message: str, models: dict[str, bytes], **settings) -> N
     assert "\n" not in str(failure.value)
 
 
+def test_an_account_that_runs_something_else(board, models, tmp_path):
+    fails(f"board?python={program(tmp_path / 'python', 'exit 0')}", "The connection worked, but no answer came", models)
+
+
+def test_a_large_file_over_a_connection_that_fails(board):
+    board.knows(None)
+    fails("board", "Expected a known host key", {"m": bytes(10_000_000)})
+
+
 def test_an_unknown_host_key_is_refused(board, models):
     board.knows(None)
     fails("board", "Expected a known host key of board. Log in once by `ssh board`", models)
@@ -251,6 +261,10 @@ def test_a_python_without_a_package(board, models, tmp_path, package):
 
 def test_a_file_that_the_runtime_cannot_load(board, models):
     fails(f"board?python={sys.executable}", "Expected a model that the runtime on board runs. It says: ", {"m": b"no model"})
+
+
+def test_what_a_board_runs_is_written_for_python_3_9():
+    ast.parse(Path(standalone.__file__).read_text(), feature_version=(3, 9))
 
 
 def test_no_ssh(models, monkeypatch, tmp_path):
