@@ -1,6 +1,6 @@
 """A stand-in for the client adb, which the tests put on the PATH. Its phone is a folder on this machine.
 
-Shell scripts run in this machine's shell with /data/local/tmp in that folder, so that the scripts themselves are tested. The
+Shell scripts run in a shell of this machine with /data/local/tmp in that folder, so that the scripts themselves are tested. The
 messages are those of the real client, version 29.0.6. The environment variable FAKE_ADB chooses what goes wrong.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 PHONE = Path(os.environ["FAKE_PHONE"])
 TROUBLE = os.environ.get("FAKE_ADB", "")
 NO_PHONE = "error: no devices/emulators found"
+SHELL = shutil.which("mksh") or "sh"  # Android's shell is mksh. Debian has it as a package.
 # What each command says if no phone is ready.
 REFUSALS = {
     "no phone": NO_PHONE,
@@ -38,7 +39,7 @@ def fail(message: str) -> None:
 def shell(script: str) -> int:
     """Run a script of the phone, print its output with the phone's paths, and return its exit code."""
     environment = {**os.environ, "PATH": f"{PHONE}/system/bin:{os.environ['PATH']}"}
-    process = subprocess.Popen(["sh", "-c", here(script)], stdout=subprocess.PIPE, env=environment, text=True)
+    process = subprocess.Popen([SHELL, "-c", here(script)], stdout=subprocess.PIPE, env=environment, text=True)
     # After this many lines the connection ends. The client then ends without a word, and the phone ends the script.
     left = int(os.environ["FAKE_LINES"]) if TROUBLE == "unplugged" and "--graph" in script else -1
     for line in process.stdout:
