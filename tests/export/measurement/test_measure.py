@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from keras_butterfly import export
-from keras_butterfly.export.measurement.devices import host
+from keras_butterfly.export.measurement.devices import standalone
 from keras_butterfly.utils.progress import Progress
 
 
@@ -43,15 +43,15 @@ def test_measure_records_the_conditions(models, tmp_path):
 
 def test_models_are_measured_in_turn(models, monkeypatch):
     order = []
-    monkeypatch.setattr(host, "_time_block", lambda interpreter, invocations: order.append(id(interpreter)) or 1e-3)
+    monkeypatch.setattr(standalone, "time_block", lambda interpreter, invocations: order.append(id(interpreter)) or 1e-3)
     export.compare(models, runs=3)
-    warmups, rounds = order[: 2 * host.WARMUP_BLOCKS], order[2 * host.WARMUP_BLOCKS :]
+    warmups, rounds = order[: 2 * standalone.WARMUP_BLOCKS], order[2 * standalone.WARMUP_BLOCKS :]
     assert rounds == [warmups[0], warmups[-1]] * 3
 
 
 def test_a_block_is_long_enough_for_the_clock(models):
     latency = export.measure(models["narrow"], runs=5)
-    assert latency.invocations * latency.median > host.BLOCK_SECONDS / 5
+    assert latency.invocations * latency.median > standalone.BLOCK_SECONDS / 5
 
 
 @pytest.mark.parametrize(
