@@ -12,7 +12,7 @@ from .. import files
 from ..tflite.operators import count_operators, operator_names
 from . import devices
 from .latency import Latency
-from .plots import check_picture, colors, literal
+from . import plots
 from .timing import check_extent, content_of, measure_all
 
 
@@ -99,33 +99,37 @@ class Comparison:
                 picture format.
         """
         files.check_writable(path, overwrite)
-        check_picture(path)
-        figure = self.figure()
-        return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
+        plots.check_picture(path)
+        return plots.save(self.figure(), path, overwrite)
 
+    @plots.style()
     def figure(self):
         """Return a matplotlib Figure with bars of each model's median latency, its interquartile range, and its file size."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 1.6 + 0.5 * len(self.latencies)), layout="constrained")
-        self.draw(*figure.subplots(1, 2, sharey=True))
+        figure, axes = plots.panels(2, height=0.8 + 0.32 * len(self.latencies))
+        self.draw(*axes)
+        axes[1].tick_params(labelleft=False)
         return figure
 
     def draw(self, time_axes, size_axes) -> None:
         """Draw the bars of `figure` on two matplotlib axes. Each model has one color."""
         names = list(self.latencies)[::-1]  # A bar chart starts at the bottom.
-        color = [colors(self.latencies)[name] for name in names]
-        medians = [self.latencies[name].median * 1e6 for name in names]
-        spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
-        shown = [literal(name) for name in names]
-        bars = time_axes.barh(shown, medians, xerr=spreads, color=color)
-        labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
-        time_axes.bar_label(bars, labels)
-        time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.7))
+        color = [plots.colors(self.latencies)[name] for name in names]
+        latencies = [self.latencies[name] for name in names]
+        medians = [latency.median * 1e6 for latency in latencies]
+        spreads = [latency.iqr / 2 * 1e6 for latency in latencies]
         sizes = [self.sizes[name] / 1024 for name in names]
-        bars = size_axes.barh(shown, sizes, color=color)
-        size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
-        size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
+        times = [f"{us:,.1f} ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
+        error = {"ecolor": "gray", "capsize": 2}
+        bars = time_axes.barh(range(len(names)), medians, xerr=spreads, color=color, height=0.65, error_kw=error)
+        time_axes.bar_label(bars, times, padding=3, fontsize=8)
+        time_axes.set(xlabel="median latency, us (speed-up)", xlim=(0, max(map(sum, zip(medians, spreads))) * 1.4))
+        bars = size_axes.barh(range(len(names)), sizes, color=color, height=0.65)
+        size_axes.bar_label(bars, [f"{size:,.0f}" for size in sizes], padding=3, fontsize=8)
+        size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.2))
+        for axes in (time_axes, size_axes):
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.set_yticks(range(len(names)), [plots.literal(name) for name in names])
+            axes.grid(visible=False, axis="y")
 
 
 def compare(
