@@ -204,7 +204,8 @@ def plot_weights(trees: dict[str, dict]) -> Figure:
         plot_settings(axis, name, tree)
     drawn = dict.fromkeys(family(kind) for tree in trees.values() for kind in settings_shown(tree)[1])
     handles = [Line2D([], [], color=plots.KINDS[name], marker="o", linestyle="", label=name) for name in drawn]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    title = "Beside each kind is the network's number of weights. Bars: worst to best seed. Dotted: the dense network."
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
     return figure
 
 
@@ -216,7 +217,9 @@ def plot_settings(axis: Axes, name: str, tree: dict) -> None:
         mean, low, high = (100 * value for value in (setting.mean, min(setting.accuracies), max(setting.accuracies)))
         color = plots.KINDS[family(kind)]
         axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=color, elinewidth=1.2, capsize=2.5)
-    axis.set_yticks(range(len(ordered)), [f"{kind}: {plots.short_number(setting.weights)}" for kind, setting in ordered], fontsize=8)
+    axis.set_yticks(
+        range(len(ordered)), [f"{kind}: {plots.short_number(setting.weights)}" for kind, setting in ordered], fontsize=8
+    )
     axis.locator_params(axis="x", nbins=5)
     axis.grid(visible=False, axis="y")
     axis.set(title=f"{NAMES[name]}, {training}", xlabel="test accuracy, %", ylim=(-0.7, len(ordered) - 0.3))

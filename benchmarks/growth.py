@@ -71,7 +71,11 @@ def figure(times: dict[int, dict[str, float]], batch: int):
     sizes = np.array(list(times))
     for name in next(iter(times.values())):
         kind = name.removesuffix(" XLA")
-        line = {"color": COLORS[kind], "linestyle": "-" if kind == name else "--", "fillstyle": "full" if kind == name else "none"}
+        line = {
+            "color": COLORS[kind],
+            "linestyle": "-" if kind == name else "--",
+            "fillstyle": "full" if kind == name else "none",
+        }
         axes.plot(sizes, [medians[name] * 1e3 for medians in times.values()], marker="o", label=name, **line)
     for label, work, name in (("n log n", sizes * np.log2(sizes), "Butterfly XLA"), ("n^2", sizes**2.0, "Dense")):
         start = times[int(sizes[0])][name] * 1e3

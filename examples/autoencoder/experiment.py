@@ -40,7 +40,9 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 EPOCH = 25  # steps between two points of a loss curve
 WARM_UP = 100
 TRAININGS = ("two-phase", "two-phase, Adam", "joint")
-MARKERS = dict(zip(("two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian"), "os^Dv*", strict=True))
+MARKERS = dict(
+    zip(("two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian"), "os^Dv*", strict=True)
+)
 LINES = ("PCA", *MARKERS)
 
 

@@ -184,7 +184,7 @@ def table(results: Results, name: str, norm: str) -> Table:
 
 @plots.style()
 def plot(results: Results, names, path: Path) -> None:
-    """Draw Err of every sketch for each pair (k, ell), and next to it Err over the non-zeros of a column, a row for each stack."""
+    """Draw a row for each stack: Err of every sketch for each pair (k, ell), and Err over the non-zeros of a column."""
     figure, axes = plots.panels(2 * len(names), height=3.0)
     for left, right, name in zip(axes[::2], axes[1::2], names, strict=True):
         plot_pairs(left, results, name)
@@ -207,7 +207,9 @@ def plot_pairs(axis, results: Results, name: str) -> None:
     colors = plots.colors(MARKERS)
     for index, (label, marker) in enumerate(MARKERS.items()):
         found = [statistics(results.tree[name][pair][label], "unsquared") for pair in pairs]
-        heights, deviations = np.transpose([(value, deviation) if value >= SMALLEST else (np.nan, 0) for value, deviation in found])
+        heights, deviations = np.transpose(
+            [(value, deviation) if value >= SMALLEST else (np.nan, 0) for value, deviation in found]
+        )
         places = np.arange(len(pairs)) + 0.11 * (index - (len(MARKERS) - 1) / 2)
         style = {"color": colors[label], "marker": marker, "linestyle": "", "elinewidth": 1, "label": label}
         axis.errorbar(places, heights, [np.minimum(deviations, 0.999 * heights), deviations], **style)

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 
 from .. import files
 from ..tflite.operators import count_operators, operator_names
-from . import devices
+from . import devices, plots
 from .latency import Latency
-from . import plots
 from .timing import check_extent, content_of, measure_all
 
 
@@ -122,7 +123,7 @@ class Comparison:
         error = {"ecolor": "gray", "capsize": 2}
         bars = time_axes.barh(range(len(names)), medians, xerr=spreads, color=color, height=0.65, error_kw=error)
         time_axes.bar_label(bars, times, padding=3, fontsize=8)
-        time_axes.set(xlabel="median latency, us (speed-up)", xlim=(0, max(map(sum, zip(medians, spreads))) * 1.4))
+        time_axes.set(xlabel="median latency, us (speed-up)", xlim=(0, max(np.add(medians, spreads)) * 1.4))
         bars = size_axes.barh(range(len(names)), sizes, color=color, height=0.65)
         size_axes.bar_label(bars, [f"{size:,.0f}" for size in sizes], padding=3, fontsize=8)
         size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.2))

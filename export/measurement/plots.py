@@ -1,4 +1,4 @@
-"""The style that all plots share: sizes, colors, markers, ticks, and labels that do not overlap. matplotlib is imported on use."""
+"""The style that all plots share: sizes, colors, markers, ticks, and labels that do not overlap."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ _MARKER = 4  # Half the size of a marker.
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Give what is drawn in this context the style of all plots. Put before a function as `@style()`, it holds in the function."""
+    """Give what is drawn in this context, or in a function behind `@style()`, the style of all plots."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -172,9 +172,9 @@ def _box(center, width: float, height: float) -> np.ndarray:
     return np.concatenate([center - half, center + half])
 
 
-def _covered(box: np.ndarray, taken: list[np.ndarray], frame) -> float:
-    """Return the area of `box` that lies on boxes which are taken, plus the area outside of the frame."""
-    return sum(_overlap(box, other) for other in taken) + _overlap(box, box) - _overlap(box, frame)
+def _covered(box: np.ndarray, taken: list[np.ndarray], frame) -> int:
+    """Return the area of `box` that lies on boxes which are taken, plus the area outside of the frame, in whole pixels."""
+    return round(sum(_overlap(box, other) for other in taken) + _overlap(box, box) - _overlap(box, frame))
 
 
 def _overlap(one, other) -> float:
