@@ -223,8 +223,8 @@ class Sweep:
         figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=len(labels))
         names = [point.name for point in self.points]
         for axis, (cost, (scale, _)) in zip(axes, costs.items(), strict=True):
-            line = plots.along([(_cost(p, cost) * scale, p.score) for p in self.pareto_points(cost)])
-            plots.label_points(axis, [(_cost(p, cost) * scale, p.score) for p in self.points], names, line)
+            front = plots.along([(_cost(p, cost) * scale, p.score) for p in self.pareto_points(cost)])
+            plots.label_points(axis, [(_cost(p, cost) * scale, p.score) for p in self.points], names, front)
         return figure
 
     def _by_kind(self) -> dict[str, list[Point]]:
