@@ -17,10 +17,10 @@ import click
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
 
 from keras_butterfly.export import files
-from keras_butterfly.export.measurement.plots import COLORS
+from keras_butterfly.export.measurement import plots
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = {"fashion_mnist": "Fashion-MNIST", "hapt": "HAPT", "isolet": "ISOLET", "cifar10": "CIFAR-10"}
@@ -34,8 +34,7 @@ FAMILIES = {
     "dense, pruned": "dense, pruned",
     "dense": "dense",
 }
-COLOR_OF = dict(zip(dict.fromkeys(FAMILIES.values()), COLORS, strict=False))
-MARKERS = {"float32": "o", "dynamic": "^", "int8": "s"}
+PRECISIONS = ("float32", "dynamic", "int8")
 ROWS = (
     "dense",
     "dense, equal weights",
@@ -133,17 +132,18 @@ def accuracy_table(tree: dict) -> str:
 
 
 def export_table(tree: dict, origin: str) -> str:
-    """Return the table of exported files of a data set in Markdown: KiB, microseconds, and accuracy in int8."""
-    lines = [
-        "| hidden layers | float32: KiB, us | dynamic: KiB, us | int8: KiB, us | accuracy float32, dynamic, int8 |",
-        "|---|---|---|---|---|",
-    ]
+    """Return the table of exported files of a data set in Markdown: KiB, microseconds, and the accuracy in each precision.
+
+    If a kind was not exported in a precision, that cell is empty, and a dash stands for the accuracy.
+    """
+    costs = [f"{precision}: KiB, us" for precision in PRECISIONS]
+    lines = [f"| hidden layers | {' | '.join(costs)} | accuracy {', '.join(PRECISIONS)} |", "|---|---|---|---|---|"]
     exports = tree.get("exports", {}).get(origin, {})
     for kind in ROWS:
-        files_of = {precision: kinds[kind] for precision, kinds in exports.items() if kind in kinds}
-        if files_of:
-            cells = [f"{file['bytes'] / 1024:,.0f}, {file['seconds'] * 1e6:.1f}" for file in files_of.values()]
-            cells.append(", ".join(f"{file['accuracy']:.4f}" for file in files_of.values()))
+        found = [exports.get(precision, {}).get(kind) for precision in PRECISIONS]
+        if any(found):
+            cells = [f"{file['bytes'] / 1024:,.0f}, {file['seconds'] * 1e6:.1f}" if file else "" for file in found]
+            cells.append(", ".join(f"{file['accuracy']:.4f}" if file else "-" for file in found))
             lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -192,73 +192,98 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
     return re.sub(r"<!-- (\w+ \w+[ \w]*) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
-def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other point beats in both cost and accuracy, by cost."""
-    return [point for point in sorted(points) if all(y < point[1] for x, y in points if x < point[0])]
-
-
-def plot_points(axis: Axes, points: dict[str, list[tuple[float, float, str]]]) -> None:
-    """Draw the points (cost, accuracy, marker) of each family, and join those of its front."""
-    for name, found in points.items():
-        color = COLOR_OF[name]
-        for marker in MARKERS.values():
-            x_y = [(x, y) for x, y, shape in found if shape == marker]
-            if x_y:
-                axis.scatter(*zip(*x_y, strict=True), marker=marker, color=color, s=36, edgecolor="white", linewidth=0.5)
-        axis.plot(*zip(*front([(x, y) for x, y, _ in found]), strict=True), color=color, linewidth=1, label=name, zorder=0)
-    axis.set(xscale="log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:,g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(alpha=0.3)
-
-
+@plots.style()
 def plot_weights(trees: dict[str, dict]) -> Figure:
-    """Return a plot of accuracy over weights for each data set: of the training in which the most kinds have several seeds."""
-    figure = Figure(figsize=(4.6 * len(trees), 4.4), layout="constrained")
-    shown_once: dict[str, object] = {}
-    for axis, (name, tree) in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.items(), strict=True):
-        found = {origin: points_of(tree, origin) for origin in ("scratch", "distilled")}
-        origin = max(found, key=lambda origin: sum(map(len, found[origin].values())))
-        dense = found["scratch"].get("dense", [])[:1] if origin == "distilled" else []
-        plot_points(axis, {"dense": dense, **found[origin]} if dense else found[origin])
-        training = "from scratch" if origin == "scratch" else "distilled from the dense network"
-        axis.set(title=f"{NAMES[name]}, {training}", xlabel="weights of the network", ylabel="test accuracy, %")
-        shown_once |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(shown_once.values(), shown_once, loc="outside lower center", ncols=len(FAMILIES), fontsize=9)
+    """Return a plot with the accuracy of each kind, from most weights to fewest, for each data set.
+
+    Of the two trainings it shows the one in which the most kinds have several seeds.
+    """
+    rows = max(len(settings_shown(tree)[1]) for tree in trees.values())
+    figure, axes = plots.panels(len(trees), height=0.9 + 0.21 * rows)
+    for axis, (name, tree) in zip(axes, trees.items(), strict=True):
+        plot_settings(axis, name, tree)
+    drawn = dict.fromkeys(family(kind) for tree in trees.values() for kind in settings_shown(tree)[1])
+    handles = [Line2D([], [], color=plots.KINDS[name], marker="o", linestyle="", label=name) for name in drawn]
+    title = "Beside each kind is the network's number of weights. Bars: worst to best seed. Dotted: the dense network."
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=title, title_fontsize=8)
     return figure
 
 
-def points_of(tree: dict, origin: str) -> dict[str, list[tuple[float, float, str]]]:
-    """Return for each family the weights and the accuracy in percent of its kinds that have several seeds."""
-    points: dict[str, list] = {}
-    for kind in ROWS:
-        setting = best(tree, origin, kind, with_dropout=True)
-        if setting and len(setting.accuracies) > 1:
-            points.setdefault(family(kind), []).append((setting.weights, 100 * setting.mean, "o"))
-    return points
+def plot_settings(axis: Axes, name: str, tree: dict) -> None:
+    """Draw the accuracy of each kind: the mean, and a line from the worst to the best of the seeds."""
+    training, settings = settings_shown(tree)
+    ordered = sorted(settings.items(), key=lambda item: item[1].weights)
+    for row, (kind, setting) in enumerate(ordered):
+        mean, low, high = (100 * value for value in (setting.mean, min(setting.accuracies), max(setting.accuracies)))
+        color = plots.KINDS[family(kind)]
+        axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=color, elinewidth=1.2, capsize=2.5)
+    axis.set_yticks(
+        range(len(ordered)), [f"{kind}: {plots.short_number(setting.weights)}" for kind, setting in ordered], fontsize=8
+    )
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(visible=False, axis="y")
+    axis.set(title=f"{NAMES[name]}, {training}", xlabel="test accuracy, %", ylim=(-0.7, len(ordered) - 0.3))
+    if "dense" in settings:
+        axis.axvline(100 * settings["dense"].mean, color=plots.KINDS["dense"], linestyle=":", linewidth=1, zorder=0)
 
 
+def settings_shown(tree: dict) -> tuple[str, dict[str, Setting]]:
+    """Return the training in which the most kinds have several seeds, and the best setting of each of them."""
+    found = {origin: settings_with_seeds(tree, origin) for origin in ("scratch", "distilled")}
+    if len(found["scratch"]) >= len(found["distilled"]):
+        return "from scratch", found["scratch"]
+    teacher = {kind: setting for kind, setting in found["scratch"].items() if kind == "dense"}
+    return "distilled", {**teacher, **found["distilled"]}
+
+
+def settings_with_seeds(tree: dict, origin: str) -> dict[str, Setting]:
+    """Return the best setting of each kind that was trained with several seeds."""
+    found = {kind: best(tree, origin, kind, with_dropout=True) for kind in ROWS}
+    return {kind: setting for kind, setting in found.items() if setting and len(setting.accuracies) > 1}
+
+
+@plots.style()
 def plot_exports(tree: dict) -> Figure | None:
-    """Return a plot of accuracy over file size and over latency of distilled networks, or None if none was exported."""
+    """Return a plot of accuracy over file size and over latency of distilled networks, or None if none was exported.
+
+    A thin line joins the files of one kind of layers.
+    """
     exports = tree.get("exports", {}).get("distilled")
     if not exports:
         return None
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure, axes = plots.panels(2, height=4.6)
+    axes[1].sharey(axes[0])
+    axes[1].tick_params(labelleft=False)
     costs = {"file size, KiB": lambda file: file["bytes"] / 1024, "median latency, us": lambda file: file["seconds"] * 1e6}
-    for axis, (label, cost) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
-        points: dict[str, list] = {}
-        for kind in ROWS:
-            for precision, kinds in exports.items():
-                if kind in kinds:
-                    point = (cost(kinds[kind]), 100 * kinds[kind]["accuracy"], MARKERS[precision])
-                    points.setdefault(family(kind), []).append(point)
-        plot_points(axis, points)
+    kinds = [kind for kind in ROWS if any(kind in files for files in exports.values())]
+    drawn = []
+    for axis, (label, cost) in zip(axes, costs.items(), strict=True):
+        found = {
+            kind: [
+                (cost(exports[precision][kind]), 100 * exports[precision][kind]["accuracy"])
+                for precision in exports
+                if kind in exports[precision]
+            ]
+            for kind in kinds
+        }
+        for kind, points in found.items():
+            color = plots.KINDS[family(kind)]
+            axis.plot(*zip(*points, strict=True), color=color, linewidth=0.7, alpha=0.6)
+            for point, precision in zip(points, (name for name in exports if kind in exports[name]), strict=True):
+                axis.scatter(*point, marker=plots.MARKERS[precision], s=30, facecolor="none", edgecolor=color, linewidth=1.4)
         axis.set(xlabel=label)
-    axis.figure.axes[0].set(ylabel="test accuracy of the file, %")
-    handles, labels = axis.get_legend_handles_labels()
-    shapes = [axis.scatter([], [], marker=marker, color="gray") for marker in MARKERS.values()]
-    figure.legend([*handles, *shapes], [*labels, *MARKERS], loc="outside lower center", ncols=8, fontsize=9)
+        axis.margins(x=0.12)
+        plots.log_scale(axis, "x")
+        drawn.append(found)
+    axes[0].set(ylabel="test accuracy of the file, %")
+    shapes = [
+        Line2D([], [], color="gray", marker=plots.MARKERS[name], fillstyle="none", linestyle="", label=name) for name in exports
+    ]
+    colors = [Line2D([], [], color=plots.KINDS[name], label=name) for name in dict.fromkeys(map(family, kinds))]
+    figure.legend(handles=[*colors, *shapes], loc="outside lower center", ncols=len(colors) + len(shapes))
+    for axis, found in zip(axes, drawn, strict=True):
+        points = [points[0] for points in found.values()]
+        plots.label_points(axis, points, kinds, [point for points in found.values() for point in plots.along(points)])
     return figure
 
 
@@ -268,10 +293,10 @@ def plot_exports(tree: dict) -> Figure | None:
 def main(folder, page):
     trees = {name: json.loads(path.read_text()) for name in NAMES if (path := folder / f"{name}.json").exists()}
     files.write(page, with_tables(page.read_text(), trees).encode(), overwrite=True)
-    plots = {"evidence_weights.png": plot_weights(trees), "compression.png": plot_exports(trees["fashion_mnist"])}
-    for name, figure in plots.items():
+    pictures = {"evidence_weights.png": plot_weights(trees), "compression.png": plot_exports(trees["fashion_mnist"])}
+    for name, figure in pictures.items():
         if figure is not None:
-            files.write(page.parent / name, lambda path, figure=figure: figure.savefig(path, dpi=150), overwrite=True)
+            plots.save(figure, page.parent / name, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,17 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_butterfly.export import files
+from keras_butterfly.export.measurement import plots
 
 LAYERS = ("Dense", "low-rank pair", "Butterfly", "ButterflyDense")
+# As in all plots; the butterfly stage by stage, which those do not show, in orange.
+COLORS = {
+    "Dense": plots.KINDS["dense"],
+    "low-rank pair": plots.KINDS["low rank"],
+    "Butterfly": plots.KINDS["butterfly"],
+    "Butterfly gather": "#E69F00",
+    "ButterflyDense": plots.KINDS["J2^T W' J1"],
+}
 PEAK = """
 import resource, sys
 import tensorflow as tf
@@ -55,21 +64,27 @@ def table(times: dict[int, dict[str, float]]) -> Table:
     return result
 
 
+@plots.style()
 def figure(times: dict[int, dict[str, float]], batch: int):
     """Return a matplotlib Figure of the time over n on logarithmic axes, with the slopes of n log n and n^2."""
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(7, 5), layout="constrained")
-    axes = picture.subplots()
+    picture, (axes,) = plots.panels(1, height=4.6)
     sizes = np.array(list(times))
     for name in next(iter(times.values())):
-        axes.plot(sizes, [medians[name] * 1e3 for medians in times.values()], "o-", label=name)
+        kind = name.removesuffix(" XLA")
+        line = {
+            "color": COLORS[kind],
+            "linestyle": "-" if kind == name else "--",
+            "fillstyle": "full" if kind == name else "none",
+        }
+        axes.plot(sizes, [medians[name] * 1e3 for medians in times.values()], marker="o", label=name, **line)
     for label, work, name in (("n log n", sizes * np.log2(sizes), "Butterfly XLA"), ("n^2", sizes**2.0, "Dense")):
         start = times[int(sizes[0])][name] * 1e3
-        axes.plot(sizes, start * work / work[0], "k--" if label == "n^2" else "k:", label=label, linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="n", ylabel="milliseconds", title=f"training step, batch {batch}")
-    axes.set_xticks(sizes, [str(n) for n in sizes])
-    axes.legend()
+        axes.plot(sizes, start * work / work[0], color="gray", linestyle=":" if label == "n^2" else "-.", label=label)
+    axes.set(xscale="log", xlabel="width n", ylabel="time of a step, ms", title=f"training step, batch {batch}")
+    plots.log_scale(axes, "y")
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.minorticks_off()
+    picture.legend(loc="outside right upper")
     return picture
 
 
@@ -98,7 +113,7 @@ def main(sizes, batch, memory_batch, runs, picture, path):
     if path:
         files.write(path, json.dumps({"times": times, "peak_memory": memory}, indent=2).encode())
     if picture:
-        files.write(picture, lambda temporary: figure(times, batch).savefig(temporary, dpi=150))
+        plots.save(figure(times, batch), picture)
 
 
 if __name__ == "__main__":

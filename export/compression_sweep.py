@@ -26,10 +26,9 @@ from keras_butterfly.utils.validation import positive_integer
 
 from . import files
 from .convert import to_tflite
-from .measurement import devices
+from .measurement import devices, plots
 from .measurement.comparison import compare
 from .measurement.latency import Latency
-from .measurement.plots import check_picture
 from .measurement.timing import check_extent
 from .model import TFLiteModel
 from .planning.planner import Objective
@@ -198,25 +197,43 @@ class Sweep:
             ValueError: if the file exists and `overwrite` is False.
         """
         files.check_writable(path, overwrite)
-        check_picture(path)
-        figure = self.figure()
-        return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
+        plots.check_picture(path)
+        return plots.save(self.figure(), path, overwrite)
 
+    @plots.style()
     def figure(self):
         """Return a matplotlib Figure: the scores over latency and over file size, with the Pareto fronts as lines."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 4), layout="constrained")
-        scales = {"latency": (1e6, "median latency, microseconds"), "size": (1 / 1024, "file size, KiB")}
-        for axes, (cost, (scale, label)) in zip(figure.subplots(1, 2, sharey=True), scales.items(), strict=True):
-            for point in self.points:
-                axes.scatter(_cost(point, cost) * scale, point.score)
-                axes.annotate(f" {point.name}", (_cost(point, cost) * scale, point.score), fontsize=8)
+        figure, axes = plots.panels(2, height=3.6)
+        axes[1].sharey(axes[0])
+        axes[1].tick_params(labelleft=False)
+        costs = {"latency": (1e6, "median latency, us"), "size": (1 / 1024, "file size, KiB")}
+        precision = self.points[0].exported.precision.name or "float32"
+        for axis, (cost, (scale, label)) in zip(axes, costs.items(), strict=True):
             best = self.pareto_points(cost)
-            axes.plot([_cost(p, cost) * scale for p in best], [p.score for p in best], color="gray", zorder=0)
-            axes.set(xscale="log", xlabel=label)
-        figure.axes[0].set(ylabel="score of the exported file")
+            line = [_cost(p, cost) * scale for p in best], [p.score for p in best]
+            axis.plot(*line, color="gray", linewidth=1, zorder=0, label="best trade-offs")
+            for kind, points in self._by_kind().items():
+                x_y = [_cost(p, cost) * scale for p in points], [p.score for p in points]
+                axis.scatter(*x_y, marker=plots.MARKERS[precision], color=plots.KINDS[kind], s=30, label=kind)
+            axis.set(xlabel=label)
+            axis.margins(x=0.15, y=0.1)
+            plots.log_scale(axis, "x")
+        axes[0].set(ylabel=f"score of the {precision} file")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=len(labels))
+        names = [point.name for point in self.points]
+        for axis, (cost, (scale, _)) in zip(axes, costs.items(), strict=True):
+            front = plots.along([(_cost(p, cost) * scale, p.score) for p in self.pareto_points(cost)])
+            plots.label_points(axis, [(_cost(p, cost) * scale, p.score) for p in self.points], names, front)
         return figure
+
+    def _by_kind(self) -> dict[str, list[Point]]:
+        """Return the points of each kind of layers: the original's, those of `stacks` and those of `ks`."""
+        kinds: dict[str, list[Point]] = {}
+        for point in self.points:
+            kind = "dense" if point.name == _ORIGINAL.name else "J2^T W' J1" if point.name.startswith("k =") else "butterfly"
+            kinds.setdefault(kind, []).append(point)
+        return kinds
 
 
 def sweep(

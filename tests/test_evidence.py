@@ -4,7 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from evidence_page import NAMES, Setting, best, family, front, plot_exports, plot_weights, settings_of, with_tables
+from evidence_page import (
+    NAMES,
+    Setting,
+    best,
+    export_table,
+    family,
+    plot_exports,
+    plot_weights,
+    settings_of,
+    settings_shown,
+    with_tables,
+)
 
 ROOT = Path(__file__).parent.parent
 TREES = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "evidence").glob("*.json"))}
@@ -35,8 +46,7 @@ def test_the_best_setting_is_that_of_most_seeds_and_the_highest_mean():
     assert best(tree, "distilled", "radix 4") is None
 
 
-def test_a_front_holds_what_nothing_beats():
-    assert front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 4)]) == [(1, 2), (2, 4), (3, 5)]
+def test_the_first_words_of_a_kind_tell_its_family():
     assert [family(kind) for kind in ("radix 4", "two stages", "dense, pruned", "dense", "low rank 10")] == [
         "butterfly",
         "butterfly",
@@ -46,9 +56,34 @@ def test_a_front_holds_what_nothing_beats():
     ]
 
 
+def test_a_missing_precision_leaves_an_empty_cell():
+    file = {"bytes": 2048, "seconds": 5e-6, "accuracy": 0.9}
+    exports = {"float32": {"dense": file}, "dynamic": {"radix 4": file}, "int8": {"dense": file}}
+    assert export_table({"exports": {"scratch": exports}}, "scratch").split("\n") == [
+        "| hidden layers | float32: KiB, us | dynamic: KiB, us | int8: KiB, us | accuracy float32, dynamic, int8 |",
+        "|---|---|---|---|---|",
+        "| dense | 2, 5.0 |  | 2, 5.0 | 0.9000, -, 0.9000 |",
+        "| radix 4 |  | 2, 5.0 |  | -, 0.9000, - |",
+    ]
+
+
+def test_each_row_of_a_table_has_as_many_cells_as_its_header():
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    tables = [
+        block.split("\n") for block in page.split("\n\n") if block.startswith(("<!-- accuracy", "<!-- exports", "<!-- starts"))
+    ]
+    assert len(tables) >= 6
+    for _, header, *rows, _ in tables:
+        assert {row.count("|") for row in rows} == {header.count("|")}
+
+
 def test_the_plots_show_every_data_set_and_every_file():
-    titles = [axis.get_title() for axis in plot_weights(TREES).axes]
-    assert [title.split(",")[0] for title in titles] == [NAMES[name] for name in TREES]
+    trees = TREES | {"cifar10": TREES["hapt"]}
+    axes = plot_weights(trees).axes
+    assert [axis.get_title().split(",")[0] for axis in axes] == [NAMES[name] for name in trees]
+    for axis, tree in zip(axes, trees.values(), strict=True):
+        assert {label.get_text().rpartition(":")[0] for label in axis.get_yticklabels()} == set(settings_shown(tree)[1])
     exports = TREES["fashion_mnist"]["exports"]["distilled"]
-    points = sum(len(collection.get_offsets()) for collection in plot_exports(TREES["fashion_mnist"]).axes[0].collections)
-    assert points == sum(map(len, exports.values()))
+    for axis in plot_exports(TREES["fashion_mnist"]).axes:
+        assert sum(len(collection.get_offsets()) for collection in axis.collections) == sum(map(len, exports.values()))
+        assert {text.get_text() for text in axis.texts} == set(exports["float32"])

@@ -33,15 +33,17 @@ from results import Results
 from keras_butterfly import ButterflyAutoencoder, two_phase_fit
 from keras_butterfly.autoencoder import landscape
 from keras_butterfly.autoencoder.model import default_ell
-from keras_butterfly.export import files
+from keras_butterfly.export.measurement import plots
 from keras_butterfly.utils.progress import Progress
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 EPOCH = 25  # steps between two points of a loss curve
 WARM_UP = 100
-COLUMNS = 4  # panels in a row of a figure
 TRAININGS = ("two-phase", "two-phase, Adam", "joint")
-LINES = ("PCA", "two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian")
+MARKERS = dict(
+    zip(("two-phase", "two-phase, Adam", "joint", "FJLT + PCA", "Gaussian + PCA", "Gaussian"), "os^Dv*", strict=True)
+)
+LINES = ("PCA", *MARKERS)
 
 
 class Problem:
@@ -190,51 +192,59 @@ def table(results: Results, name: str) -> Table:
     return shown
 
 
-def panels(count: int):
-    """A figure and its axes, four in a row."""
-    from matplotlib.figure import Figure
-
-    rows = -(-count // COLUMNS)
-    figure = Figure(figsize=(4 * min(count, COLUMNS), 3.6 * rows), layout="constrained")
-    return figure, [figure.add_subplot(rows, min(count, COLUMNS), index + 1) for index in range(count)]
-
-
+@plots.style()
 def plot(results: Results, names, path: Path) -> None:
-    """||X - X_hat||_F^2 over k, a panel for every matrix."""
-    figure, axes = panels(len(names))
+    """Draw the loss over k as a multiple of the loss of PCA, a panel for every matrix."""
+    figure, axes = plots.panels(len(names))
+    colors = plots.colors(MARKERS)
     for axis, name in zip(axes, names, strict=True):
         total, widths = results.tree[name]["matrix"]["squared norm"], widths_of(results, name)
-        for index, line in enumerate(LINES):
-            values = [mean(results.tree[name][k], line) for k in widths]
-            values = [value if value > 1e-9 * total else np.nan for value in values]  # zero, on a logarithmic axis
-            style = {"color": "black", "linestyle": "--"} if line == "PCA" else {"color": f"C{index - 1}", "marker": "."}
-            axis.plot([int(k) for k in widths], values, label=line, **style)
-        axis.set(title=name, xlabel="k", xscale="log", yscale="log")
-        axis.set_xscale("log", base=2)
-        axis.set_ylabel("squared Frobenius error")
-    axes[-1].legend(fontsize=8)
-    files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
+        # Where PCA has no loss there is no multiple of it.
+        widths = [k for k in widths if mean(results.tree[name][k], "PCA") > 1e-9 * total]
+        optima = [mean(results.tree[name][k], "PCA") for k in widths]
+        for index, (line, marker) in enumerate(MARKERS.items()):
+            values = [mean(results.tree[name][k], line) / optimum for k, optimum in zip(widths, optima, strict=True)]
+            # Of several sizes, so that where lines meet all markers are seen.
+            style = {"color": colors[line], "marker": marker, "markersize": 9 - index, "fillstyle": "none", "label": line}
+            axis.plot([int(k) for k in widths], values, **style)
+        axis.axhline(1, color="black", linestyle="--", linewidth=1, label="PCA")
+        axis.set(title=name, xlabel="width k of the code", ylabel="loss / loss of PCA")
+        plots.log_scale(axis, "y")
+        plots.log_scale(axis, "x")
+        axis.set_xticks([int(k) for k in widths], widths)
+        axis.tick_params(axis="x", which="minor", length=0)
+    legend(figure, axes)
+    plots.save(figure, path, overwrite=True)
 
 
+@plots.style()
 def plot_phases(results: Results, names, path: Path) -> None:
-    """Loss curves at the middle k, the end of phase 1 marked: two-phase learning against joint training."""
-    figure, axes = panels(len(names))
+    """Draw the loss over the steps at the middle k as a multiple of the loss of PCA, a panel for every matrix."""
+    figure, axes = plots.panels(len(names))
+    colors = plots.colors(MARKERS)
     for axis, name in zip(axes, names, strict=True):
         widths = widths_of(results, name)
         k = widths[len(widths) // 2]
         entry = results.tree[name][k]["0"]
-        for index, way in enumerate(TRAININGS):
-            curve, phase_1 = entry[way]["curve"], entry[way]["epochs of phase 1"]
+        optimum = entry["baselines"]["PCA"]
+        for way in TRAININGS:
+            curve, phase_1 = np.array(entry[way]["curve"]) / optimum, entry[way]["epochs of phase 1"]
             first = 0 if way == "two-phase" else 1  # that one begins with the loss before the first step
-            axis.plot(EPOCH * np.arange(first, first + len(curve)), curve, color=f"C{index}", label=way)
+            axis.plot(EPOCH * np.arange(first, first + len(curve)), curve, color=colors[way], label=way)
             if way == "two-phase, Adam":
-                axis.axvline(EPOCH * phase_1, color=f"C{index}", linestyle=":", label="phase 2 begins")
-        levels = {"PCA": "--", "FJLT + PCA": "-."}
-        for line, style in levels.items():
-            axis.axhline(entry["baselines"][line], color="black", linestyle=style, linewidth=1, label=line)
-        axis.set(title=f"{name}, k = {k}", xlabel="steps", ylabel="squared Frobenius error", yscale="log")
-    axes[-1].legend(fontsize=8)
-    files.write(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
+                axis.axvline(EPOCH * phase_1, color=colors[way], linestyle=":", label="its phase 2 begins")
+        for line, style in {"PCA": "--", "FJLT + PCA": "-."}.items():
+            axis.axhline(entry["baselines"][line] / optimum, color="black", linestyle=style, linewidth=1, label=line)
+        axis.set(title=f"{name}, k = {k}", xlabel="steps", ylabel="loss / loss of PCA")
+        plots.log_scale(axis, "y")
+    legend(figure, axes)
+    plots.save(figure, path, overwrite=True)
+
+
+def legend(figure, axes) -> None:
+    """Add one legend for all panels below them."""
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 @click.command()

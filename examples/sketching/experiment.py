@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import matrices
 from results import Results
 
-from keras_butterfly.export import files
+from keras_butterfly.export.measurement import plots
 from keras_butterfly.sketching import ButterflySketch, GaussianSketch, SparseSketch, low_rank_approximation
 from keras_butterfly.utils.progress import Progress
 
@@ -44,6 +44,16 @@ RATES = {"butterfly": 3e-3, "sparse": 1e-1, "dense": 1e-2}
 LAST = "randomized SVD, default"  # computed last of a pair
 NORMS = ("unsquared", "squared")
 SMALLEST = 1e-4  # of what is drawn
+# The sketches that are drawn for each pair.
+MARKERS = {
+    "butterfly": "o",
+    "learned sparse": "s",
+    "FJLT": "^",
+    "sparse": "D",
+    "Gaussian": "v",
+    "randomized SVD, 0 iterations": "*",
+    LAST: "X",
+}
 
 
 def sketches(ell: int, seed: int) -> dict:
@@ -172,39 +182,59 @@ def table(results: Results, name: str, norm: str) -> Table:
     return shown
 
 
+@plots.style()
 def plot(results: Results, names, path: Path) -> None:
-    """Above Err of every sketch, below the curve over the non-zeros of a column."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(names), 7.5), layout="constrained")
-    axes = np.reshape(figure.subplots(2, len(names)), (2, len(names)))
-    for (above, below), name in zip(axes.T, names, strict=True):
-        pairs = pairs_of(results, name)
-        labels = [label for label in results.tree[name][pairs[0]] if not label.startswith("learned, N")]
-        width = 0.8 / len(labels)
-        for index, label in enumerate(labels):
-            found = [statistics(results.tree[name][pair][label], "unsquared") for pair in pairs]
-            heights, deviations = zip(*found, strict=True)
-            above.bar(np.arange(len(pairs)) + index * width, heights, width, yerr=deviations, label=label)
-        above.set_xticks(np.arange(len(pairs)) + 0.4, [pair.replace(", ", " / ") for pair in pairs])
-        above.set(title=name, xlabel="k / ell", yscale="log")
-        above.set_ylim(bottom=SMALLEST)
+    """Draw a row for each stack: Err of every sketch for each pair (k, ell), and Err over the non-zeros of a column."""
+    figure, axes = plots.panels(2 * len(names), height=3.0)
+    for left, right, name in zip(axes[::2], axes[1::2], names, strict=True):
+        plot_pairs(left, results, name)
         if "curve" in results.tree[name]:
-            curve = results.tree[name]["curve"]
-            found = [statistics(entries, "unsquared") for entries in curve.values()]
-            heights, deviations = zip(*found, strict=True)
-            below.errorbar([int(count) for count in curve], heights, deviations, marker="o", label="learned, N non-zeros")
-            pair = results.tree[name][f"{CURVE_PAIR[0]}, {CURVE_PAIR[1]}"]
-            for index, label in enumerate(("butterfly", "Gaussian")):
-                below.axhline(statistics(pair[label], "unsquared")[0], color=f"C{index + 1}", linestyle="--", label=label)
-            below.set(xlabel=f"N, k = {CURVE_PAIR[0]}, ell = {CURVE_PAIR[1]}", yscale="log")
-            below.legend(fontsize=8)
+            plot_curve(right, results, name)
         else:
-            below.set_axis_off()
-    axes[0, 0].set_ylabel("Err, Frobenius norm")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
-    files.write(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"), overwrite=True)
+            right.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    curve = next((axis for axis in axes[1::2] if axis.axison), None)
+    if curve:
+        extra = [(h, label) for h, label in zip(*curve.get_legend_handles_labels(), strict=True) if label not in labels]
+        handles, labels = [*handles, *(h for h, _ in extra)], [*labels, *(label for _, label in extra)]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    plots.save(figure, path, overwrite=True)
+
+
+def plot_pairs(axis, results: Results, name: str) -> None:
+    """Draw a marker for Err of every sketch, side by side for each pair, with the standard deviation over the seeds."""
+    pairs = pairs_of(results, name)
+    colors = plots.colors(MARKERS)
+    for index, (label, marker) in enumerate(MARKERS.items()):
+        found = [statistics(results.tree[name][pair][label], "unsquared") for pair in pairs]
+        heights, deviations = np.transpose(
+            [(value, deviation) if value >= SMALLEST else (np.nan, 0) for value, deviation in found]
+        )
+        places = np.arange(len(pairs)) + 0.11 * (index - (len(MARKERS) - 1) / 2)
+        style = {"color": colors[label], "marker": marker, "linestyle": "", "elinewidth": 1, "label": label}
+        axis.errorbar(places, heights, [np.minimum(deviations, 0.999 * heights), deviations], **style)
+    for boundary in range(1, len(pairs)):
+        axis.axvline(boundary - 0.5, color="gray", linewidth=0.5)
+    axis.set(title=name, xlabel="k, ell", ylabel="Err, Frobenius norm", xlim=(-0.5, len(pairs) - 0.5), yscale="log")
+    axis.set_ylim(bottom=0.8 * SMALLEST)
+    axis.set_xticks(range(len(pairs)), pairs)
+    axis.grid(visible=False, axis="x")
+    plots.log_scale(axis, "y")
+
+
+def plot_curve(axis, results: Results, name: str) -> None:
+    """Draw Err of learned sketches over the number of non-zeros in a column, beside that of other sketches."""
+    curve, pair = results.tree[name]["curve"], f"{CURVE_PAIR[0]}, {CURVE_PAIR[1]}"
+    heights, deviations = zip(*(statistics(entries, "unsquared") for entries in curve.values()), strict=True)
+    counts = [int(count) for count in curve]
+    axis.errorbar(counts, heights, deviations, marker="o", color="gray", fillstyle="none", label="learned, N non-zeros")
+    for label in ("butterfly", "Gaussian"):
+        level = statistics(results.tree[name][pair][label], "unsquared")[0]
+        axis.axhline(level, color=plots.colors(MARKERS)[label], linestyle="--", linewidth=1)
+        axis.annotate(label, (0.73, level), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="center")
+    axis.set(title=f"{name}, k, ell = {pair}", xlabel="non-zeros N in a column", ylabel="Err, Frobenius norm")
+    axis.set_xticks(counts)
+    plots.log_scale(axis, "y")
 
 
 @click.command()

@@ -15,8 +15,8 @@ from rich.console import Console
 from keras_butterfly import Butterfly
 from keras_butterfly.export import files
 from keras_butterfly.export.convert import to_tflite
+from keras_butterfly.export.measurement import plots
 from keras_butterfly.export.measurement.comparison import Comparison, compare
-from keras_butterfly.export.measurement.plots import colors
 from keras_butterfly.export.model import TFLiteModel
 from keras_butterfly.export.tflite.parity import compare_outputs
 from keras_butterfly.utils.progress import Progress
@@ -165,23 +165,21 @@ def table(outcomes: dict[str, Outcome], comparison: Comparison) -> TextTable:
     return result
 
 
+@plots.style()
 def figure(outcomes: dict[str, Outcome], comparison: Comparison):
-    """Return a matplotlib Figure of training loss, test accuracy, latency and file size, in one colour per network."""
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(10, 5.5), layout="constrained")
-    (loss_axes, accuracy_axes), (time_axes, size_axes) = picture.subplots(2, 2)
+    """Return a matplotlib Figure of training loss, test accuracy, latency and file size, in one color per network."""
+    picture, (loss_axes, accuracy_axes, time_axes, size_axes) = plots.panels(4, height=2.3)
     _draw_losses(loss_axes, outcomes)
     _draw_accuracies(accuracy_axes, outcomes)
     comparison.draw(time_axes, size_axes)
-    picture.legend(handles=loss_axes.lines, loc="outside upper center", ncols=len(outcomes), frameon=False)
+    picture.legend(handles=loss_axes.lines, loc="outside upper center", ncols=len(outcomes))
     return picture
 
 
 def _draw_losses(axes, outcomes: dict[str, Outcome]) -> None:
     for (kind, outcome), marker in zip(outcomes.items(), "osD", strict=True):
         epochs = range(1, len(outcome.losses) + 1)
-        axes.plot(epochs, outcome.losses, color=colors(outcomes)[kind], marker=marker, markersize=4, label=kind)
+        axes.plot(epochs, outcome.losses, color=plots.colors(outcomes)[kind], marker=marker, markersize=4, label=kind)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="training loss, nats", ylim=(0, None))
 
@@ -189,10 +187,11 @@ def _draw_losses(axes, outcomes: dict[str, Outcome]) -> None:
 def _draw_accuracies(axes, outcomes: dict[str, Outcome]) -> None:
     for kind in reversed(outcomes):  # the axis runs upwards
         percent, error = 100 * outcomes[kind].accuracy, 100 * outcomes[kind].standard_error
-        axes.errorbar(percent, kind, xerr=error, color=colors(outcomes)[kind], marker="o", capsize=3)
-        axes.annotate(f"{percent:.2f}", (percent, kind), (0, 6), textcoords="offset points", ha="center")
-    axes.set(xlabel="test accuracy, percent, and one standard error")
+        axes.errorbar(percent, kind, xerr=error, color=plots.colors(outcomes)[kind], marker="o", capsize=3)
+        axes.annotate(f"{percent:.2f}", (percent, kind), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set(xlabel="test accuracy and one standard error, %")
     axes.margins(y=0.3)
+    axes.grid(visible=False, axis="y")
 
 
 def _demonstrate(kind: str, data: Data, epochs: int, seed: int) -> tuple[TFLiteModel, Outcome]:
@@ -241,5 +240,5 @@ def _write(output: Path, dataset: str, exported, outcomes, comparison: Compariso
     return [
         *models,
         files.write(output / "report.json", json.dumps(report, indent=2).encode(), overwrite),
-        files.write(output / "report.png", lambda temporary: picture.savefig(temporary, dpi=150), overwrite),
+        plots.save(picture, output / "report.png", overwrite),
     ]

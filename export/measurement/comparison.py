@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 
 from .. import files
 from ..tflite.operators import count_operators, operator_names
-from . import devices
+from . import devices, plots
 from .counts import Counts
 from .figures import check_one_unit
 from .latency import Latency
-from .plots import check_picture, colors, literal
 from .timing import check_extent, content_of, measure_all
 
 
@@ -104,32 +105,36 @@ class Comparison:
                 picture format.
         """
         files.check_writable(path, overwrite)
-        check_picture(path)
-        figure = self.figure()
-        return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
+        plots.check_picture(path)
+        return plots.save(self.figure(), path, overwrite)
 
+    @plots.style()
     def figure(self):
-        """Return a matplotlib Figure with bars of each model's median latency and its interquartile range, and of its size."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 1.6 + 0.5 * len(self.latencies)), layout="constrained")
-        self.draw(*figure.subplots(1, 2, sharey=True))
+        """Return a matplotlib Figure with bars of each model's median latency, its interquartile range, and its file size."""
+        figure, axes = plots.panels(2, height=0.8 + 0.32 * len(self.latencies))
+        self.draw(*axes)
+        axes[1].tick_params(labelleft=False)
         return figure
 
     def draw(self, time_axes, size_axes) -> None:
         """Draw the bars of `figure` on two matplotlib axes. Each model has one color."""
         names = list(self.latencies)[::-1]  # A bar chart starts at the bottom.
-        color = [colors(self.latencies)[name] for name in names]
-        lengths, spreads = zip(*(self.latencies[name].bar for name in names), strict=True)
-        shown = [literal(name) for name in names]
-        bars = time_axes.barh(shown, lengths, xerr=spreads, color=color)
-        labels = [f" {length:,.1f} ({self.speedup(name):.1f}x)" for name, length in zip(names, lengths, strict=True)]
-        time_axes.bar_label(bars, labels)
-        time_axes.set(xlabel=self.latencies[self.baseline].axis, xlim=(0, max(lengths) * 1.7))
+        color = [plots.colors(self.latencies)[name] for name in names]
+        first = self.latencies[self.baseline]
+        costs, spreads = zip(*(self.latencies[name].bar for name in names), strict=True)
         sizes = [self.sizes[name] / 1024 for name in names]
-        bars = size_axes.barh(shown, sizes, color=color)
-        size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
-        size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.4))
+        labels = [f"{cost:,.1f} ({self.speedup(name):.1f}x)" for name, cost in zip(names, costs, strict=True)]
+        error = {"ecolor": "gray", "capsize": 2}
+        bars = time_axes.barh(range(len(names)), costs, xerr=spreads, color=color, height=0.65, error_kw=error)
+        time_axes.bar_label(bars, labels, padding=3, fontsize=8)
+        time_axes.set(xlabel=f"{first.axis} ({first.ratio})", xlim=(0, max(np.add(costs, spreads)) * 1.4))
+        bars = size_axes.barh(range(len(names)), sizes, color=color, height=0.65)
+        size_axes.bar_label(bars, [f"{size:,.0f}" for size in sizes], padding=3, fontsize=8)
+        size_axes.set(xlabel="file size, KiB", xlim=(0, max(sizes) * 1.2))
+        for axes in (time_axes, size_axes):
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.set_yticks(range(len(names)), [plots.literal(name) for name in names])
+            axes.grid(visible=False, axis="y")
 
 
 def compare(

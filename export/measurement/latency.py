@@ -31,7 +31,7 @@ class Latency:
     unit: ClassVar[str] = "seconds"
     columns: ClassVar[tuple[str, ...]] = ("median us", "p95 us", "IQR us")
     ratio: ClassVar[str] = "speed-up"
-    axis: ClassVar[str] = "median latency, microseconds"
+    axis: ClassVar[str] = "median latency, us"
 
     seconds: tuple[float, ...] = field(repr=False)
     invocations: int
