@@ -275,14 +275,21 @@ class Work:
                 self.run(origin, kind, dropout, rate, seed)
 
     def export(self, origin: str, kinds: list[str]) -> None:
-        """Export the network of seed 0 of each kind, and the teacher, and measure all files of one precision in turn."""
+        """Export the network of seed 0 of each kind, and the teacher, and measure all files of one precision in turn.
+
+        A network whose file would disagree with Keras beyond the tolerance has no figures in that precision.
+        """
         for precision, quantize in PRECISIONS.items():
             exported = {}
             for kind in dict.fromkeys((DENSE, *kinds)):
                 trained = "scratch" if kind == DENSE else origin
                 path = self.path(*names_of(trained, kind, 0.0, self.best_rate(trained, kind), 0))
                 model = keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
-                exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
+                try:
+                    examples = self.data.x_train[:CALIBRATION]
+                    exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=examples)
+                except export.ParityError as error:
+                    self.say(f"{self.task.name}, {kind}, {precision}: {error}")
             latencies = export.compare(exported, runs=300).latencies
             for kind, file in exported.items():
                 accuracy = float(np.mean(file.predict(self.data.x_test).argmax(-1) == self.data.y_test))
