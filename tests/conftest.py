@@ -3,15 +3,20 @@
 KERAS_BACKEND chooses the backend; what needs TensorFlow (export and all around it) is left out on the others.
 """
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
-os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "quick")  # each export measures fewer lowerings than by default, to save time
+# An export converts one lowering of each layer and times none. Tests of measuring use the fixture `measured`.
+os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "estimate")
 
 import keras
 import numpy as np
 import pytest
+
+# The libraries consist of half a million objects, which live to the end. The garbage collector need not visit them each time.
+gc.freeze()
 
 if keras.backend.backend() != "tensorflow":
     collect_ignore = [
@@ -21,6 +26,9 @@ if keras.backend.backend() != "tensorflow":
         "test_backends.py",
         "test_distributed.py",
         "test_docs.py",
+        "test_architecture.py",
+        "test_evidence.py",
+        "test_experiments.py",
         "test_ecosystem.py",
         "test_notebooks.py",
         "test_reports.py",
@@ -40,6 +48,12 @@ def _forgotten_wisdom():
         from keras_butterfly.export import wisdom
 
         wisdom.forget()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Let exports time a few lowerings of each layer on this machine, as effort="quick" does."""
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "quick")
 
 
 @pytest.fixture

@@ -105,8 +105,7 @@ def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_mu
 
 
 @optimizers
-@pytest.mark.parametrize("lr_multiplier", [None, 1, 4])
-@pytest.mark.parametrize("stacks", [1, 3])
+@pytest.mark.parametrize(("lr_multiplier", "stacks"), [(None, 1), (None, 3), (4, 3)])
 def test_bias_learns_at_the_plain_rate(optimizer, lr_multiplier, stacks):
     """Compare with the bias of a Dense layer of the same kernel."""
     layer = Butterfly(5, stacks=stacks, lr_multiplier=lr_multiplier, bias_initializer="ones", seed=1)
