@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
@@ -12,19 +13,42 @@ sys.path.insert(0, str(EXAMPLES))
 
 from execute import execute  # noqa: E402
 
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, monkeypatch):
+
+def code_of(path):
+    """Return the code cells of a saved notebook."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@each
+def test_notebook_runs(path, monkeypatch, capsys):
+    """Run the cells in this process, on small data and with few epochs. A kernel would first import TensorFlow."""
     monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
+    names = {"__name__": "__main__"}
+    plt.switch_backend("agg")
+    for number, cell in enumerate(code_of(path), 1):
+        exec(compile(cell.source, f"{path.name}, cell {number}", "exec"), names)
+    plt.close("all")
+    assert capsys.readouterr().out
+
+
+@pytest.mark.long
+@each
+def test_notebook_runs_in_a_kernel(path, monkeypatch):
+    monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "quick")
     notebook = execute(path)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@each
 def test_saved_outputs_are_there_and_name_no_machine(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = code_of(path)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
     assert "/home/" not in path.read_text()

@@ -27,7 +27,7 @@ def task():
         ]
     )
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
-    model.fit(x[:1400], y[:1400], 64, 8, verbose=0)
+    model.fit(x[:1400], y[:1400], 64, 6, verbose=0)
     return model, (x[:1400], y[:1400]), (x[1400:], y[1400:])
 
 

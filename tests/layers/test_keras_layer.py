@@ -27,7 +27,8 @@ REGULARISERS = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
 
 
 @pytest.mark.parametrize(
-    ("name", "regularised"), [*((name, False) for name in LAYERS), *((name, True) for name in ("truncated", "dense", "low rank"))]
+    ("name", "regularised"),
+    [*((name, False) for name in LAYERS), *((name, True) for name in ("truncated", "dense", "low rank"))],
 )
 def test_keras_own_test_of_a_layer(name, regularised):
     cls, arguments = LAYERS[name]

@@ -97,7 +97,7 @@ def classifier():
     y = (x @ rng.standard_normal((64, 3))).argmax(-1)
     net = keras.Sequential([keras.Input((64,), name="x"), Butterfly(64, "relu"), layers.Dense(3, activation="softmax")])
     net.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
-    net.fit(x, y, 32, 12, verbose=0)
+    net.fit(x, y, 32, 8, verbose=0)
     return net, x
 
 
