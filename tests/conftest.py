@@ -6,45 +6,52 @@ KERAS_BACKEND chooses the backend; what needs TensorFlow (export and all around 
 import gc
 import os
 
+import pytest
+
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
 # An export converts one lowering of each layer and times none. Tests of measuring use the fixture `measured`.
 os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "estimate")
 
-import keras
-import numpy as np
-import pytest
-
-# The libraries consist of half a million objects, which live to the end. The garbage collector need not visit them each time.
-gc.freeze()
-
-if keras.backend.backend() != "tensorflow":
+# What needs TensorFlow, and what does not depend on the backend.
+if BACKEND != "tensorflow":
     collect_ignore = [
         "export",
         "compression/test_streams.py",
         "layers/test_saving.py",
+        "structure/test_wiring.py",
+        "test_architecture.py",
         "test_backends.py",
         "test_distributed.py",
         "test_docs.py",
-        "test_architecture.py",
+        "test_ecosystem.py",
         "test_evidence.py",
         "test_experiments.py",
-        "test_ecosystem.py",
         "test_notebooks.py",
         "test_reports.py",
         "utils/test_quiet.py",
     ]
 
+# Keras is imported by the tests and not here, because pytest reads this file in one more process than those that run tests.
+
+
+def pytest_collection_finish():
+    """Keep the half million objects of the imported libraries from the garbage collector, which would visit them for ever."""
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _forgotten_wisdom():
     """No export knows what one in another test has measured."""
-    if keras.backend.backend() == "tensorflow":
+    if BACKEND == "tensorflow":
         from keras_butterfly.export import wisdom
 
         wisdom.forget()
@@ -58,4 +65,6 @@ def measured(monkeypatch):
 
 @pytest.fixture
 def rng():
+    import numpy as np
+
     return np.random.default_rng(0)

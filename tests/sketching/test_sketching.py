@@ -254,6 +254,7 @@ def test_the_approximation_is_the_best_in_the_row_space(rng, dtype):
         expected = np.stack([best(B, each.astype(float), k) for each in X])
         assert found.left.shape == (3, 24, k)
         assert found.right.shape == (3, k, 15)
+        np.testing.assert_allclose(found.singular_values, np.linalg.svd(expected)[1][:, :k], rtol=10 * tolerance)
         assert found.left.dtype == dtype
         np.testing.assert_allclose(found.dense(), expected, atol=tolerance * np.abs(expected).max())
         np.testing.assert_allclose(found.squared_error, np.sum((X - expected) ** 2, axis=(1, 2)), rtol=tolerance)
