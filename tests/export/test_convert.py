@@ -242,7 +242,7 @@ def recurrent(steps, **settings):
     return keras.Model(inputs, Butterfly(4)(layers.LSTM(8, name="lstm", **settings)(inputs)))
 
 
-@pytest.mark.parametrize("quantize", [None, "dynamic", "int8"])
+@pytest.mark.parametrize("quantize", [None, pytest.param("dynamic", marks=pytest.mark.long), "int8"])
 def test_recurrent_layers_with_an_open_batch(quantize, rng):
     model, x = recurrent(5), rng.standard_normal((64, 5, 8)).astype("float32")
     settings = {"quantize": quantize, "batch_size": None, "effort": "estimate"}
@@ -345,7 +345,7 @@ def test_input_names_are_kept_where_a_signature_can_hold_them(names, expected, r
     np.testing.assert_allclose(exported.predict(dict(zip(expected, x, strict=True))), x[0] - x[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
     model = keras.Sequential(
         [keras.Input((20,), name="x"), Butterfly(16, "relu", dtype=policy), ButterflyDense(8, k1=4, k2=4, dtype=policy)]

@@ -55,6 +55,7 @@ def test_call_adds_bias_and_activation(name, rng):
     close(layer(x), layer.activation(expected))
 
 
+@few
 def test_leading_axes_are_batch_axes(name, rng):
     layer = build(name)
     for leading in ((2, 3), (2, 1, 3)):
@@ -64,6 +65,7 @@ def test_leading_axes_are_batch_axes(name, rng):
         close(keras.ops.reshape(y, (6, -1)), layer(x.reshape(6, -1)))
 
 
+@few
 def test_unknown_batch_in_a_functional_model(name, rng):
     layer = make(name)
     inputs = keras.Input((None, CATALOGUE[name][0]))

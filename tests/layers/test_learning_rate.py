@@ -82,9 +82,15 @@ def test_weights_are_stored_divided_by_the_factor_for_adam(shape, lr_multiplier)
     close(layer._multipliers.adaptive * numpy(layer.gadgets), layer.gadget_weights, 1e-6)
 
 
-@optimizers
 @pytest.mark.parametrize(
-    ("lr_multiplier", "shape"), [*((None, shape) for shape in SHAPES), (4, "stacked"), (0.25, "truncated")], ids=str
+    ("optimizer", "lr_multiplier", "shape"),
+    [
+        *((optimizer, None, "stacked") for optimizer in OPTIMIZERS),
+        *((optimizer, None, shape) for optimizer in ("sgd", "adam") for shape in ("square", "truncated", "expanded")),
+        ("sgd", 0.25, "truncated"),
+        ("adam", 4, "stacked"),
+    ],
+    ids=str,
 )
 def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_multiplier):
     """Compare with a layer whose two factors are 1, trained with the learning rate times the factor of the optimizer."""

@@ -262,7 +262,7 @@ class Cell(keras.layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_layer_inside_a_recurrent_cell_is_lowered(unroll):
     """In a compiled loop its inputs cannot be seen: random ones stand in for its own error; the whole is compared as ever."""
     recurrent = keras.layers.Bidirectional(keras.layers.RNN(Cell(16), return_sequences=True, unroll=unroll))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_butterfly import Butterfly, export
+from keras_butterfly.export.preparation.exportable import decisions
 from keras_butterfly.export.preparation.representative_data import MAX_BATCHES, representative_batches
 from keras_butterfly.export.tflite.parity import compare_outputs
 from keras_butterfly.export.tflite.quantize import Precision
@@ -155,10 +156,18 @@ def test_random_ids_are_below_the_size_of_every_table():
         (1, None, None, False),
     ],
 )
-def test_outputs_of_classes_have_an_agreement(units, activation, loss, decides):
-    net = keras.Sequential([keras.Input((4,)), layers.Dense(units, activation, name="scores", dtype="mixed_bfloat16")])
+def test_outputs_of_classes_decide(units, activation, loss, decides):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(units, activation, name="scores")])
     if loss is not None:
         net.compile("adam", loss)
+    (decision,) = decisions(net, ["output_0"])
+    assert (decision is not None) == decides
+
+
+@pytest.mark.parametrize(("loss", "decides"), [("sparse_categorical_crossentropy", True), ("mse", False)])
+def test_outputs_of_classes_have_an_agreement(loss, decides):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3, dtype="mixed_bfloat16")])
+    net.compile("adam", loss)
     exported = export.to_tflite(net, representative_data=examples(40) - 80)
     for parity in (exported.parity, exported.original_parity):
         assert (parity.agreement is not None) == decides

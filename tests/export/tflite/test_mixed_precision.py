@@ -53,7 +53,7 @@ def test_only_the_weights_are_rounded(precision):
     np.testing.assert_allclose(outputs(content, batches), expected, atol=steps * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("operator", ["conv", "matmul", "split"])
+@pytest.mark.parametrize("operator", ["conv", "matmul", pytest.param("split", marks=pytest.mark.long)])
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
     layer = built(Butterfly(radix=2, use_bias=False, seed=0), 1024)
