@@ -37,7 +37,7 @@ def run(tmp_path):
 
 
 def test_autoencoder(run, tmp_path):
-    arguments = ("--matrix", "band", "--k", "2", "--steps", "200")
+    arguments = ("--matrix", "band", "--k", "2", "--steps", "100")
     code, output, results = run("autoencoder", *arguments)
     assert code == 0, output
     entry, facts = results["band"]["2"]["0"], results["band"]["matrix"]
@@ -54,7 +54,7 @@ def test_autoencoder(run, tmp_path):
     for plot in ("losses.png", "phases.png"):
         assert (tmp_path / "autoencoder" / plot).read_bytes()[:4] == b"\x89PNG"
     assert run("autoencoder", *arguments)[2] == results  # nothing is trained again
-    code, output, _ = run("autoencoder", "--matrix", "band", "--steps", "100")
+    code, output, _ = run("autoencoder", "--matrix", "band", "--steps", "50")
     assert code == 2
     assert "holds results of other settings" in output
 
