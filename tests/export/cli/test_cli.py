@@ -24,7 +24,7 @@ def run(*arguments, folder):
 def call(*arguments, capsys):
     """Run the command in this process, and return its exit code and what it has printed."""
     with pytest.raises(SystemExit) as stopped:
-        main(["--verbose", *arguments])  # else it would silence this process for good
+        main(["--verbose", *arguments] if arguments else [])  # else it would silence this process for good
     return stopped.value.code or 0, *capsys.readouterr()
 
 
