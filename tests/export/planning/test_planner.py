@@ -303,6 +303,7 @@ def test_a_given_lowering_beyond_the_tolerance_is_refused_by_layer():
         export.to_tflite(net, tolerance=0.03, **settings)
 
 
+@pytest.mark.long
 @measured
 def test_wisdom_that_other_weights_do_not_keep_is_measured_anew():
     """What an identity, which int8 holds exactly, was measured with, does not do for a random butterfly."""
@@ -363,7 +364,7 @@ def test_a_dense_kernel_is_never_too_inexact():
 
 
 @measured
-@pytest.mark.parametrize("integer_io", [False, True])
+@pytest.mark.parametrize("integer_io", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_layer_in_float32_inside_an_int8_model(integer_io):
     """Its operators compute in float32, the layers around it in int8, and it is more exact than all int8."""
 
@@ -477,7 +478,7 @@ def test_operators_are_named_after_the_layer_and_ends_after_the_signature():
     inner = keras.Sequential([keras.Input((64,)), Butterfly(name="dense_1", bias_initializer="ones")], name="block")
     inputs = keras.Input((64,), name="pixels")
     net = keras.Model(inputs, {"scores": ButterflyDense(8, name="last")(inner(inputs))})
-    for lowering in ("fused", "gather", "slice"):
+    for lowering in ("fused", "slice"):
         exported = export.to_tflite(net, lowering=lowering)
         names = tensor_names(exported.content)
         part = "factor" if lowering == "fused" else "stage"
