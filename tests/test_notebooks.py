@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+import keras
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,14 +23,29 @@ def code_of(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-@each
-def test_notebook_runs(path, monkeypatch, capsys):
-    """Run the cells in this process, on small data and with few epochs. A kernel would first import TensorFlow."""
+@pytest.fixture
+def brief(monkeypatch):
+    """Let notebooks take their small data, and let every training see only the first examples of them."""
+    fit = keras.Model.fit
+
+    def first(data):
+        return keras.tree.map_structure(lambda each: each[:128] if isinstance(each, np.ndarray) else each, data)
+
+    def fit_first(model, x=None, y=None, *arguments, **settings):
+        return fit(model, first(x), first(y), *arguments, **settings)
+
+    monkeypatch.setattr(keras.Model, "fit", fit_first)
     monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
+
+
+@each
+@pytest.mark.usefixtures("brief")
+def test_notebook_runs(path, monkeypatch, capsys):
+    """Run the cells in this process. A kernel would first import TensorFlow."""
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
-    names = {"__name__": "__main__"}
     plt.switch_backend("agg")
+    names = {"__name__": "__main__"}
     for number, cell in enumerate(code_of(path), 1):
         exec(compile(cell.source, f"{path.name}, cell {number}", "exec"), names)
     plt.close("all")
