@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
+from backend import JIT
 from keras import layers
 
 from keras_butterfly import distill, replace_dense
 from keras_butterfly.compression.distillation import Distiller, matching_layers
 
-# TensorFlow takes longer to compile these small trainings by XLA than to run them.
-QUIET = {"progress": False, "jit_compile": keras.backend.backend() != "tensorflow"}
+QUIET = {"progress": False, "jit_compile": JIT}
 SPARSE = keras.losses.SparseCategoricalCrossentropy()
 
 

@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backend import JIT
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
@@ -345,7 +346,7 @@ def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     assert all(isinstance(layer, layers.Dense) for layer in (model.block if subclassed else model.get_layer("block")).pair)
     assert new.count_params() == report.weights_after < report.weights_before
     # Trained and saved like any model.
-    new.compile("adam", "mse", jit_compile=keras.backend.backend() != "tensorflow")
+    new.compile("adam", "mse", jit_compile=JIT)
     before = values(new, x)
     new.fit(x, values(model, x), verbose=0)
     assert np.abs(values(new, x) - before).max() > 0

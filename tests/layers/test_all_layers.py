@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from backend import NAME, compiled, value_and_gradients
+from backend import JIT, compiled, value_and_gradients
 from catalogue import CATALOGUE, FEW, build, butterflies, close, draw, make, numpy
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope
@@ -269,6 +269,6 @@ def test_usual_learning_rates_lower_the_loss(optimizer, cls, rng):
     x = rng.standard_normal((256, 64)).astype("float32")
     y = np.tanh(x @ rng.standard_normal((64, 1)) / 8)
     model = keras.Sequential([keras.Input((64,)), cls(64, activation="relu"), keras.layers.Dense(1)])
-    model.compile(optimizer(), "mse", jit_compile=NAME != "tensorflow")
+    model.compile(optimizer(), "mse", jit_compile=JIT)
     losses = model.fit(x, y, batch_size=32, epochs=15, verbose=0).history["loss"]
     assert losses[-1] < losses[0] / 2
