@@ -97,7 +97,7 @@ def classifier():
     x = rng.uniform(0, 8, (400, 64)).astype("float32")
     y = (x @ rng.standard_normal((64, 3))).argmax(-1)
     net = keras.Sequential([keras.Input((64,), name="x"), Butterfly(64, "relu"), layers.Dense(3, activation="softmax")])
-    net.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    net.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", jit_compile=False)
     net.fit(x, y, 32, 8, verbose=0)
     return net, x
 
