@@ -9,6 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 
+import keras_butterfly
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.rglob("*.ipynb"))
 sys.path.insert(0, str(EXAMPLES))
@@ -25,8 +27,8 @@ def code_of(path):
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Let notebooks take their small data, and let every training see only the first examples of them."""
-    fit = keras.Model.fit
+    """Let notebooks take their small data. Every training and every fit sees only the first examples of them."""
+    fit, replace_dense = keras.Model.fit, keras_butterfly.replace_dense
 
     def first(data):
         return keras.tree.map_structure(lambda each: each[:128] if isinstance(each, np.ndarray) else each, data)
@@ -34,7 +36,11 @@ def brief(monkeypatch):
     def fit_first(model, x=None, y=None, *arguments, **settings):
         return fit(model, first(x), first(y), *arguments, **settings)
 
+    def replace_by_first(model, *, data=None, **settings):
+        return replace_dense(model, data=first(data), **{**settings, "steps": 2})
+
     monkeypatch.setattr(keras.Model, "fit", fit_first)
+    monkeypatch.setattr(keras_butterfly, "replace_dense", replace_by_first)
     monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
 
 
