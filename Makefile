@@ -72,7 +72,7 @@ dist: $(VENV)/.dist
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) butterfly-demo build dist docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) butterfly-demo build dist docs/notebooks *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
