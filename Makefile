@@ -2,24 +2,35 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# One process for each processor. The tests of one file run in one process, so that they share what its fixtures make.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
-.PHONY: demo test test-jax test-backends check format bench sweep fuzz notebooks docs dist clean
+.PHONY: demo test test-long test-jax test-backends coverage check format bench sweep fuzz notebooks docs dist clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST) -m "not long"
+
+# The tests that take long, on TensorFlow, and then the tests of what depends on the backend, on JAX.
+test-long: $(VENV)/.dev
+	$(PYTEST) -m long
+	$(MAKE) test-jax
 
 test-jax: $(VENV)/.dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto
+	KERAS_BACKEND=jax $(PYTEST) -m "not long"
 
 # The same tests on the other backends, and their values and gradients against TensorFlow's.
 test-backends: $(VENV)/.torch
-	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(BIN)/python -m pytest -n auto &&) true
+	$(foreach backend,$(BACKENDS),KERAS_BACKEND=$(backend) $(PYTEST) -m "not long" &&) true
 	$(BIN)/python -m pytest tests/test_backends.py
+
+# Which lines `make test` does not run. Only the tests that fail make it fail.
+coverage: $(VENV)/.dev
+	$(PYTEST) -m "not long" --cov --cov-report=term-missing:skip-covered
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,7 +72,7 @@ dist: $(VENV)/.dist
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) butterfly-demo build dist docs/notebooks *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) butterfly-demo build dist docs/notebooks *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,8 @@ import numpy as np
 NAME = keras.backend.backend()
 # Of float64 sums, relative. Keras's matmul on torch computes float64 in float32.
 ROUNDOFF = 1e-6 if NAME == "torch" else 1e-12
+# `jit_compile` of small trainings. TensorFlow takes longer to compile them by XLA than to run them.
+JIT = False if NAME == "tensorflow" else "auto"
 
 
 def value_and_gradients(function, sources, upstream):

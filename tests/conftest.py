@@ -3,45 +3,68 @@
 KERAS_BACKEND chooses the backend; what needs TensorFlow (export and all around it) is left out on the others.
 """
 
+import gc
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
-os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "quick")  # each export measures fewer lowerings than by default, to save time
-
-import keras
-import numpy as np
 import pytest
 
-if keras.backend.backend() != "tensorflow":
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
+# An export converts one lowering of each layer and times none. Tests of measuring use the fixture `measured`.
+os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "estimate")
+
+# What needs TensorFlow, and what does not depend on the backend.
+if BACKEND != "tensorflow":
     collect_ignore = [
         "export",
         "compression/test_streams.py",
         "layers/test_saving.py",
+        "structure/test_wiring.py",
+        "test_architecture.py",
         "test_backends.py",
         "test_distributed.py",
         "test_docs.py",
         "test_ecosystem.py",
+        "test_evidence.py",
+        "test_experiments.py",
         "test_notebooks.py",
         "test_reports.py",
         "utils/test_quiet.py",
     ]
 
+# Keras is imported by the tests and not here, because pytest reads this file in one more process than those that run tests.
+
+
+def pytest_collection_finish():
+    """Keep the half million objects of the imported libraries from the garbage collector, which would visit them for ever."""
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _forgotten_wisdom():
     """No export knows what one in another test has measured."""
-    if keras.backend.backend() == "tensorflow":
+    if BACKEND == "tensorflow":
         from keras_butterfly.export import wisdom
 
         wisdom.forget()
 
 
 @pytest.fixture
+def measured(monkeypatch):
+    """Let exports time a few lowerings of each layer on this machine, as effort="quick" does."""
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "quick")
+
+
+@pytest.fixture
 def rng():
+    import numpy as np
+
     return np.random.default_rng(0)

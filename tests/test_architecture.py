@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def modules(top: str) -> list[Path]:
     return [path for path in (ROOT / top).rglob("*.py") if not path.name.startswith("_")]
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The modules of this repository that a file imports anywhere in it, by dotted names from the root."""
     names = set()

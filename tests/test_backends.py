@@ -37,6 +37,22 @@ def run(tmp_path_factory):
     return results
 
 
+@pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
+def test_a_layer_runs_on_jax_without_tensorflow():
+    """Start one process that gives a layer the identity. All other tests here compare a catalogue of layers, and take long."""
+    program = (
+        "import sys, numpy as np, keras_butterfly\n"
+        "layer = keras_butterfly.Butterfly(seed=0)\n"
+        "print(np.abs(np.asarray(layer(np.eye(8))) - np.asarray(layer.kernel)).max(), 'tensorflow' in sys.modules)"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
+    assert process.returncode == 0, process.stderr[-2000:]
+    error, imported = process.stdout.split()
+    assert float(error) < 1e-6 and imported == "False"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("backend", OTHERS)
 def test_values_and_gradients_equal_those_of_tensorflow(backend, run):
     expected, found = run("tensorflow"), run(backend)
@@ -50,6 +66,7 @@ def test_values_and_gradients_equal_those_of_tensorflow(backend, run):
     assert max(np.abs(expected[name]).max() for name in names) > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", OTHERS)
 def test_tensorflow_is_not_imported(backend, run):
     imported = set(run(backend)["imported"])

@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+from keras_butterfly import Butterfly, ButterflyDense
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 TIMEOUT = 180  # seconds, for all processes of a `with` block together
@@ -123,6 +126,25 @@ def assert_trained(run, optimizer):
     assert run[f"{optimizer}.loss"][-1] < 0.8 * run[f"{optimizer}.loss"][0]
 
 
+def test_a_strategy_changes_nothing_on_one_device():
+    """Train in this process with one replica. All other tests here start processes, and take long."""
+    import tensorflow as tf
+
+    weights = []
+    for scope in (contextlib.nullcontext, tf.distribute.MirroredStrategy(["CPU:0"]).scope):
+        with scope():
+            keras.utils.set_random_seed(0)
+            model = keras.Sequential([keras.Input((12,)), Butterfly(8, "relu", truncation="random"), ButterflyDense(3, seed=0)])
+            model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        before = model.get_weights()
+        x = np.random.default_rng(0).standard_normal((8, 12))
+        model.fit(x, x[:, :3], batch_size=4, epochs=2, shuffle=False, verbose=0)
+        assert all(np.abs(old - new).max() > 1e-4 for old, new in zip(before, model.get_weights(), strict=True))
+        weights.append(model.get_weights())
+    for alone, in_the_strategy in zip(*weights, strict=True):
+        assert_close(in_the_strategy, alone, "weights")
+
+
 @pytest.fixture(scope="module")
 def one_machine(tmp_path_factory):
     """One process without a strategy, and one with two devices; both optimisers."""
@@ -139,6 +161,7 @@ def two_workers(tmp_path_factory):
         return processes.results()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_two_devices_under_mirrored_strategy_train_as_one_process(optimizer, one_machine):
     alone, mirrored = one_machine["alone"], one_machine["mirrored"]
@@ -146,6 +169,7 @@ def test_two_devices_under_mirrored_strategy_train_as_one_process(optimizer, one
     assert_same_training(mirrored, alone, optimizer)
 
 
+@pytest.mark.long
 def test_processes_draw_the_same_subsets_without_a_seed(one_machine, two_workers):
     runs = [*one_machine.values(), *two_workers.values()]
     assert len(runs) == 4
@@ -154,6 +178,7 @@ def test_processes_draw_the_same_subsets_without_a_seed(one_machine, two_workers
         assert len(subset) == len(set(subset) & set(range(of))) == kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("worker", ["first", "second"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_two_workers_train_as_one_process(optimizer, worker, one_machine, two_workers):
@@ -161,6 +186,7 @@ def test_two_workers_train_as_one_process(optimizer, worker, one_machine, two_wo
     assert_same_training(two_workers[worker], one_machine["alone"], optimizer)
 
 
+@pytest.mark.long
 def test_cluster_that_lost_a_worker_resumes_with_nothing_lost(tmp_path, two_workers):
     saved = tmp_path / "first"
     first, second = (["--optimizers", "adam", "--backup", tmp_path / name, "--resume", saved] for name in ("first", "second"))
@@ -177,6 +203,7 @@ def test_cluster_that_lost_a_worker_resumes_with_nothing_lost(tmp_path, two_work
         assert_same_training(resumed[worker], uninterrupted, "adam")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_two_devices_under_data_parallel_on_jax_train_as_one(tmp_path):
     with Processes(tmp_path) as processes:

@@ -1,5 +1,7 @@
 """Without our pipeline: Keras's own export, TensorFlow's converter on a saved model, the stock runtime with no delegate."""
 
+from itertools import product
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.operators import operator_names
 
 
-def model():
+@pytest.fixture(scope="module")
+def net():
+    keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
             keras.Input((100,), name="x"),
@@ -40,28 +44,34 @@ def check(content, net, batch=1):
     np.testing.assert_allclose(actual, net(x), atol=1e-5)
 
 
-def test_keras_exports_it(tmp_path):
-    net = model()
+def test_keras_exports_it(net, tmp_path):
     if not hasattr(keras.Model, "export") or "litert" not in keras.Model.export.__doc__:
         pytest.skip("this Keras has no export to LiteRT")
     net.export(str(tmp_path / "m.tflite"), format="litert", verbose=False)
     check((tmp_path / "m.tflite").read_bytes(), net)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_tensorflow_converts_its_saved_model(batch, tmp_path):
-    net = model()
+def test_tensorflow_converts_its_saved_model(net, tmp_path):
     net.export(str(tmp_path / "saved"), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    check(converter.convert(), net, batch)
+    content = converter.convert()
+    for batch in (1, 3):
+        check(content, net, batch)
 
 
-@pytest.mark.parametrize("lowering", ["gather", "slice", "fused", "folded", "dense"])
-@pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8"])
-def test_the_stock_runtime_runs_it_without_a_delegate(lowering, quantize):
-    net = model()
-    exported = export.to_tflite(net, lowering=lowering, quantize=quantize, representative_data=examples(50), tolerance=0.5)
+QUICK = [(None, "gather"), (None, "slice"), (None, "fused"), ("float16", "folded"), ("dynamic", "fused"), ("int8", "dense")]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "lowering"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.long)
+        for case in product((None, "float16", "dynamic", "int8"), ("gather", "slice", "fused", "folded", "dense"))
+    ],
+)
+def test_the_stock_runtime_runs_it_without_a_delegate(quantize, lowering, net):
+    exported = export.to_tflite(net, lowering=lowering, quantize=quantize, representative_data=examples(40), tolerance=0.5)
     bare = Interpreter(
         model_content=exported.content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     )

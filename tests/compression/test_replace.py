@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backend import JIT
 from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, replace_dense
@@ -111,7 +112,7 @@ def test_a_butterfly_in_dense_clothes_is_carried_over_exactly(rng):
 def test_fitting_to_data_comes_nearer_than_to_the_kernel(rng):
     model = keras.Sequential([keras.Input((64,)), layers.Dense(64, activation="relu"), layers.Dense(64)])
     x = (rng.standard_normal((400, 6)) @ rng.standard_normal((6, 64))).astype("float32")
-    settings = {"steps": 60, "seed": 0, "progress": False}
+    settings = {"steps": 40, "seed": 0, "progress": False}
     errors = {}
     for name, how in {"data": {"data": x, "initialize": "fit"}, "kernel": {"initialize": "fit"}, "fresh": {}}.items():
         new, report = replace_dense(model, **how, **settings)
@@ -345,7 +346,7 @@ def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     assert all(isinstance(layer, layers.Dense) for layer in (model.block if subclassed else model.get_layer("block")).pair)
     assert new.count_params() == report.weights_after < report.weights_before
     # Trained and saved like any model.
-    new.compile("adam", "mse")
+    new.compile("adam", "mse", jit_compile=JIT)
     before = values(new, x)
     new.fit(x, values(model, x), verbose=0)
     assert np.abs(values(new, x) - before).max() > 0
@@ -490,15 +491,15 @@ def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
 
 @pytest.mark.parametrize("radix", [2, (8, 8), "auto"], ids=str)
 def test_replaced_layers_have_the_radix(radix):
-    new, _ = replace_dense(mlp(), where="first", radix=radix, **FIT)
+    new, _ = replace_dense(mlp(), where="first", radix=radix, **QUICK)
     assert new.get_layer("first").wiring.radices == Wiring.butterfly(32, 64, radix=radix).radices
-    product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **FIT)
+    product, _ = replace_dense(mlp(), where="first", k=5, radix=radix, **QUICK)
     assert product.get_layer("first").j1.wiring.radices == Wiring.butterfly(32, 5, radix=radix).radices
 
 
 def test_replaced_layers_have_the_radix_of_their_class_by_default():
-    assert replace_dense(mlp(), where="first", **FIT)[0].get_layer("first").radix == 4
-    assert replace_dense(mlp(), where="first", k=5, **FIT)[0].get_layer("first").radix == 2
+    assert replace_dense(mlp(), where="first", **QUICK)[0].get_layer("first").radix == 4
+    assert replace_dense(mlp(), where="first", k=5, **QUICK)[0].get_layer("first").radix == 2
 
 
 def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):
@@ -510,7 +511,7 @@ def test_a_butterfly_plus_low_rank_is_nearer_than_either_alone(rng):
     assert errors["both"] < 0.95 * min(errors["butterfly"], errors["thin"])
 
 
-@pytest.mark.parametrize("steps", [0, 20])
+@pytest.mark.parametrize("steps", [0, 5])
 def test_a_layer_of_low_rank_is_the_best_of_this_rank_on_the_data(steps, rng):
     """Compare with the truncated singular value decomposition of the old layer's outputs, which nothing of its rank beats."""
     model, x = mlp(), rng.standard_normal((300, 32)).astype("float32")

@@ -150,8 +150,8 @@ def fold_back(model, new):
 
 @pytest.mark.parametrize(
     "make",
-    [self_attention, lambda: self_attention(dropout=0.2), cross_attention, image_attention, grouped_attention, called_twice],
-    ids=["causal", "dropout", "cross", "image", "grouped", "twice"],
+    [lambda: self_attention(dropout=0.2), cross_attention, image_attention, grouped_attention, called_twice],
+    ids=["causal with dropout", "cross", "image", "grouped", "twice"],
 )
 def test_attention_equals_that_of_keras_with_the_kernels_of_the_butterflies(make, rng, tmp_path):
     model, shapes = make()
@@ -208,7 +208,7 @@ def test_a_small_transformer_is_trained_replaced_distilled_and_saved(rng, tmp_pa
     data = rng.standard_normal((64, 6, 32)).astype("float32")
     labels = (data[:, :, 0].sum(-1) > 0).astype(int)
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(data, labels, epochs=2, verbose=0)
+    model.fit(data, labels, verbose=0)
     new, report = replace_dense(model, where=["query", "mha/key", "value", "attention_output"], data=data, **FIT)
     assert len(report.replacements) == 4
     first = new.get_layer("mha").query_dense.layer.get_weights()

@@ -24,7 +24,10 @@ def classifier():
     return replace_dense(model, min_weights=1, data=data, steps=2, seed=0, progress=False)[0], data
 
 
-@pytest.mark.parametrize(("quantize", "batch_size", "tolerance"), [(None, None, 1e-4), ("dynamic", 1, 0.03), ("int8", 1, 0.1)])
+@pytest.mark.parametrize(
+    ("quantize", "batch_size", "tolerance"),
+    [(None, None, 1e-4), pytest.param("dynamic", 1, 0.03, marks=pytest.mark.long), ("int8", 1, 0.1)],
+)
 def test_files_compute_what_keras_does(classifier, quantize, batch_size, tolerance):
     model, data = classifier
     exported = export.to_tflite(

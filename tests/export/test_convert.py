@@ -46,7 +46,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("lowering", ["auto", "gather", "fused", "folded", "dense"])
+@pytest.mark.parametrize(
+    "lowering", ["auto", "fused", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("gather", "folded", "dense"))]
+)
 def test_export_agrees_with_keras_and_is_built_in(name, lowering):
     exported = export.to_tflite(MODELS[name](), lowering=lowering)
     assert exported.parity.relative_error <= 1e-5
@@ -112,6 +114,7 @@ def test_predict_refuses_what_does_not_fit():
         exported.predict({"other": np.zeros((1, 16))})
 
 
+@pytest.mark.usefixtures("measured")
 def test_auto_keeps_the_fastest_of_what_it_measured():
     (plan,) = export.to_tflite(sequential(Butterfly(), features=256)).plan
     assert len(plan.candidates) > 2
@@ -119,16 +122,22 @@ def test_auto_keeps_the_fastest_of_what_it_measured():
     assert plan.input_shape == (1, 256)
 
 
+@pytest.mark.usefixtures("measured")
 def test_auto_measures_equal_layers_once():
     exported = export.to_tflite(sequential(Butterfly(), Butterfly(), features=32))
     first, second = exported.plan
     assert first.candidates is second.candidates
 
 
-def test_the_result_is_frozen():
-    exported = export.to_tflite(sequential(layers.Dense(2)))
+@pytest.fixture(scope="module")
+def small_export():
+    """The export of a single Dense layer."""
+    return export.to_tflite(sequential(layers.Dense(2)))
+
+
+def test_the_result_is_frozen(small_export):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        exported.content = b""
+        small_export.content = b""
 
 
 def test_training_only_layers_are_off_and_weights_are_those_of_now(rng):
@@ -140,8 +149,8 @@ def test_training_only_layers_are_off_and_weights_are_those_of_now(rng):
     np.testing.assert_allclose(after, before * 2**4, rtol=1e-5)
 
 
-def test_save_writes_the_bytes_and_never_overwrites_unasked(tmp_path):
-    exported = export.to_tflite(sequential(layers.Dense(2)))
+def test_save_writes_the_bytes_and_never_overwrites_unasked(small_export, tmp_path):
+    exported = small_export
     path = exported.save(tmp_path / "model.tflite")
     assert path.read_bytes() == exported.content
     path.write_bytes(b"mine")
@@ -233,7 +242,7 @@ def recurrent(steps, **settings):
     return keras.Model(inputs, Butterfly(4)(layers.LSTM(8, name="lstm", **settings)(inputs)))
 
 
-@pytest.mark.parametrize("quantize", [None, "dynamic", "int8"])
+@pytest.mark.parametrize("quantize", [None, pytest.param("dynamic", marks=pytest.mark.long), "int8"])
 def test_recurrent_layers_with_an_open_batch(quantize, rng):
     model, x = recurrent(5), rng.standard_normal((64, 5, 8)).astype("float32")
     settings = {"quantize": quantize, "batch_size": None, "effort": "estimate"}
@@ -336,7 +345,7 @@ def test_input_names_are_kept_where_a_signature_can_hold_them(names, expected, r
     np.testing.assert_allclose(exported.predict(dict(zip(expected, x, strict=True))), x[0] - x[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
     model = keras.Sequential(
         [keras.Input((20,), name="x"), Butterfly(16, "relu", dtype=policy), ButterflyDense(8, k1=4, k2=4, dtype=policy)]
@@ -402,14 +411,14 @@ def test_a_model_that_gives_nan_proves_nothing():
         export.to_tflite(infinite)
 
 
-def test_the_representation_leaves_the_bytes_out():
-    assert len(repr(export.to_tflite(sequential(layers.Dense(2))))) < 1000
+def test_the_representation_leaves_the_bytes_out(small_export):
+    assert len(repr(small_export)) < 1000
 
 
-@pytest.mark.parametrize("path", [None, 3, b"x", ""])
-def test_a_path_is_a_path(path):
-    with pytest.raises(ValueError, match="Expected a path"):
-        export.to_tflite(sequential(layers.Dense(2))).save(path)
+def test_a_path_is_a_path(small_export):
+    for path in (None, 3, b"x", ""):
+        with pytest.raises(ValueError, match="Expected a path"):
+            small_export.save(path)
 
 
 def test_the_error_of_each_output_is_relative_to_that_output():

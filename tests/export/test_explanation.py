@@ -13,6 +13,7 @@ def exported(units=64, **settings):
     return export.to_tflite(model, **settings)
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_printed_export_is_a_summary():
     found = exported(512)
     text = str(found)
@@ -36,6 +37,7 @@ class FakeDevice:
         }
 
 
+@pytest.mark.usefixtures("measured")
 def test_no_gain_over_dense_is_said():
     found = exported(device=FakeDevice(lambda name, content: 1.0 if name == "dense" else 2.0))
     assert found.plan[0].lowering.kind == "dense"
@@ -44,12 +46,14 @@ def test_no_gain_over_dense_is_said():
     assert note in str(found)
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_quantized_file_that_is_slower_is_said():
     device = FakeDevice(lambda name, content: {"quantized": 3e-6, "float32": 1e-6}.get(name, len(content) * 1e-9))
     notes = exported(quantize="dynamic", device=device).notes
     assert any('With quantize="dynamic" the file is slower (3.0 us, float32 1.0 us)' in note for note in notes)
 
 
+@pytest.mark.usefixtures("measured")
 def test_the_smallest_of_the_lowerings_about_as_fast_as_the_fastest_is_taken():
     sizes = {}
 

@@ -45,13 +45,13 @@ def test_fresh_outputs_have_the_variance_of_dense(initializer, features, units):
     fan = (features + units) / 2 if initializer is keras.initializers.GlorotUniform else features
     expected = features * initializer().scale / fan
     variances = []
-    for seed in range(40):
+    for seed in range(15):
         layer = ButterflyDense(units, seed=seed, kernel_initializer=initializer(seed=seed))
         layer.build((None, features))
         # The variance of an output, averaged over all outputs, if every input has variance 1.
         variances.append(squares(layer.kernel) / units)
     error = np.std(variances) / np.sqrt(len(variances))
-    assert error < 0.04 * expected
+    assert error < 0.08 * expected
     assert abs(np.mean(variances) - expected) < 5 * error
 
 

@@ -82,9 +82,15 @@ def test_weights_are_stored_divided_by_the_factor_for_adam(shape, lr_multiplier)
     close(layer._multipliers.adaptive * numpy(layer.gadgets), layer.gadget_weights, 1e-6)
 
 
-@optimizers
 @pytest.mark.parametrize(
-    ("lr_multiplier", "shape"), [*((None, shape) for shape in SHAPES), (4, "stacked"), (0.25, "truncated")], ids=str
+    ("optimizer", "lr_multiplier", "shape"),
+    [
+        *((optimizer, None, "stacked") for optimizer in OPTIMIZERS),
+        *((optimizer, None, shape) for optimizer in ("sgd", "adam") for shape in ("square", "truncated", "expanded")),
+        ("sgd", 0.25, "truncated"),
+        ("adam", 4, "stacked"),
+    ],
+    ids=str,
 )
 def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_multiplier):
     """Compare with a layer whose two factors are 1, trained with the learning rate times the factor of the optimizer."""
@@ -105,8 +111,7 @@ def test_steps_are_those_at_the_multiplied_learning_rate(optimizer, shape, lr_mu
 
 
 @optimizers
-@pytest.mark.parametrize("lr_multiplier", [None, 1, 4])
-@pytest.mark.parametrize("stacks", [1, 3])
+@pytest.mark.parametrize(("lr_multiplier", "stacks"), [(None, 1), (None, 3), (4, 3)])
 def test_bias_learns_at_the_plain_rate(optimizer, lr_multiplier, stacks):
     """Compare with the bias of a Dense layer of the same kernel."""
     layer = Butterfly(5, stacks=stacks, lr_multiplier=lr_multiplier, bias_initializer="ones", seed=1)

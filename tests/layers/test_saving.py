@@ -51,14 +51,30 @@ def make_model():
     return keras.Model(inputs, outputs)
 
 
+def trained_model(rng):
+    """Return the model with weights that no initializer returns. In another model they can only come from a file."""
+    model = make_model()
+    model.set_weights([weights + 0.1 * rng.standard_normal(weights.shape) for weights in model.get_weights()])
+    return model
+
+
+def test_predictions_are_equal_once_loaded(rng, tmp_path):
+    model, x = trained_model(rng), rng.standard_normal((5, 6)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    rebuilt = keras.models.model_from_json(model.to_json())
+    assert np.abs(rebuilt(x) - model(x)).max() > 0.01
+    rebuilt.load_weights(tmp_path / "model.weights.h5")
+    for loaded in (rebuilt, keras.models.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def here_and_there(tmp_path_factory):
     """Return the outputs of the model in this process, and those in a new process for each saved form of the model."""
     folder = tmp_path_factory.mktemp("saved")
     rng = np.random.default_rng(0)
-    model = make_model()
-    # No initializer returns these weights, so they can only come from the files.
-    model.set_weights([weights + 0.1 * rng.standard_normal(weights.shape) for weights in model.get_weights()])
+    model = trained_model(rng)
     x = rng.standard_normal((5, 6)).astype("float32")
     np.save(folder / "inputs.npy", x)
     (folder / "model.json").write_text(model.to_json())
@@ -70,17 +86,20 @@ def here_and_there(tmp_path_factory):
     return model, x, np.load(folder / "outputs.npz")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["keras", "weights", "savedmodel"])
 def test_predictions_are_equal_in_a_new_process(form, here_and_there):
     model, x, there = here_and_there
     np.testing.assert_allclose(there[form], model(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_weights_file_is_what_makes_them_equal(here_and_there):
     model, x, there = here_and_there
     assert np.abs(there["unloaded"] - model(x)).max() > 0.01
 
 
+@pytest.mark.long
 def test_kernels_of_the_random_subsets_are_equal_in_a_new_process(here_and_there):
     model, _, there = here_and_there
     kernels = [np.ravel(layer.kernel) for layer in model.layers if isinstance(layer, Butterfly)]

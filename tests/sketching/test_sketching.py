@@ -131,13 +131,12 @@ def test_a_butterfly_sketch_is_the_papers():
 @kinds
 def test_expected_norms_are_kept(kind, seeded):
     """The mean of ||B x||^2 over the draws is ||x||^2, with a seed of the sketch and without one."""
-    x, norms = np.linspace(1, 2, 16)[:, None], []
-    for seed in range(300):
-        sketch = KINDS[kind](4)
-        sketch = type(sketch).from_config({**sketch.get_config(), "seed": seed if seeded else None})
+    x, norms, config = np.linspace(1, 2, 16)[:, None], [], KINDS[kind](4).get_config()
+    for seed in range(120):
+        sketch = type(KINDS[kind](4)).from_config({**config, "seed": seed if seeded else None})
         sketch.build((16, 1))
         norms.append(np.sum((matrix(sketch) @ x) ** 2))
-    assert np.mean(norms) == pytest.approx(np.sum(x**2), rel=0.15)
+    assert np.mean(norms) == pytest.approx(np.sum(x**2), rel=0.2)
 
 
 @kinds
@@ -152,7 +151,7 @@ def test_saved_and_loaded(kind, rng, tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(X)), ops.convert_to_numpy(model(X)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.data())
 def test_the_value_of_the_objective_is_the_error_of_the_best_approximation(ell, n, d, data):
     """Compare for all sizes and ranks, rank 0 too."""
@@ -218,7 +217,7 @@ def test_the_objective_and_its_gradient_are_finite(kind, dtype):
     if kind == "Gaussian":
         pytest.skip("nothing to learn")
     X = np.stack(list(awkward().values())).astype(dtype)
-    for k in (1, 3, 6):
+    for k in (1, 6):
         sketch = KINDS[kind](6, dtype=dtype)
         sketch.build(X.shape)
         B = matrix(sketch).astype(dtype)
@@ -238,7 +237,7 @@ def test_training_lowers_the_error(kind, rng):
     sketch = KINDS[kind](4)
     sketch.build(matrices.shape)
     errors = [low_rank_approximation(sketch, matrices, 3).squared_error.mean()]
-    history = sketch.fit(matrices, 3, steps=150, batch_size=4, learning_rate=2e-2)
+    history = sketch.fit(matrices, 3, steps=100, batch_size=4, learning_rate=3e-2)
     errors.append(low_rank_approximation(sketch, matrices, 3).squared_error.mean())
     floor = np.mean(np.sum(np.linalg.svd(matrices.astype(float), compute_uv=False)[:, 3:] ** 2, axis=-1))
     assert floor < errors[1] < floor + 0.7 * (errors[0] - floor)
@@ -255,6 +254,7 @@ def test_the_approximation_is_the_best_in_the_row_space(rng, dtype):
         expected = np.stack([best(B, each.astype(float), k) for each in X])
         assert found.left.shape == (3, 24, k)
         assert found.right.shape == (3, k, 15)
+        np.testing.assert_allclose(found.singular_values, np.linalg.svd(expected)[1][:, :k], rtol=10 * tolerance)
         assert found.left.dtype == dtype
         np.testing.assert_allclose(found.dense(), expected, atol=tolerance * np.abs(expected).max())
         np.testing.assert_allclose(found.squared_error, np.sum((X - expected) ** 2, axis=(1, 2)), rtol=tolerance)
@@ -275,14 +275,14 @@ def test_it_is_as_good_as_randomized_svd_at_equal_width(rng):
 
 
 @kinds
-@pytest.mark.parametrize("form", ["csr_array", "csc_matrix", "coo_array"])
-def test_sparse_matrices(kind, form, rng):
+def test_sparse_matrices(kind, rng):
     dense = rng.standard_normal((30, 12)) * (rng.random((30, 12)) < 0.2)
     sketch = KINDS[kind](5)
-    found = low_rank_approximation(sketch, getattr(scipy_sparse, form)(dense), 3)
     expected = low_rank_approximation(sketch, dense, 3)
-    np.testing.assert_allclose(found.dense(), expected.dense(), atol=1e-4)
-    assert found.squared_error == pytest.approx(expected.squared_error, rel=1e-4)
+    for form in ("csr_array", "csc_matrix", "coo_array"):
+        found = low_rank_approximation(sketch, getattr(scipy_sparse, form)(dense), 3)
+        np.testing.assert_allclose(found.dense(), expected.dense(), atol=1e-4)
+        assert found.squared_error == pytest.approx(expected.squared_error, rel=1e-4)
 
 
 def test_fewer_directions_than_k(rng):

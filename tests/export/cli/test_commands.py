@@ -1,5 +1,6 @@
 """The commands on models: arguments, output, exit codes and files. Some as processes, most in this one, to save their start."""
 
+import contextlib
 import errno
 import json
 import resource
@@ -24,6 +25,9 @@ def run(*arguments, folder, limit=None):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=before)
 
 
+MADE_SMALL = ("--data", "data.npz", "--initialize", "fit", "--steps", "20", "--epochs", "2")
+
+
 class Outcome(NamedTuple):
     returncode: int
     stdout: str
@@ -46,7 +50,7 @@ def call(folder, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A trained model, a small one by the command, and data."""
+    """A folder with a trained model, a small one that the command has made of it, and data."""
     where, rng = tmp_path_factory.mktemp("models"), np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     x = rng.standard_normal((400, 64)).astype("float32")
@@ -59,7 +63,7 @@ def folder(tmp_path_factory):
             layers.Dense(4, "softmax"),
         ]
     )
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(x[:350], y[:350], epochs=5, verbose=0)
     model.save(where / "model.keras")
     np.savez(where / "data.npz", x=x[:350], y=y[:350], x_test=x[350:], y_test=y[350:])
@@ -67,14 +71,20 @@ def folder(tmp_path_factory):
     np.savez(where / "narrow.npz", x=np.ones((5, 63), "float32"))
     (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
     (where / "text.keras").write_text("no model")
-    fitted = ("--initialize", "fit", "--steps", 20)
-    done = run("replace", "model.keras", "-o", "small.keras", "--data", "data.npz", *fitted, "--epochs", 2, folder=where)
+    with contextlib.chdir(where), pytest.raises(SystemExit) as stopped:
+        main(["--verbose", "replace", "model.keras", "-o", "small.keras", *MADE_SMALL])
+    assert not stopped.value.code
+    return where
+
+
+@pytest.mark.long
+def test_a_process_that_replaces_layers_prints_what_it_does(folder):
+    done = run("replace", "model.keras", "-o", "again.keras", *MADE_SMALL, folder=folder)
     assert done.returncode == 0, done.stderr
-    assert "128 -> 128" in done.stdout and "wrote small.keras" in done.stdout
+    assert "128 -> 128" in done.stdout and "wrote again.keras" in done.stdout
     stages = done.stderr.splitlines()  # lines, no bars, in a pipe
     assert "fit hidden" in stages and any(line.startswith("distill, epoch 2 of 2, loss") for line in stages)
     assert all(line.isprintable() for line in stages)
-    return where
 
 
 @pytest.mark.parametrize(
@@ -101,9 +111,7 @@ def test_replaced_file_loads_and_is_smaller(folder):
 
 
 def test_from_keras_to_int8_to_comparison(folder, call):
-    done = run(
-        "export", "small.keras", "-o", "small.tflite", "--quantize", "int8", "--data", "data.npz", "--json", folder=folder
-    )
+    done = call("export", "small.keras", "-o", "small.tflite", "--quantize", "int8", "--data", "data.npz", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["precision"] == "int8"
@@ -206,6 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, folder, call)
     assert sorted(entry.name for entry in folder.iterdir()) == before
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_no_part_of_a_file(folder):
     before = sorted(entry.name for entry in folder.iterdir())
     done = run("replace", "model.keras", "-o", "new.keras", "--initialize", "fresh", folder=folder, limit=9000)

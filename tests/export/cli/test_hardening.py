@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
             layers.Dense(4, activation="softmax", name="head"),
         ]
     )
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(X, Y, epochs=2, verbose=0)
     model.save(path / "m.keras")
     np.savez(path / "d.npz", x=X, y=Y)
@@ -448,6 +448,7 @@ def process(folder, *arguments, **kwargs):
     )
 
 
+@pytest.mark.long
 def test_the_module_runs_as_a_command_on_an_ascii_terminal(folder):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     (folder / "größe.keras").write_bytes((folder / "m.keras").read_bytes())
@@ -458,6 +459,7 @@ def test_the_module_runs_as_a_command_on_an_ascii_terminal(folder):
     (folder / "größe.keras").unlink()
 
 
+@pytest.mark.long
 def test_a_closed_stderr_is_no_failure(folder):
     command = f'exec "{sys.executable}" -m keras_butterfly summary m.keras 2>&-'
     done = subprocess.run(["sh", "-c", command], cwd=folder, stdout=subprocess.PIPE, timeout=180)
@@ -465,7 +467,14 @@ def test_a_closed_stderr_is_no_failure(folder):
     assert b"hidden" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("summary", "m.keras"), ("summary", "m.keras", "--json"), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        pytest.param(("summary", "m.keras"), marks=pytest.mark.long),
+        pytest.param(("summary", "m.keras", "--json"), marks=pytest.mark.long),
+    ],
+)
 def test_a_full_standard_output_is_named(arguments, folder):
     with open("/dev/full", "wb") as full:
         done = process(folder, *arguments, stdout=full)
@@ -496,7 +505,10 @@ main(["replace", "m.keras", "-o", "stopped.keras", "--where", "wide", "--initial
 
 @pytest.mark.parametrize(
     ("number", "code", "message"),
-    [(signal.SIGTERM, 143, b"terminated"), (signal.SIGINT, 1, b"interrupted")],
+    [
+        (signal.SIGTERM, 143, b"terminated"),
+        pytest.param(signal.SIGINT, 1, b"interrupted", marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_command_leaves_no_files(number, code, message, folder):
     before = sorted(os.listdir(folder))

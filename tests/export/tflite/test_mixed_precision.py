@@ -53,7 +53,7 @@ def test_only_the_weights_are_rounded(precision):
     np.testing.assert_allclose(outputs(content, batches), expected, atol=steps * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("operator", ["conv", "matmul", "split"])
+@pytest.mark.parametrize("operator", ["conv", "matmul", pytest.param("split", marks=pytest.mark.long)])
 @pytest.mark.parametrize("precision", [DYNAMIC, INT8], ids=["dynamic", "int8"])
 def test_weights_are_stored_in_int8_whatever_the_operator(precision, operator):
     layer = built(Butterfly(radix=2, use_bias=False, seed=0), 1024)
@@ -89,7 +89,7 @@ def test_the_names_and_the_signature_survive():
             seconds = {name: 1.0 if name.endswith("from int8") else 2.0 for name in models}
             return {name: export.Latency((value,), 1, warmup, threads, "table 1", "paper") for name, value in seconds.items()}
 
-    file = export.to_tflite(net, quantize="dynamic", device=Float32Device(), wisdom=export.Wisdom())
+    file = export.to_tflite(net, quantize="dynamic", effort="quick", device=Float32Device(), wisdom=export.Wisdom())
     assert file.plan[0].lowering.keep_float32 == "arithmetic"
     assert file.input_names == ("pixels",)
     assert any(name.startswith("wide/butterfly_float32/") for name in tensor_names(file.content))
