@@ -24,6 +24,7 @@ FLOORS = {
         "convert",
         "diagnosis",
         "model",
+        "card",
         "explanation",
         "planning",
         "preparation",

@@ -176,6 +176,7 @@ def replace(**options):
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
 @click.option("--wisdom", type=FILE, help="File of earlier measurements. They are used, and new ones are added.")
+@click.option("--card", is_flag=True, help="Measure the file, and write a model card beside it, with the suffix .md.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
 @AS_JSON

@@ -108,16 +108,30 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         ValueError: if an input has the wrong shape, or the runtime cannot run the model.
     """
     runner = interpreter.get_signature_runner()
+    typed = typed_inputs(runner.get_input_details(), inputs)
+    with running("the model"):
+        outputs = runner(**typed)
+    return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+
+
+def typed_inputs(details: Mapping[str, dict], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the inputs of a model in the types that it takes. Floats are quantized where it takes int8.
+
+    Args:
+        details: what the interpreter tells of the inputs, by name.
+        inputs: the inputs by name.
+
+    Raises:
+        ValueError: if an input has the wrong shape.
+    """
     typed = {}
-    for name, detail in runner.get_input_details().items():
+    for name, detail in details.items():
         value = np.asarray(inputs[name])
         shape = tuple(None if axis < 0 else axis for axis in detail["shape_signature"].tolist())
         if len(value.shape) != len(shape) or any(a is not None and a != b for a, b in zip(shape, value.shape, strict=True)):
             raise ValueError(f"Expected the input '{name}' to have the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
-    with running("the model"):
-        outputs = runner(**typed)
-    return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+    return typed
 
 
 def run_all(interpreter: Interpreter, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
