@@ -6,6 +6,7 @@ This needs Keras on the TensorFlow backend.
 from .compression_sweep import Sweep, TargetError, sweep
 from .convert import pareto_front, to_tflite
 from .measurement.comparison import Comparison, compare
+from .measurement.counts import Counts
 from .measurement.latency import Latency
 from .measurement.timing import measure
 from .model import TFLiteModel
@@ -14,6 +15,7 @@ from .tflite.parity import ParityError
 
 __all__ = [
     "Comparison",
+    "Counts",
     "Latency",
     "ParityError",
     "Sweep",

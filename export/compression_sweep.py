@@ -284,6 +284,10 @@ def sweep(
     """
     check_model(model)
     check_extent(runs=runs)
+    if devices.unit(devices.find(device)) != "seconds":
+        raise ValueError(
+            f"Expected a device that measures seconds, because targets are in seconds. Received: device={device!r}"
+        )
     variants = _variants(ks, stacks)
     x, y = _inputs_and_labels(model, data, "data")
     if y is None:
@@ -358,7 +362,8 @@ def sweep(
     exports = {each.name: each.exported for each in scored}
     latencies = compare(exports, runs=runs, device=device, progress=progress).latencies
     return Sweep(
-        tuple(Point(*each, latencies[each.name]) for each in scored), {name: str(error) for name, error in skipped.items()}
+        tuple(Point(*each, latencies[each.name]) for each in scored),  # type: ignore[arg-type]
+        {name: str(error) for name, error in skipped.items()},
     )
 
 

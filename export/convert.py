@@ -20,6 +20,7 @@ from keras_butterfly.utils.validation import positive_integer, positive_number
 from .diagnosis import where_it_goes_wrong
 from .lowering import Dense, Layer, lower
 from .measurement import devices
+from .measurement.figures import amount
 from .model import KerasInputs, TFLiteModel
 from .planning.observe import observe
 from .planning.plan import LayerPlan, pareto_plans
@@ -90,7 +91,8 @@ def to_tflite(
         batch_size: the batch the exported model takes; None: any, planned for 1.
         tolerance: the largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01, for
             "dynamic" 0.1, for "int8" 0.25.
-        device: the device that times lowerings: "host", which is this machine, or a `devices.Device`.
+        device: the device that measures lowerings, and for which they are chosen: "host", which is this machine; another name
+            that `keras-butterfly devices` lists, such as "arm64"; or a `devices.Device`.
         wisdom: the measurements made before, to which new ones are added. Default: `export.wisdom`, those of this process.
         progress: whether to show progress on stderr. None (default): bars where stderr is a terminal, else lines.
 
@@ -304,10 +306,11 @@ class _Export:
         if len(content) > len(plain):
             notes.append(f"larger ({len(content) / 1024:,.0f} KiB, float32 {len(plain) / 1024:,.0f} KiB)")
         contents = {"quantized": content, "float32": plain}
-        latencies = self.planner.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: None)
-        seconds, plain_seconds = (latencies[name].median for name in contents)
-        if seconds > SLOWER * plain_seconds:
-            notes.append(f"slower ({seconds * 1e6:,.1f} us, float32 {plain_seconds * 1e6:,.1f} us)")
+        figures = self.planner.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: None)
+        cost, plain_cost = (figures[name].cost for name in contents)
+        if cost > SLOWER * plain_cost:
+            unit = figures["quantized"].unit
+            notes.append(f"slower ({amount(cost, unit)}, float32 {amount(plain_cost, unit)})")
         name = self.planner.precision.name
         return [f'With quantize="{name}" the file is {" and ".join(notes)} than without. Consider float32.'] if notes else []
 

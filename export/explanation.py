@@ -4,8 +4,8 @@ from rich.text import Text
 
 from keras_butterfly.utils.text_table import TextGroup, TextTable
 
+from .measurement.figures import amount
 from .planning.plan import LayerPlan
-from .planning.wisdom import Candidate
 from .tflite.operators import count_operators
 
 
@@ -23,8 +23,9 @@ def summary_lines(model) -> list[str]:
     if gain is not None:
         estimated = " (estimated)" if gain.estimated else ""
         lines.append(
-            f"butterfly layers: {gain.seconds * 1e6:,.2f} us, as dense kernels {gain.dense_seconds * 1e6:,.2f} us{estimated}, "
-            f"{gain.dense_seconds / gain.seconds:.1f}x; with dense kernels the file would have about "
+            f"butterfly layers{_where(model)}: {amount(gain.cost, gain.unit)}, as dense kernels "
+            f"{amount(gain.dense_cost, gain.unit)}{estimated}, {gain.dense_cost / gain.cost:.1f}x; with dense kernels the file "
+            f"would have about "
             f"{gain.dense_size_bytes / 1024:,.1f} KiB"
         )
     if model.original_parity is not None:
@@ -37,7 +38,9 @@ def explanation(model) -> TextGroup:
     parts: list[Text | TextTable] = [Text(line) for line in summary_lines(model)]
     parts.append(Text(f"operators: {count_operators(model.operators)}"))
     for plan in model.plan:
-        chosen = f"{plan.lowering}, {plan.source}, relative error {plan.error:.2g}"
+        source = f"{plan.source} on {plan.device}" if plan.source == "measured" else plan.source
+        source = f"wisdom of {plan.device}" if plan.source == "wisdom" else source
+        chosen = f"{plan.lowering}, {source}, relative error {plan.error:.2g}"
         parts.append(Text(f"{plan.layer} {plan.input_shape}: {chosen}"))
         if plan.candidates:
             parts.append(_candidates_table(plan))
@@ -45,20 +48,24 @@ def explanation(model) -> TextGroup:
 
 
 def _candidates_table(plan: LayerPlan) -> TextTable:
-    """Return a table of the lowerings considered for one layer, the fastest first. An arrow marks the chosen lowering.
+    """Return a table of the lowerings considered for one layer, the best first. An arrow marks the chosen lowering.
+
+    Counts are the weighted sums of instructions and memory reads, see `Counts`.
 
     The column "GPU groups" says whether GPU delegates run the grouped convolutions "whole" or "split", see `Candidate`.
     """
     table = TextTable("lowering")
-    for column in ("estimate us", "measured us", "size KiB", "error"):
+    counted = any(candidate.unit == "counts" for candidate in plan.candidates)
+    for column in ("estimate us", "counts" if counted else "measured us", "size KiB", "error"):
         table.add_column(column, justify="right")
     table.add_column("GPU groups")
     table.add_column("passed over because")
-    for candidate in sorted(plan.candidates, key=_seconds):
+    for candidate in sorted(plan.candidates, key=lambda candidate: candidate.cost):
         cells = ["", "", ""]
         if candidate.measured:
             measured = candidate.measured
-            cells = [f"{measured.seconds * 1e6:,.2f}", f"{measured.size_bytes / 1024:,.1f}", f"{measured.error:.2g}"]
+            cost = amount(measured.cost, measured.unit).split()[0]
+            cells = [cost, f"{measured.size_bytes / 1024:,.1f}", f"{measured.error:.2g}"]
         lowering = str(candidate.lowering)
         name = Text(f"{lowering} <-", "bold") if candidate.lowering == plan.lowering else lowering
         gpu = {True: "whole", False: "split", None: ""}[candidate.gpu_groups]
@@ -66,6 +73,7 @@ def _candidates_table(plan: LayerPlan) -> TextTable:
     return table
 
 
-def _seconds(candidate: Candidate) -> float:
-    """Return the measured seconds of a candidate, or the estimated ones if it was not measured."""
-    return candidate.measured.seconds if candidate.measured else candidate.estimate
+def _where(model) -> str:
+    """Return in words on which device the layers were measured. The host is not named."""
+    names = {plan.device for plan in model.plan} - {"host"}
+    return f" on {', '.join(sorted(names))}" if names else ""

@@ -24,19 +24,21 @@ class Gain:
     """What the butterfly layers of an export save over dense kernels.
 
     Attributes:
-        seconds: seconds per invocation of all butterfly layers together, as exported. Each layer was measured by itself.
-        dense_seconds: the same for the layers as dense kernels.
+        cost: what an invocation of all butterfly layers takes, as exported. Each layer was measured by itself.
+        dense_cost: the same for the layers as dense kernels.
         size_bytes: bytes of the file.
         dense_size_bytes: estimated bytes of the file if the layers were dense kernels.
-        estimated: whether `dense_seconds` is partly estimated. A dense kernel that is estimated to be much slower is not
+        estimated: whether `dense_cost` is partly estimated. A dense kernel that is estimated to be much slower is not
             measured.
+        unit: the unit of both costs: "seconds", or "counts", which are weighted sums.
     """
 
-    seconds: float
-    dense_seconds: float
+    cost: float
+    dense_cost: float
     size_bytes: int
     dense_size_bytes: int
     estimated: bool
+    unit: str = "seconds"
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ class TFLiteModel:
         """What the butterfly layers save over dense kernels. None if the lowering of any of them was not measured."""
         pairs = [(plan.chosen, plan.dense) for plan in self.plan]
         known = [(chosen, dense) for chosen, dense in pairs if chosen and dense and chosen.measured]
-        if not known or len(known) != len(self.plan):
+        units = {each.unit for pair in known for each in pair}
+        if len(units) != 1 or len(known) != len(self.plan):
             return None
         sizes = [dense.size_bytes - chosen.size_bytes for chosen, dense in known]
         return Gain(
-            sum(chosen.seconds for chosen, _ in known),
-            sum(dense.seconds for _, dense in known),
+            sum(chosen.cost for chosen, _ in known),
+            sum(dense.cost for _, dense in known),
             self.size_bytes,
             self.size_bytes + sum(sizes),
             any(dense.measured is None for _, dense in known),
+            units.pop(),
         )
 
     def __str__(self) -> str:
@@ -127,7 +131,13 @@ class TFLiteModel:
             "notes": list(self.notes),
             "parity": self.parity.to_dict(),
             "plan": [
-                {"layer": plan.layer, "lowering": str(plan.lowering), "source": plan.source, "error": plan.error}
+                {
+                    "layer": plan.layer,
+                    "lowering": str(plan.lowering),
+                    "source": plan.source,
+                    "device": plan.device,
+                    "error": plan.error,
+                }
                 for plan in self.plan
             ],
         }

@@ -75,6 +75,12 @@ def examples(folder, overwrite):
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+DEVICE = click.option(
+    "--device",
+    default="host",
+    show_default=True,
+    help="Where files are measured: a device that `keras-butterfly devices` lists, such as arm64 or ssh:pi@raspberry.",
+)
 
 
 def _output(suffix: str):
@@ -175,6 +181,7 @@ def replace(**options):
 @click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
+@DEVICE
 @click.option("--wisdom", type=FILE, help="File of earlier measurements. They are used, and new ones are added.")
 @click.option("--card", is_flag=True, help="Measure the file, and write a model card beside it, with the suffix .md.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
@@ -192,9 +199,10 @@ def export(**options):
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=1), default=50, show_default=True, help="Untimed invocations first.")
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, help="Timed blocks of invocations.")
+@DEVICE
 @AS_JSON
 def measure(**options):
-    """Measure the latency of MODEL, a .tflite file, on this machine."""
+    """Measure the latency of MODEL, a .tflite file, or on the device arm64 its instructions and memory reads."""
     from keras_butterfly_cli.commands import measure as run
 
     run(**options)
@@ -208,6 +216,7 @@ def measure(**options):
 @click.option(
     "--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which .keras files are exported."
 )
+@DEVICE
 @click.option("--plot", type=FILE, help="Write a picture to this file too.")
 @OVERWRITE
 @AS_JSON
@@ -219,6 +228,17 @@ def compare(**options):
     from keras_butterfly_cli.commands import compare as run
 
     run(**options)
+
+
+@cli.group(invoke_without_command=True)
+@AS_JSON
+@click.pass_context
+def devices(context, as_json):
+    """List the devices on which files can be measured, what each needs, and what is missing here."""
+    if context.invoked_subcommand is None:
+        from keras_butterfly_cli.device_commands import list_devices
+
+        list_devices(as_json)
 
 
 def main(arguments=None) -> None:

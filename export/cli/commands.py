@@ -18,6 +18,7 @@ from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fing
 from keras_butterfly.compression.distillation import check_training_labels
 from keras_butterfly.export import files
 from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_scorable, sample
+from keras_butterfly.export.measurement.devices import find
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
@@ -39,7 +40,7 @@ FILE_WIDTH = 120
 def summary(model, as_json):
     """Print the weights, multiply-adds and bytes of each layer of a .keras file."""
     found = keras_butterfly.summary(load_model(model), show=False)
-    _print(found.to_dict(), [found.table()], as_json)
+    print_report(found.to_dict(), [found.table()], as_json)
 
 
 def replace(model, output, overwrite, as_json, data, **options):
@@ -66,7 +67,7 @@ def replace(model, output, overwrite, as_json, data, **options):
         files.write(output, new.save, overwrite)
         if checkpoint is not None:
             checkpoint.remove()
-    _print({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
+    print_report({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
 
 
 def _checkpoint(options) -> Checkpoint | None:
@@ -219,21 +220,21 @@ def export(model, output, data, wisdom, card, overwrite, as_json, explain, **set
 
 
 def measure(model, as_json, **settings):
-    """Print the latency of a .tflite file on this machine."""
-    latency = exporting.measure(model, **settings)
-    table = TextTable(title=f"{latency.runtime}, threads {latency.threads}, {latency.machine}", title_justify="left")
-    for column in ("median us", "p95 us", "IQR us", "blocks", "invocations a block"):
-        table.add_column(column, justify="right")
-    times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
-    table.add_row(*times, str(len(latency.seconds)), str(latency.invocations))
-    _print(latency.to_dict(), [table], as_json)
+    """Print the latency of a .tflite file, or its counts."""
+    figure = exporting.measure(model, **settings)
+    table = TextTable(*figure.columns, title=figure.title, title_justify="left")
+    for column in table.columns:
+        column.justify = "right"
+    table.add_row(*figure.cells())
+    print_report(figure.to_dict(), [table], as_json)
 
 
-def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
-    """Print the latencies of all models, and on data the accuracy of each and its difference to the first model."""
+def compare(models, data, threads, runs, quantize, device, plot, overwrite, as_json):
+    """Print the latencies or counts of all models, and on data the accuracy of each and its difference to the first model."""
     files.check_distinct({"--plot": plot}, {**{str(path): path for path in models}, "--data": data})
     _check_plot(plot, overwrite)
     check_extent(threads=threads, runs=runs)
+    find(device)
     if len({str(path) for path in models}) != len(models):
         raise ValueError(f"Expected different models. Received: {[str(path) for path in models]}")
     loaded = {str(path): _loaded(path) for path in models}
@@ -242,16 +243,16 @@ def compare(models, data, threads, runs, quantize, plot, overwrite, as_json):
     if arrays is not None:
         _check_task(loaded, arrays)
     with Progress() as bars:
-        contents = {name: _content(loaded[name], quantize, arrays) for name in bars.each(loaded, "load and export")}
+        contents = {name: _content(loaded[name], quantize, device, arrays) for name in bars.each(loaded, "load and export")}
         if arrays is not None:
             evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
-    comparison = exporting.compare(contents, threads=threads, runs=runs)
+    comparison = exporting.compare(contents, threads=threads, runs=runs, device=device)
     if plot is not None:
         comparison.plot(plot, overwrite)
     report = comparison.to_dict()
     for name, figures in evaluated.items():
         report["models"][name] |= figures
-    _print(report, [comparison.table(), *([_evaluation_table(evaluated)] if evaluated else [])], as_json)
+    print_report(report, [comparison.table(), *([_evaluation_table(evaluated)] if evaluated else [])], as_json)
 
 
 def _loaded(path: Path) -> keras.Model | bytes:
@@ -286,12 +287,12 @@ def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
             check_scorable(arrays[LABELS + suffix], outputs, len(keras.tree.flatten(inputs)[0]))
 
 
-def _content(model: keras.Model | bytes, quantize: str | None, arrays) -> bytes:
-    """Return the bytes of a .tflite file, or of the export of a Keras model."""
+def _content(model: keras.Model | bytes, quantize: str | None, device: str, arrays) -> bytes:
+    """Return the bytes of a .tflite file, or of the export of a Keras model that is planned for the device."""
     if isinstance(model, bytes):
         return model
     data = None if arrays is None else inputs_of(arrays, _input_names(model))
-    return exporting.to_tflite(model, quantize=quantize, representative_data=data, progress=False).content
+    return exporting.to_tflite(model, quantize=quantize, representative_data=data, device=device, progress=False).content
 
 
 def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
@@ -380,7 +381,7 @@ def _check_new(path, option: str, overwrite: bool) -> None:
     files.check_writable(path, overwrite)
 
 
-def _print(report: dict, shown: list, as_json: bool) -> None:
+def print_report(report: dict, shown: list, as_json: bool) -> None:
     if as_json:
         _print_json(report)
         return

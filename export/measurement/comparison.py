@@ -1,4 +1,4 @@
-"""Comparing the latency and the size of several TFLite models, as a table, a plot or a JSON file."""
+"""Comparing the latency, or the counts, and the size of several TFLite models, as a table, a plot or a JSON file."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from keras_butterfly.utils.text_table import TextTable
 from .. import files
 from ..tflite.operators import count_operators, operator_names
 from . import devices
+from .counts import Counts
+from .figures import check_one_unit
 from .latency import Latency
 from .plots import check_picture, colors, literal
 from .timing import check_extent, content_of, measure_all
@@ -20,8 +22,10 @@ from .timing import check_extent, content_of, measure_all
 class Comparison:
     """The latencies and sizes of several models that were measured in turn. The first model is the baseline of the speed-ups.
 
+    From a device that counts, each model has `Counts` instead of a `Latency`. The speed-ups are then ratios of weighted sums.
+
     Attributes:
-        latencies: name of the model -> its `Latency`, in seconds per invocation.
+        latencies: name of the model -> its `Latency`, in seconds per invocation, or its `Counts`.
         sizes: name of the model -> bytes of its file.
         operators: name of the model -> the names of its operators in the order of execution.
 
@@ -34,9 +38,12 @@ class Comparison:
         3.0
     """
 
-    latencies: Mapping[str, Latency]
+    latencies: Mapping[str, Latency | Counts]
     sizes: Mapping[str, int]
     operators: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self):
+        check_one_unit(self.latencies)
 
     @property
     def baseline(self) -> str:
@@ -44,37 +51,35 @@ class Comparison:
         return next(iter(self.latencies))
 
     def speedup(self, name: str) -> float:
-        """Return how many times as fast as the baseline the model `name` is, by the medians.
+        """Return how many times as fast as the baseline the model `name` is, by the medians, or by weighted sums of counts.
 
         Raises:
             ValueError: if no model has this name.
         """
         if name not in self.latencies:
             raise ValueError(f"`name` must be one of {list(self.latencies)}. Received: name={name!r}")
-        return self.latencies[self.baseline].median / self.latencies[name].median
+        return self.latencies[self.baseline].cost / self.latencies[name].cost
 
     def table(self) -> TextTable:
         """Return a table with one row for each model. `print` and `rich.print` show it."""
         conditions = self.latencies[self.baseline]
-        title = f"{conditions.runtime}, threads {conditions.threads}, {conditions.machine}"
-        table = TextTable(title=title, title_justify="left")
+        table = TextTable(title=conditions.title, title_justify="left")
         table.add_column("model")
-        for column in ("median us", "p95 us", "IQR us", "speed-up", "size KiB"):
+        for column in (*conditions.columns, conditions.ratio, "size KiB"):
             table.add_column(column, justify="right")
         table.add_column("operators")
         for name, latency in self.latencies.items():
-            times = [f"{seconds * 1e6:,.2f}" for seconds in (latency.median, latency.p95, latency.iqr)]
             size = f"{self.sizes[name] / 1024:,.1f}"
-            table.add_row(name, *times, f"{self.speedup(name):.1f}x", size, count_operators(self.operators[name]))
+            table.add_row(name, *latency.cells(), f"{self.speedup(name):.1f}x", size, count_operators(self.operators[name]))
         return table
 
     def to_dict(self) -> dict:
-        """Return all figures, ready for JSON. Times are in seconds, sizes in bytes."""
+        """Return all figures, ready for JSON. Times are in seconds, sizes in bytes. Counts stand below "counts"."""
         return {
             "baseline": self.baseline,
             "models": {
                 name: {
-                    "latency": latency.to_dict(),
+                    "latency" if isinstance(latency, Latency) else "counts": latency.to_dict(),
                     "speedup": self.speedup(name),
                     "size_bytes": self.sizes[name],
                     "operators": list(self.operators[name]),
@@ -104,7 +109,7 @@ class Comparison:
         return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150), overwrite)
 
     def figure(self):
-        """Return a matplotlib Figure with bars of each model's median latency, its interquartile range, and its file size."""
+        """Return a matplotlib Figure with bars of each model's median latency and its interquartile range, and of its size."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 1.6 + 0.5 * len(self.latencies)), layout="constrained")
@@ -115,13 +120,12 @@ class Comparison:
         """Draw the bars of `figure` on two matplotlib axes. Each model has one color."""
         names = list(self.latencies)[::-1]  # A bar chart starts at the bottom.
         color = [colors(self.latencies)[name] for name in names]
-        medians = [self.latencies[name].median * 1e6 for name in names]
-        spreads = [self.latencies[name].iqr / 2 * 1e6 for name in names]
+        lengths, spreads = zip(*(self.latencies[name].bar for name in names), strict=True)
         shown = [literal(name) for name in names]
-        bars = time_axes.barh(shown, medians, xerr=spreads, color=color)
-        labels = [f" {us:,.1f} us ({self.speedup(name):.1f}x)" for name, us in zip(names, medians, strict=True)]
+        bars = time_axes.barh(shown, lengths, xerr=spreads, color=color)
+        labels = [f" {length:,.1f} ({self.speedup(name):.1f}x)" for name, length in zip(names, lengths, strict=True)]
         time_axes.bar_label(bars, labels)
-        time_axes.set(xlabel="median latency, microseconds", xlim=(0, max(medians) * 1.7))
+        time_axes.set(xlabel=self.latencies[self.baseline].axis, xlim=(0, max(lengths) * 1.7))
         sizes = [self.sizes[name] / 1024 for name in names]
         bars = size_axes.barh(shown, sizes, color=color)
         size_axes.bar_label(bars, [f" {size:,.0f} KiB" for size in sizes])
@@ -137,7 +141,7 @@ def compare(
     device: str | devices.Device = "host",
     progress: bool | None = None,
 ) -> Comparison:
-    """Measure the latency of several TFLite models, which take turns in one run.
+    """Measure several TFLite models, which take turns in one run.
 
     Args:
         models: name -> `TFLiteModel`, bytes of a .tflite file, or a path to such a file. The first model is the baseline.

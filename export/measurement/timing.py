@@ -1,4 +1,4 @@
-"""Measuring the latency of TFLite models on a device."""
+"""Measuring TFLite models on a device: their latency, or the counts of an emulated processor."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_butterfly.utils.validation import integer_up_to
 
 from . import devices
+from .counts import Counts
 from .latency import Latency
 
 # More threads than any device has. Each thread costs memory. More runs than a user waits for.
@@ -14,21 +15,22 @@ MAX_THREADS, MAX_RUNS = 256, 1_000_000
 
 def measure(
     model_or_path, *, threads: int = 1, warmup: int = 50, runs: int = 100, device: str | devices.Device = "host"
-) -> Latency:
-    """Measure the latency of one invocation of a TFLite model. Loading the file and copying the inputs are not timed.
+) -> Latency | Counts:
+    """Measure one invocation of a TFLite model. Loading the file and copying the inputs are not measured.
 
     Args:
         model_or_path: a `TFLiteModel`, the bytes of a .tflite file, or a path to such a file.
         threads: number of threads of the interpreter.
         warmup: number of untimed invocations before the first timed block.
         runs: number of timed blocks. A block is as many invocations as filled 200 microseconds in the warm-up, at least one.
-        device: "host", the machine that runs this process, or an object like `devices.Device`.
+        device: "host", the machine that runs this process; another name that `keras-butterfly devices` lists, such as "arm64";
+            or an object like `devices.Device`.
 
     Returns:
-        A `Latency`, in seconds per invocation.
+        A `Latency`, in seconds per invocation. From a device that counts instead, which "arm64" does, a `Counts`.
 
     Raises:
-        ValueError: if the model cannot be loaded or run, or an argument is out of range.
+        ValueError: if the model cannot be loaded or run, an argument is out of range, or the device is not ready.
 
     Example:
         >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
@@ -47,8 +49,8 @@ def measure_all(
     runs: int = 100,
     device: str | devices.Device = "host",
     on_round: Callable[[int], None] = lambda rounds_done: None,
-) -> dict[str, Latency]:
-    """Measure the latency of several TFLite models, and return the latencies by name.
+) -> Mapping[str, Latency | Counts]:
+    """Measure several TFLite models, and return the latencies, or the counts, by name.
 
     The models take turns, A B C A B C ..., so that a change of the machine's speed affects all of them alike.
 

@@ -28,7 +28,8 @@ class LayerPlan:
             representative data.
         limit: the largest error permitted.
         candidates: all lowerings that were considered.
-        baseline: the dense kernel, estimated. It is measured only where it may be the fastest.
+        baseline: the dense kernel, estimated. In seconds it is measured only where it may be the fastest.
+        device: the name of the device for which the layer is planned.
     """
 
     layer: str
@@ -39,6 +40,7 @@ class LayerPlan:
     limit: float
     candidates: tuple[Candidate, ...] = ()
     baseline: Candidate | None = None
+    device: str = "host"
 
     @property
     def within_limit(self) -> bool:
@@ -57,12 +59,12 @@ class LayerPlan:
 
     @property
     def pareto_candidates(self) -> tuple[Candidate, ...]:
-        """The measured candidates within the limit that no other beats in both seconds and bytes, the fastest first.
+        """The measured candidates within the limit that no other beats in both cost and bytes, the fastest first.
 
         Where none is within the limit, this is the chosen candidate alone.
         """
         exact = [(c, m) for c, m in measured_pairs(self.candidates) if m.error <= self.limit or c is self.chosen]
-        return tuple(candidate for _, _, candidate in _pareto_points([(m.seconds, m.size_bytes, c) for c, m in exact]))
+        return tuple(candidate for _, _, candidate in _pareto_points([(m.cost, m.size_bytes, c) for c, m in exact]))
 
     def passed_over(self, candidate: Candidate) -> str:
         """Return in words why `candidate` was not chosen; empty for the chosen one."""
@@ -71,17 +73,18 @@ class LayerPlan:
             return ""
         if measured is None or chosen.measured is None:
             return "estimated to be slower" if candidate.estimate > chosen.estimate else "estimated to be larger"
+        slower = "slower" if measured.unit == "seconds" else "more counts"
         if measured.error > self.limit and candidate.lowering != Dense():
             return f"error above {self.limit:.2g}"
         if measured.size_bytes >= chosen.measured.size_bytes:
-            return "slower" if measured.seconds > chosen.measured.seconds else "larger, and hardly faster"
-        return "slower" if measured.seconds > chosen.measured.seconds else "not exact enough"
+            return slower if measured.cost > chosen.measured.cost else "larger, and hardly faster"
+        return slower if measured.cost > chosen.measured.cost else "not exact enough"
 
 
 def pareto_plans(plans: Mapping[Layer, LayerPlan]) -> list[dict[Layer, LayerPlan]]:
-    """Return the plans for a whole model that no other beats in both seconds and bytes, the fastest first.
+    """Return the plans for a whole model that no other beats in both cost and bytes, the fastest first.
 
-    Seconds and bytes are added up over the butterfly layers. The plans are combined from the candidates of each layer that no
+    Costs and bytes are added up over the butterfly layers. The plans are combined from the candidates of each layer that no
     other candidate beats.
     """
     combined: list[tuple[float, int, dict[Layer, LayerPlan]]] = [(0.0, 0, {})]
@@ -92,7 +95,7 @@ def pareto_plans(plans: Mapping[Layer, LayerPlan]) -> list[dict[Layer, LayerPlan
             for candidate, measured in measured_pairs(plan.pareto_candidates)
         ]
         combined = _pareto_points(
-            [(t + m.seconds, b + m.size_bytes, {**chosen, layer: choice}) for t, b, chosen in combined for m, choice in choices]
+            [(t + m.cost, b + m.size_bytes, {**chosen, layer: choice}) for t, b, chosen in combined for m, choice in choices]
         )
     return [chosen for _, _, chosen in combined]
 
@@ -103,7 +106,7 @@ def measured_pairs(candidates: Sequence[Candidate]) -> list[tuple[Candidate, Mea
 
 
 def _pareto_points(points: list[tuple[float, int, T]]) -> list[tuple[float, int, T]]:
-    """Return the points (seconds, bytes, ...) that no other beats in both, by rising seconds."""
+    """Return the points (cost, bytes, ...) that no other beats in both, by rising cost."""
     kept: list[tuple[float, int, T]] = []
     for point in sorted(points, key=lambda point: point[:2]):
         if not kept or point[1] < kept[-1][1]:

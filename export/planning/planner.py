@@ -15,7 +15,7 @@ from keras_butterfly.structure.wiring import Wiring
 from keras_butterfly.utils.progress import Progress
 
 from ..lowering import KINDS, Dense, Layer, Lowering, Part, lower
-from ..measurement.devices import Device
+from ..measurement.devices import Device, unit
 from ..tflite import runtime
 from ..tflite.converter import convert
 from ..tflite.parity import ParityError, compare_outputs
@@ -123,14 +123,15 @@ class Planner:
         error = measured.error if source == "measured" else NOT_RUN
         limit = self._permitted(best.lowering, limit)
         baseline = self._considered(layer, Dense(), seen.shape)
-        return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known, baseline)
+        return LayerPlan(layer.name, seen.shape, best.lowering, source, error, limit, known, baseline, self.device.name)
 
     def _best(self, pairs: list[tuple[Candidate, Measurement]]) -> tuple[Candidate, Measurement]:
         """Return the smallest candidate, or for latency the smallest of those that are about as fast as the fastest."""
-        fastest = min(measured.seconds for _, measured in pairs)
+        # Counts have no noise, so the lowest is taken.
+        lowest = min(measured.cost for _, measured in pairs)
         if self.objective == "latency":
-            pairs = [pair for pair in pairs if pair[1].seconds <= MAX_OVER_FASTEST * fastest]
-        return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].seconds))
+            pairs = [(c, m) for c, m in pairs if m.cost <= lowest * (MAX_OVER_FASTEST if m.unit == "seconds" else 1)]
+        return min(pairs, key=lambda pair: (pair[1].size_bytes, pair[1].cost))
 
     def _limit(self, layer: Layer, seen: LayerInputs) -> float:
         """Return the largest permitted error of any lowering of `layer` but the dense kernel."""
@@ -157,6 +158,8 @@ class Planner:
     def _measure(self, layer: Layer, seen: LayerInputs) -> tuple[Candidate, ...]:
         precision, shape, inputs = self._layer_precision, seen.shape, seen.inputs
         lowerings = self._shortlist(layer, shape)
+        if unit(self.device) == "counts" and Dense() not in lowerings:
+            lowerings.append(Dense())  # The baseline, which is estimated in seconds, has no estimate in counts.
         spec = [tf.TensorSpec(shape, layer.compute_dtype, name="x")]
         batches = [{"x": x} for x in inputs]
         expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs)))
@@ -169,15 +172,16 @@ class Planner:
                 step(1)
             contents = {str(lowering): content for lowering, content in models.items()}
             share = len(lowerings) / RUNS
-            latencies = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: step(share))
+            figures = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: step(share))
         return tuple(
             self._considered(
                 layer,
                 lowering,
                 shape,
-                Measurement(latencies[str(lowering)].median, len(content), _error(content, batches, expected)),
+                Measurement(figure.cost, len(content), _error(content, batches, expected), figure.unit),
             )
             for lowering, content in models.items()
+            for figure in [figures[str(lowering)]]
         )
 
     def _errors(self, plans: dict[Layer, LayerPlan], inputs: dict[Layer, list[np.ndarray]]) -> dict[Layer, float]:

@@ -1,4 +1,4 @@
-"""Measurements that are kept, so that nothing is measured twice: how long each lowering of a layer took on which machine.
+"""Measurements that are kept, so that nothing is measured twice: what each lowering of a layer took on which machine.
 
 The name and the idea are FFTW's (Frigo and Johnson, The Design and Implementation of FFTW3, 2005).
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from .. import files
 from ..lowering import KINDS, Lowering
 
-FORMAT, VERSION = "keras-butterfly wisdom", 2
+UNITS = ("seconds", "counts")
+FORMAT, VERSION = "keras-butterfly wisdom", 3
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ class Measurement:
     """What was measured of one layer alone in a .tflite file.
 
     Attributes:
-        seconds: the median of the seconds per invocation.
+        cost: what an invocation takes: the median of the seconds, or a weighted sum of counts.
         size_bytes: the bytes of the file.
         error: the largest difference from the layer in Keras before its activation, divided by the largest value there.
+        unit: the unit of `cost`, "seconds" or "counts".
     """
 
-    seconds: float
+    cost: float
     size_bytes: int
     error: float
+    unit: str = "seconds"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Candidate:
 
     Attributes:
         lowering: the lowering.
-        estimate: estimated seconds per invocation.
+        estimate: estimated seconds per invocation on the machine that costs.json names.
         estimated_bytes: estimated bytes of a .tflite file with the layer alone.
         measured: a `Measurement`, or None where only the estimate was asked for.
         grouped_channels: the numbers of input and output channels in a group of each CONV_2D that has several groups.
@@ -84,9 +87,14 @@ class Candidate:
         return all(count % 4 == 0 for count in self.grouped_channels) if self.grouped_channels else None
 
     @property
-    def seconds(self) -> float:
-        """Return the seconds per invocation: measured if there is a measurement, else estimated."""
-        return self.measured.seconds if self.measured else self.estimate
+    def cost(self) -> float:
+        """Return the cost of an invocation: measured if there is a measurement, else estimated, which is in seconds."""
+        return self.measured.cost if self.measured else self.estimate
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of `cost`: "seconds" or "counts"."""
+        return self.measured.unit if self.measured else "seconds"
 
     @property
     def size_bytes(self) -> int:
@@ -218,7 +226,7 @@ def _key(saved: dict) -> WisdomKey:
 
 def _candidate(saved: dict) -> Candidate:
     measured = Measurement(**saved["measured"])
-    if not (measured.seconds > 0 and measured.size_bytes > 0 and measured.error >= 0):
+    if not (measured.cost > 0 and measured.size_bytes > 0 and measured.error >= 0 and measured.unit in UNITS):
         raise ValueError(f"no measurement: {saved}")
     channels = tuple(int(count) for count in saved["grouped_channels"])
     return Candidate(_lowering(saved["lowering"]), float(saved["estimate"]), int(saved["estimated_bytes"]), measured, channels)

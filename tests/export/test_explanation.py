@@ -18,7 +18,7 @@ def test_a_printed_export_is_a_summary():
     text = str(found)
     assert f"{found.size_bytes / 1024:,.1f} KiB" in text and "against Keras, on 4 examples (random inputs)" in text
     assert "as dense kernels" in text and found.gain.dense_size_bytes > found.gain.size_bytes
-    assert found.gain.seconds == found.plan[0].chosen.measured.seconds
+    assert found.gain.cost == found.plan[0].chosen.measured.cost
 
 
 class FakeDevice:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...tflite.runtime import Interpreter, load, running
+from ...tflite.runtime import Interpreter, load, run, running
 from ..latency import Latency
 
 # A timed block lasts about this long, so that the resolution of the clock does not matter.
@@ -26,6 +26,15 @@ class Host:
     """A device that runs models in this process, with the interpreter of ai-edge-litert and its XNNPACK delegate."""
 
     name = "host"
+    needs = "nothing"
+
+    def __init__(self, address: str = ""):
+        if address:
+            raise ValueError(f'Expected the device "host" without an address. Received: "host:{address}"')
+
+    @staticmethod
+    def missing() -> None:
+        """Return None, because this machine has all that it needs."""
 
     @property
     def runtime(self) -> str:
@@ -65,6 +74,10 @@ class Host:
             name: Latency(tuple(seconds[name]), invocations[name], warmup, threads, self.runtime, self.machine)
             for name in interpreters
         }
+
+    def predict(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a .tflite file once, and return its outputs by name, as `Device.predict` says."""
+        return run(load(content), inputs)
 
 
 def _loaded_with_inputs(content: bytes, threads: int) -> Interpreter:
