@@ -52,7 +52,7 @@ def _origin(model) -> str:
     precision = model.precision.name or "float32"
     return (
         f"A TFLite model in {precision}, exported by keras_butterfly {version('keras-butterfly')}. It holds built-in operators "
-        f"only, so that every TFLite or LiteRT runtime loads it.\n\nSHA-256: `{hashlib.sha256(model.content).hexdigest()}`"
+        f"only, and needs neither Flex nor custom kernels.\n\nSHA-256: `{hashlib.sha256(model.content).hexdigest()}`"
     )
 
 

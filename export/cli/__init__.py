@@ -79,7 +79,7 @@ DEVICE = click.option(
     "--device",
     default="host",
     show_default=True,
-    help="Where files are measured: a device that `keras-butterfly devices` lists, such as arm64 or ssh:pi@raspberry.",
+    help="Where files are measured: a device that `keras-butterfly devices` lists, such as browser, arm64 or ssh:pi@raspberry.",
 )
 
 

@@ -205,7 +205,7 @@ def export(model, output, data, wisdom, card, overwrite, as_json, explain, **set
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
     representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
     exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
-    text = None if page is None else exported.card(output.name, exporting.measure(exported)).encode()
+    text = None if page is None else exported.card(output.name, exporting.measure(exported, device=settings["device"])).encode()
     written = [exported.save(output, overwrite)]
     if page is not None:
         written.append(files.write(page, text, overwrite))

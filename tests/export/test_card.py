@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from keras_butterfly_cli import main
 
 from keras_butterfly import Butterfly, export
 from keras_butterfly.export.tflite import runtime
@@ -41,6 +42,35 @@ def test_card_states_the_facts_of_the_file(exported):
     assert table[f"`{error.name}`"][:2] == [f"{error.max_error:.3g}", f"{error.relative_error:.3g}"]
     assert hashlib.sha256(exported.content).hexdigest() in card
     assert "# small.tflite\n" in card and "Not measured." in card and exported.parity.inputs in card
+
+
+def test_card_states_what_was_measured_where_and_when(exported):
+    latency = export.measure(exported, runs=3)
+    table = rows(exported.card("small.tflite", latency))
+    assert table["device"] == [latency.title] and table["measured"] == [latency.when]
+    assert table["median us"] == [f"{latency.median * 1e6:,.2f}"]
+    counts = export.Counts(53_000, 44_000, core="cortex-a76", runtime="litert", machine="qemu")
+    assert rows(exported.card("small.tflite", counts))["instructions"] == ["53,000"]
+
+
+def test_command_writes_the_card_beside_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    keras.Sequential([keras.Input((8,), name="x"), Butterfly(8, seed=0)]).save("model.keras")
+
+    def call(*options):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--verbose", "export", "model.keras", "-o", "small.tflite", "--effort", "estimate", "--card", *options])
+        return stopped.value.code, capsys.readouterr()
+
+    (tmp_path / "small.md").write_text("mine")
+    code, shown = call()
+    assert code == 2 and "'small.md' exists" in shown.err and not (tmp_path / "small.tflite").exists()
+    assert (tmp_path / "small.md").read_text() == "mine"
+    code, shown = call("--overwrite")
+    assert code == 0 and "wrote small.tflite" in shown.out and "wrote small.md" in shown.out
+    card = (tmp_path / "small.md").read_text()
+    assert card.startswith("# small.tflite\n") and "median us" in card
+    assert hashlib.sha256((tmp_path / "small.tflite").read_bytes()).hexdigest() in card
 
 
 def test_the_code_of_the_card_loads_the_file(exported, tmp_path, monkeypatch, capsys):

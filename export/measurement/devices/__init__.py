@@ -8,6 +8,7 @@ import numpy as np
 
 from ..counts import Counts
 from ..latency import Latency
+from .browser import Browser
 from .host import Host
 
 
@@ -84,6 +85,7 @@ class DeviceKind(Protocol):
 # The kinds of devices. "ssh:pi@raspberry" is DEVICES["ssh"]("pi@raspberry").
 DEVICES: dict[str, DeviceKind] = {
     "host": Host,
+    "browser": Browser,
 }
 
 

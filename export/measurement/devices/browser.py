@@ -5,11 +5,13 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from ...tflite import runtime
 from ..latency import Latency
+from . import browser_packages
 from .browser_packages import PAGE, SETUP, litert_version, packages_folder
 from .chromium import Chromium, PageError, find_chromium
 from .host import Host
@@ -48,6 +50,24 @@ class Browser:
             return str(error)
         return None
 
+    @staticmethod
+    def setup(on_step: Callable[[str], object]) -> None:
+        """Install LiteRT.js by npm, and look for Chromium, which the user installs.
+
+        Args:
+            on_step: a function that is called with a sentence before each step.
+
+        Raises:
+            ValueError: if Node.js, npm or Chromium is missing, or npm fails.
+        """
+        browser_packages.setup(on_step)
+        on_step(f"Chromium is {find_chromium()}.")
+
+    @staticmethod
+    def remove() -> Path | None:
+        """Remove LiteRT.js, and return the folder it was in. If there is none, return None. Chromium stays."""
+        return browser_packages.remove()
+
     @property
     def runtime(self) -> str:
         """The versions of LiteRT.js and of Chromium."""
@@ -79,7 +99,7 @@ class Browser:
             for number in numbers.values():
                 session.delete(number)
         return {
-            name: Latency(tuple(seconds[name]), invocations[name], warmed[name], threads, self.runtime, self.machine)
+            name: Latency(tuple(seconds[name]), invocations[name], warmed[name], threads, self.runtime, self.machine, self.name)
             for name in models
         }
 

@@ -65,7 +65,7 @@ def setup(on_step: Callable[[str], object]) -> Path:
         _run(npm, new)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
-    on_step("npm has checked the checksums. The device is ready.")
+    on_step("npm has checked the checksums.")
     return folder
 
 
@@ -92,9 +92,7 @@ def _npm() -> str:
     """
     for program, name in (("node", "Node.js"), ("npm", "npm")):
         if shutil.which(program) is None:
-            raise ValueError(
-                f"Expected {name} on the PATH, for LiteRT.js. Install it, on Debian by `apt-get install npm`."
-            )
+            raise ValueError(f"Expected {name} on the PATH, for LiteRT.js. Install it, on Debian by `apt-get install npm`.")
     return str(shutil.which("npm"))
 
 

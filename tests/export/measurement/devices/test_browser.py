@@ -82,7 +82,7 @@ def test_measure_records_the_conditions(models, browser):
         assert len(latency.seconds) == 3 and 0 < latency.median < 1
         assert latency.warmup >= 10 and latency.threads == 1
         assert latency.runtime.startswith(f"LiteRT.js {browser_packages.litert_version()}, Chrome/")
-        assert latency.machine
+        assert latency.machine and latency.device == "browser"
 
 
 def test_page_is_isolated_so_that_its_clock_is_fine(models, browser):
