@@ -3,8 +3,9 @@
 import {Classifier, startRuntime} from './classifier.js';
 import {imageOf, Paper, SIDE} from './drawing.js';
 
-// How many blocks of each model are timed after a drawing has changed.
+// How many blocks of each model are timed, so many milliseconds after a drawing has changed, so that drawing stays smooth.
 const ROUNDS = 12;
+const REST = 250;
 
 const element = id => document.getElementById(id);
 const microseconds = time => `${time < 99.5 ? time.toFixed(1) : Math.round(time).toLocaleString('en')} µs`;
@@ -42,7 +43,7 @@ class Answer {
     this.digit = made('output', 'digit', '–');
     this.doubt = made('p', 'doubt', ' ');
     tile.append(
-      made('h3', 'title', title), this.digit, this.doubt, made('p', 'note', `${(100 * accuracy).toFixed(1)} % right on test images`));
+      made('h3', 'title', title), this.digit, this.doubt, made('p', 'note', `${(100 * accuracy).toFixed(1)} % accuracy`));
     parent.append(tile);
   }
 
@@ -56,7 +57,8 @@ class Answer {
     const [best, second] = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
     this.digit.textContent = best;
     const percent = digit => `${Math.round(100 * scores[digit])} %`;
-    this.doubt.textContent = scores[second] >= 0.01 ? `${percent(best)}, or ${second}: ${percent(second)}` : percent(best);
+    const other = scores[second] >= 0.01 ? `, or ${second}: ${percent(second)}` : '';
+    this.doubt.textContent = `${percent(best)} sure${other}`;
   }
 }
 
@@ -66,7 +68,13 @@ class Stopwatch {
     Object.assign(this, {classifiers, empty, onTimes, left: 0, busy: false});
   }
 
-  async start() {
+  // Starts to measure when nothing more is drawn.
+  start() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.run(), REST);
+  }
+
+  async run() {
     this.left = ROUNDS;
     if (this.busy) return;
     this.busy = true;
@@ -101,7 +109,7 @@ async function start() {
   models.forEach((model, index) =>
     new Bar(element('sizes'), index, model.title).show(model.bytes / largest, kibibytes(model.bytes)));
   element('conditions').textContent =
-    `LiteRT.js ${litert}, WebAssembly on one thread. Accuracy on ${images.toLocaleString('en')} test images.`;
+    `LiteRT.js ${litert}, WebAssembly on one thread. The accuracy is that on ${images.toLocaleString('en')} test images.`;
 
   const stopwatch = new Stopwatch(classifiers, await Classifier.load(empty), (latencies, call) => {
     const slowest = Math.max(...latencies);

@@ -36,24 +36,24 @@ LITERT = {
         for suffix in ("js", "wasm")
     },
 }
-SIDE, CLASSES, WIDTH = 28, 10, 1024
+SIDE, CLASSES = 28, 10
 LEARNING_RATES = {"dense": 1e-3, "butterfly": 2e-3}
 # The models of the page: name of the file -> the network, the title on the page, and the precision.
 MODELS = {
     "dense": ("dense", "Dense", None),
     "butterfly": ("butterfly", "Butterfly", None),
-    "butterfly_int8": ("butterfly", "Butterfly in int8", "int8"),
+    "butterfly_int8": ("butterfly", "Butterfly int8", "int8"),
 }
 # How many training images int8 takes its ranges from.
 REPRESENTATIVE = 1000
 
 
-def network(kind: str) -> keras.Model:
+def network(kind: str, width: int) -> keras.Model:
     """Return a network of two hidden ReLU layers and a softmax: from 784 pixels, 0 to 1, to the scores of ten digits."""
     layer = Butterfly if kind == "butterfly" else keras.layers.Dense
     image = keras.Input((SIDE * SIDE,), name="image")
-    hidden = layer(WIDTH, activation="relu", name="hidden_1")(image)
-    hidden = layer(WIDTH, activation="relu", name="hidden_2")(hidden)
+    hidden = layer(width, activation="relu", name="hidden_1")(image)
+    hidden = layer(width, activation="relu", name="hidden_2")(hidden)
     scores = keras.layers.Dense(CLASSES, activation="softmax", name="scores")(hidden)
     return keras.Model(image, {"scores": scores})
 
@@ -104,13 +104,13 @@ def varied(x: np.ndarray, y: np.ndarray, batch: int) -> tf.data.Dataset:
     return examples.map(change, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
-def train(kind: str, x: np.ndarray, y: np.ndarray, epochs: int) -> keras.Model:
+def train(kind: str, width: int, x: np.ndarray, y: np.ndarray, epochs: int) -> keras.Model:
     """Return a trained network. The learning rate decays along a cosine."""
     keras.utils.set_random_seed(0)
-    model, batch = network(kind), 128 if len(x) > 10_000 else 32
+    model, batch = network(kind, width), 128 if len(x) > 10_000 else 32
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATES[kind], epochs * -(-len(x) // batch))
     model.compile(keras.optimizers.Adam(schedule), {"scores": "sparse_categorical_crossentropy"})
-    model.fit(varied(x, y, batch), epochs=epochs, verbose=2)
+    model.fit(varied(x, y, batch), epochs=epochs, verbose=2, shuffle=False)
     return model
 
 
@@ -131,16 +131,17 @@ def empty_model():
 @click.option("--data", type=click.Path(exists=True, dir_okay=False), help="A copy of mnist.npz.")
 @click.option("--digits", is_flag=True, help="Learn scikit-learn's digits instead of MNIST.")
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Passes over the training images.")
+@click.option("--width", type=click.IntRange(1), default=1024, show_default=True, help="Units of each hidden layer.")
 @click.option("--device", default="browser", show_default=True, help="The device that the exports are planned for.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier build.")
-def main(output: Path, data: str | None, digits: bool, epochs: int, device: str, overwrite: bool):
+def main(output: Path, **options):
     try:
-        build(output, data=data, digits=digits, epochs=epochs, device=device, overwrite=overwrite)
+        build(output, **options)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 
 
-def build(output: Path, *, data: str | None, digits: bool, epochs: int, device: str, overwrite: bool) -> None:
+def build(output: Path, *, data: str | None, digits: bool, epochs: int, width: int, device: str, overwrite: bool) -> None:
     """Train and export the networks, and write the page with all that it needs to the folder `output`.
 
     Raises:
@@ -154,7 +155,7 @@ def build(output: Path, *, data: str | None, digits: bool, epochs: int, device: 
         path.parent.mkdir(parents=True, exist_ok=True)
         files.check_writable(path, overwrite)
     x_train, y_train, x_test, y_test = load_data(data, digits)
-    networks = {kind: train(kind, x_train, y_train, epochs) for kind in LEARNING_RATES}
+    networks = {kind: train(kind, width, x_train, y_train, epochs) for kind in LEARNING_RATES}
     facts = []
     for name, (kind, title, quantize) in MODELS.items():
         exported = export_model(networks[kind], quantize, x_train, device)
