@@ -57,8 +57,7 @@ class Answer {
     const [best, second] = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
     this.digit.textContent = best;
     const percent = digit => `${Math.round(100 * scores[digit])} %`;
-    const other = scores[second] >= 0.01 ? `, or ${second}: ${percent(second)}` : '';
-    this.doubt.textContent = `${percent(best)} sure${other}`;
+    this.doubt.textContent = `${percent(best)} sure` + (scores[second] >= 0.01 ? `\nor ${second}: ${percent(second)}` : '');
   }
 }
 
