@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
 from keras_butterfly.utils.quiet import silent_libraries
 
@@ -105,18 +105,45 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         inputs: the inputs by name. Floats are quantized where the model takes int8.
 
     Raises:
-        ValueError: if an input has the wrong shape, or the runtime cannot run the model.
+        ValueError: if an input is missing or has the wrong shape, or the runtime cannot run the model.
     """
     runner = interpreter.get_signature_runner()
+    typed = typed_inputs(runner, inputs)
+    with running("the model"):
+        outputs = runner(**typed)
+    return readable_outputs(runner, outputs)
+
+
+def typed_inputs(runner: SignatureRunner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the inputs of a model in the types that its file takes, by name. Floats are quantized where it takes int8.
+
+    Args:
+        runner: what `get_signature_runner` of the model's interpreter returns.
+        inputs: the inputs by name.
+
+    Raises:
+        ValueError: if an input is missing, or has the wrong shape.
+    """
+    details = runner.get_input_details()
+    if not details.keys() <= inputs.keys():
+        raise ValueError(f"Expected the inputs {sorted(details)}. Received: {sorted(inputs)}")
     typed = {}
-    for name, detail in runner.get_input_details().items():
+    for name, detail in details.items():
         value = np.asarray(inputs[name])
         shape = tuple(None if axis < 0 else axis for axis in detail["shape_signature"].tolist())
         if len(value.shape) != len(shape) or any(a is not None and a != b for a, b in zip(shape, value.shape, strict=True)):
             raise ValueError(f"Expected the input '{name}' to have the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
-    with running("the model"):
-        outputs = runner(**typed)
+    return typed
+
+
+def readable_outputs(runner: SignatureRunner, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a model by name. Int8 outputs are converted to float.
+
+    Args:
+        runner: what `get_signature_runner` of the model's interpreter returns.
+        outputs: the outputs by name, in the types that the file gives.
+    """
     return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
 
 

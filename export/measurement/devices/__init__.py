@@ -8,6 +8,7 @@ import numpy as np
 
 from ..counts import Counts
 from ..latency import Latency
+from .arm64 import Arm64
 from .host import Host
 
 
@@ -80,10 +81,14 @@ class DeviceKind(Protocol):
         """Return what is missing for such devices, and what to do about it, as a sentence. None if all is there."""
         ...
 
+    # A class may also have the static methods setup(on_step), which installs what is missing and calls `on_step` with a sentence
+    # before each step, and remove(), which returns the folder that it removed. `keras-butterfly devices setup` calls them.
+
 
 # The kinds of devices. "ssh:pi@raspberry" is DEVICES["ssh"]("pi@raspberry").
 DEVICES: dict[str, DeviceKind] = {
     "host": Host,
+    "arm64": Arm64,
 }
 
 
