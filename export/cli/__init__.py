@@ -243,7 +243,7 @@ def devices(context, as_json):
 @devices.command()
 @click.argument("device")
 def setup(device):
-    """Download and install what DEVICE, such as arm64, needs. It is kept in a cache folder, and root's rights are not needed."""
+    """Install what DEVICE, such as arm64, needs, in a cache folder. No rights of root are needed."""
     from keras_butterfly_cli.device_commands import set_up
 
     set_up(device)
