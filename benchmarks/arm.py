@@ -4,8 +4,8 @@
     python benchmarks/arm.py            # exits with code 1 if a count is more than 2 % above the one in the file
     python benchmarks/arm.py --update   # writes the file
 
-The exports are Dense, Butterfly and ButterflyDense with 256, 1024 and 4096 units, in float32 and in int8, planned by estimates. Their
-weights and data have fixed seeds, and counts have no noise, so the same code gives the same counts on every machine.
+The exports are Dense, Butterfly and ButterflyDense with 256, 1024 and 4096 units, in float32 and in int8, planned by estimates.
+Their weights and data have fixed seeds, and counts have no noise. So the same code gives the same counts on every machine.
 """
 
 import json
@@ -91,8 +91,8 @@ def main(update):
     names = dearer(before, after)
     if names:
         print(
-            f"Dearer by more than {TOLERANCE:.0%}: {', '.join(names)}. benchmarks/arm.json was made with {before['runtime']} and "
-            f"{before['machine']}. If the change is wanted, run `python benchmarks/arm.py --update`."
+            f"Dearer by more than {TOLERANCE:.0%}: {', '.join(names)}. benchmarks/arm.json was made with {before['runtime']} "
+            f"and {before['machine']}. If the change is wanted, run `python benchmarks/arm.py --update`."
         )
         sys.exit(1)
 

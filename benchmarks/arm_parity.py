@@ -3,8 +3,8 @@
     keras-butterfly devices setup arm64
     python benchmarks/arm_parity.py [--json FILE]
 
-Each export is run on the same inputs by the runtime of this machine and by the emulated one. The differences are relative to the
-largest output. They must be within the tolerance of the precision, see docs/export.md. Exits with code 1 if one is not.
+Each export is run on the same inputs by the runtime of this machine and by the emulated one. The differences are relative to
+the largest output. They must be within the tolerance of the precision, see docs/export.md. Exits with code 1 if one is not.
 """
 
 import json
@@ -113,9 +113,8 @@ def main(core, path):
         wrong += [name] if not parity.relative_error <= permitted else []
         table.add_row(name, f"{parity.relative_error:.2g}", f"{permitted:g}")
     Console(width=120).print(table)
-    print(
-        f"{len(found)} exports, {sum(value == 0 for value in differences.values())} equal to the bit, {len(wrong)} wrong: {wrong}"
-    )
+    equal = sum(value == 0 for value in differences.values())
+    print(f"{len(found)} exports, {equal} equal to the bit, {len(wrong)} wrong: {wrong}")
     if path is not None:
         files.write(path, json.dumps(differences, indent=1).encode(), overwrite=True)
     sys.exit(1 if wrong else 0)

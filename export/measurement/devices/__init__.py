@@ -81,8 +81,8 @@ class DeviceKind(Protocol):
         """Return what is missing for such devices, and what to do about it, as a sentence. None if all is there."""
         ...
 
-    # A class may also have two static methods, which `keras-butterfly devices setup` and `remove` call: setup(on_step) installs
-    # what is missing, and calls `on_step` with a sentence before each step; remove() returns the folder that it removed, or None.
+    # A class may also have two static methods, which `keras-butterfly devices setup` and `devices remove` call. setup(on_step)
+    # installs what is missing, and calls `on_step` with a sentence before each step. remove() returns the folder it removed.
 
 
 # The kinds of devices. "ssh:pi@raspberry" is DEVICES["ssh"]("pi@raspberry").
