@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -118,8 +119,13 @@ class Arm64:
     def _lines(self, folder: Path, task: str, names: list[str]) -> Iterator[int]:
         """Run a task of `arm64_guest.py` on the files in a folder, and yield the number of each file when it is done.
 
+        Args:
+            folder: the folder, with the files 0.tflite, 1.tflite and so on.
+            task: the name of the task, "count" or "predict".
+            names: the names of the models, for messages.
+
         Raises:
-            ValueError: if the program fails. The message names the model.
+            ValueError: if the program fails. The message has the last line that it wrote to stderr, with the name of the model.
         """
         root = packages.cache_folder()
         python, variables = packages.python(root)
@@ -148,11 +154,9 @@ class Arm64:
             errors.seek(0)
             messages = [line.strip() for line in errors.read().splitlines() if line.strip()]
         if process.returncode or done != len(names) - 1:
-            failed = names[min(done + 1, len(names) - 1)]
             reason = messages[-1] if messages else f"exit code {process.returncode}"
-            raise ValueError(
-                f"Expected a model that the runtime runs on {self.core}. Running '{failed}' there failed: {reason}"
-            )
+            reason = re.sub(r"\b(\d+)\.tflite\b", lambda number: f"'{names[int(number[1])]}'", reason)
+            raise ValueError(f"Expected models that the runtime runs on {self.core}. There it says: {reason}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,11 @@ def count(folder: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     interpreters: list = []
     while (path := folder / f"{len(interpreters)}.tflite").exists():
-        interpreters.append(Interpreter(str(path), num_threads=1))
-        interpreters[-1].allocate_tensors()
-        fill_inputs(interpreters[-1])
-        for _ in range(WARMUP):
-            interpreters[-1]._interpreter.Invoke()
+        with naming(path):
+            interpreters.append(loaded(path))
+            fill_inputs(interpreters[-1])
+            for _ in range(WARMUP):
+                interpreters[-1]._interpreter.Invoke()
     gc.collect()
     gc.disable()
     # Python changes the code of a function in its first runs. So it runs with a function of no interest first.
@@ -53,6 +54,22 @@ def count(folder: Path) -> None:
             run_block(invoke, INVOCATIONS, MARK)
             run_block(invoke, 2 * INVOCATIONS, MARK)
         print(json.dumps({"done": number}), flush=True)
+
+
+@contextmanager
+def naming(path: Path):
+    """Put the name of the file in front of the message of an error."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def loaded(path: Path) -> Interpreter:
+    """Return an interpreter of a file, whose tensors are allocated."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def run_block(invoke, invocations: int, mark: int) -> None:
@@ -76,10 +93,8 @@ def predict(folder: Path) -> None:
     """Run the files 0.tflite and so on once, each on the inputs in the .npz file of its number, and write their outputs."""
     number = 0
     while (path := folder / f"{number}.tflite").exists():
-        interpreter = Interpreter(str(path), num_threads=1)
-        interpreter.allocate_tensors()
-        with np.load(folder / f"{number}.npz") as inputs:
-            outputs = interpreter.get_signature_runner()(**inputs)
+        with naming(path), np.load(folder / f"{number}.npz") as inputs:
+            outputs = loaded(path).get_signature_runner()(**inputs)
         np.savez(folder / f"outputs_{number}.npz", **outputs)
         print(json.dumps({"done": number}), flush=True)
         number += 1

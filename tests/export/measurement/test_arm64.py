@@ -144,6 +144,8 @@ def test_real_counts_repeat_exactly_and_outputs_equal_those_of_the_host():
         name: (each.instructions, each.reads) for name, each in again.items()
     }
     assert first["dense"].reads > 256 * 256 / 2 > first["butterfly"].reads
+    with pytest.raises(ValueError, match=r"runs on cortex-a76.*'broken': "):
+        export.compare({"dense": exports["dense"], "broken": b"no model"}, device="arm64")
     x = np.random.default_rng(0).standard_normal((1, 256)).astype("float32")
     for exported in exports.values():
         (name,) = exported.input_names
