@@ -32,7 +32,7 @@ LAYERS = {
     "Butterfly, random nodes, 100 units": lambda: Butterfly(100, truncation="random", seed=0),
     "ButterflyDense": lambda: ButterflyDense(N, "tanh", seed=0),
     "Kaleidoscope": lambda: Kaleidoscope(N, seed=0),
-    "LowRank": lambda: LowRank(N, rank=8, seed=0),
+    "LowRank": lambda: LowRank(N, rank=8),
 }
 PRECISIONS = (None, "float16", "dynamic", "int8")
 
