@@ -28,8 +28,8 @@ PRECISIONS = {
     "float16": {"quantize": "float16"},
     "dynamic": {"quantize": "dynamic"},
     "int8": {"quantize": "int8"},
+    "int8 throughout": {"quantize": "int8", "integer_io": True},
 }
-PRECISIONS["int8 throughout"] = {"quantize": "int8", "integer_io": True}
 # Largest difference that passes, relative to the largest output. In float32 sums are taken in another order. A quantized output
 # may fall on the other side of a step, and a step inside an int8 network may move a few more.
 TOLERANCES = {"float32": 1e-5, "float16": 1e-5, "dynamic": 0.02, "int8": 0.02, "int8 throughout": 0.02}

@@ -241,6 +241,24 @@ def devices(context, as_json):
         list_devices(as_json)
 
 
+@devices.command()
+@click.argument("device")
+def setup(device):
+    """Install what DEVICE, such as arm64, needs, in a cache folder. No rights of root are needed."""
+    from keras_butterfly_cli.device_commands import set_up
+
+    set_up(device)
+
+
+@devices.command()
+@click.argument("device")
+def remove(device):
+    """Remove what `setup` has installed for DEVICE."""
+    from keras_butterfly_cli.device_commands import remove as run
+
+    run(device)
+
+
 def main(arguments=None) -> None:
     """Run the command line, and exit with a code.
 

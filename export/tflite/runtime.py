@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
 from keras_butterfly.utils.quiet import silent_libraries
 
@@ -105,25 +105,28 @@ def run(interpreter: Interpreter, inputs: Mapping[str, np.ndarray]) -> dict[str,
         inputs: the inputs by name. Floats are quantized where the model takes int8.
 
     Raises:
-        ValueError: if an input has the wrong shape, or the runtime cannot run the model.
+        ValueError: if an input is missing or has the wrong shape, or the runtime cannot run the model.
     """
     runner = interpreter.get_signature_runner()
-    typed = typed_inputs(runner.get_input_details(), inputs)
+    typed = typed_inputs(runner, inputs)
     with running("the model"):
         outputs = runner(**typed)
-    return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+    return readable_outputs(runner, outputs)
 
 
-def typed_inputs(details: Mapping[str, dict], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the inputs of a model in the types that it takes. Floats are quantized where it takes int8.
+def typed_inputs(runner: SignatureRunner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the inputs of a model in the types that its file takes, by name. Floats are quantized where it takes int8.
 
     Args:
-        details: what the interpreter tells of the inputs, by name.
+        runner: what `get_signature_runner` of the model's interpreter returns.
         inputs: the inputs by name.
 
     Raises:
-        ValueError: if an input has the wrong shape.
+        ValueError: if an input is missing, or has the wrong shape.
     """
+    details = runner.get_input_details()
+    if not details.keys() <= inputs.keys():
+        raise ValueError(f"Expected the inputs {sorted(details)}. Received: {sorted(inputs)}")
     typed = {}
     for name, detail in details.items():
         value = np.asarray(inputs[name])
@@ -132,6 +135,16 @@ def typed_inputs(details: Mapping[str, dict], inputs: Mapping[str, np.ndarray]) 
             raise ValueError(f"Expected the input '{name}' to have the shape {shape}. Received: {value.shape}")
         typed[name] = _quantized(value, detail)
     return typed
+
+
+def readable_outputs(runner: SignatureRunner, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a model by name. Int8 outputs are converted to float.
+
+    Args:
+        runner: what `get_signature_runner` of the model's interpreter returns.
+        outputs: the outputs by name, in the types that the file gives.
+    """
+    return {name: dequantized(outputs[name], detail) for name, detail in runner.get_output_details().items()}
 
 
 def run_all(interpreter: Interpreter, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -106,14 +106,14 @@ class Browser:
     def predict(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a .tflite file once, and return its outputs by name, as `Device.predict` says."""
         runner = runtime.load(content).get_signature_runner()
-        details = runner.get_input_details()
-        arrays = runtime.typed_inputs(details, inputs)
-        _check_sizes(details, arrays)
+        arrays = runtime.typed_inputs(runner, inputs)
+        _check_sizes(runner.get_input_details(), arrays)
         with self._running() as session:
             number = session.load("the model", content, arrays)
             outputs = session.outputs(number)
             session.delete(number)
-        return {name: _array(outputs[name], detail) for name, detail in runner.get_output_details().items()}
+        details = runner.get_output_details()
+        return runtime.readable_outputs(runner, {name: _array(data, details[name]) for name, data in outputs.items()})
 
     def close(self) -> None:
         """Close Chromium, if it runs."""
@@ -246,6 +246,6 @@ def _check_sizes(details: Mapping[str, dict], inputs: Mapping[str, np.ndarray]) 
 
 
 def _array(data: bytes, detail: dict) -> np.ndarray:
-    """Return the bytes of an output as an array, in float if it is quantized. `detail` is what the interpreter tells of it."""
+    """Return the bytes of an output as an array. `detail` is what the interpreter tells of the output."""
     shape = [max(1, axis) for axis in detail["shape_signature"].tolist()]
-    return runtime.dequantized(np.frombuffer(data, detail["dtype"]).reshape(shape), detail)
+    return np.frombuffer(data, detail["dtype"]).reshape(shape)
