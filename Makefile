@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
 
-.PHONY: demo test test-long test-jax test-backends coverage check format bench sweep fuzz notebooks docs dist clean
+.PHONY: demo test test-long test-jax test-backends coverage check format bench bench-arm sweep fuzz notebooks docs dist clean
 
 demo: $(VENV)/.examples
 	$(BIN)/keras-butterfly demo --overwrite
@@ -47,6 +47,11 @@ bench: $(VENV)/.examples
 	$(BIN)/python benchmarks/latency.py --batch 128 --runs 20
 	$(BIN)/python benchmarks/latency.py --quantize int8
 	$(BIN)/python benchmarks/planning.py
+
+# The instructions and memory reads of 18 exports on an emulated Arm processor, beside those in benchmarks/arm.json.
+bench-arm: $(VENV)/.examples
+	$(BIN)/keras-butterfly devices setup arm64
+	$(BIN)/python benchmarks/arm.py
 
 # Whether anything exported is slower than Dense: 17 sizes, up to 4 layers each, 4 precisions.
 sweep: $(VENV)/.examples

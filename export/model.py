@@ -11,6 +11,7 @@ from keras_butterfly.utils.model_inputs import as_array, match_inputs
 from keras_butterfly.utils.text_table import TextGroup
 
 from . import files
+from .card import model_card
 from .explanation import explanation, summary_lines
 from .planning.plan import LayerPlan
 from .tflite import runtime
@@ -147,6 +148,18 @@ class TFLiteModel:
         `print(exported.explain())` shows them, and so does `rich.print`.
         """
         return explanation(self)
+
+    def card(self, name: str = "model.tflite", figure=None) -> str:
+        """Return the model card, a page in Markdown for those who get the file.
+
+        It has the inputs and outputs with their shapes, types and quantization, the size, the precision, the errors against
+        Keras, the latency, and the code that loads the file.
+
+        Args:
+            name: the name of the file that the card describes.
+            figure: what `export.measure` returned for this model. None: the card says that nothing was measured.
+        """
+        return model_card(self, name, figure)
 
     def predict(self, x):
         """Run the model on examples in the stock runtime.

@@ -25,6 +25,7 @@ FLOORS = {
         "convert",
         "diagnosis",
         "model",
+        "card",
         "explanation",
         "planning",
         "preparation",
@@ -41,7 +42,7 @@ def mapped() -> set[str]:
     block = re.search(r"## The house\n\n((?:    .*\n|\n)+)", (ROOT / "CONTRIBUTING.md").read_text()).group(1)
     paths, folders = set(), {}
     for line in block.splitlines():
-        match = re.match(r"( +)([a-z_]+(?:/|\.py))(?:\s|$)", line)
+        match = re.match(r"( +)([a-z0-9_]+(?:/|\.py))(?:\s|$)", line)
         if match:
             depth, name = len(match[1]), match[2]
             above = max((each for each in folders if each < depth), default=None)

@@ -79,7 +79,7 @@ DEVICE = click.option(
     "--device",
     default="host",
     show_default=True,
-    help="Where files are measured: a device that `keras-butterfly devices` lists, such as arm64 or ssh:pi@raspberry.",
+    help="Where files are measured: a device that `keras-butterfly devices` lists, such as browser, arm64 or ssh:pi@raspberry.",
 )
 
 
@@ -183,6 +183,7 @@ def replace(**options):
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
 @DEVICE
 @click.option("--wisdom", type=FILE, help="File of earlier measurements. They are used, and new ones are added.")
+@click.option("--card", is_flag=True, help="Measure the file, and write a model card beside it, with the suffix .md.")
 @click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
 @OVERWRITE
 @AS_JSON
@@ -238,6 +239,24 @@ def devices(context, as_json):
         from keras_butterfly_cli.device_commands import list_devices
 
         list_devices(as_json)
+
+
+@devices.command()
+@click.argument("device")
+def setup(device):
+    """Install what DEVICE, such as arm64, needs, in a cache folder. No rights of root are needed."""
+    from keras_butterfly_cli.device_commands import set_up
+
+    set_up(device)
+
+
+@devices.command()
+@click.argument("device")
+def remove(device):
+    """Remove what `setup` has installed for DEVICE."""
+    from keras_butterfly_cli.device_commands import remove as run
+
+    run(device)
 
 
 def main(arguments=None) -> None:

@@ -192,24 +192,31 @@ def _candidates(kind: str, ks, stacks):
     return (ks, stacks) if ks or stacks else (KS, STACKS)
 
 
-def export(model, output, data, wisdom, overwrite, as_json, explain, **settings):
+def export(model, output, data, wisdom, card, overwrite, as_json, explain, **settings):
     """Convert a .keras file to TFLite, write it, and print the plan and the difference to Keras."""
-    files.check_distinct({"--output": output, "--wisdom": wisdom}, {"MODEL": model, "--data": data})
+    page = output.with_suffix(".md") if card else None
+    files.check_distinct({"--output": output, "--wisdom": wisdom, "--card": page}, {"MODEL": model, "--data": data})
     _check_output(output, ".tflite", overwrite)
     if wisdom is not None:
         files.check_writable(wisdom, overwrite=True)
+    if page is not None:
+        _check_new(page, "--output", overwrite)
     keras_model = load_model(model)
     known = exporting.wisdom if wisdom is None or not Path(wisdom).exists() else exporting.Wisdom.load(wisdom)
     representative = None if data is None else inputs_of(load_arrays(data), _input_names(keras_model))
     exported = exporting.to_tflite(keras_model, representative_data=representative, wisdom=known, **settings)
-    exported.save(output, overwrite)
+    text = None if page is None else exported.card(output.name, exporting.measure(exported, device=settings["device"])).encode()
+    written = [exported.save(output, overwrite)]
+    if page is not None:
+        written.append(files.write(page, text, overwrite))
     if wisdom is not None:
         known.save_merged(wisdom)
     if as_json:
-        _print_json({"written": str(output), **exported.to_dict()})
+        _print_json({"written": str(output), **({"card": str(page)} if page else {}), **exported.to_dict()})
         return
     print(exported.explain() if explain else exported)
-    print(f"wrote {output}")
+    for path in written:
+        print(f"wrote {path}")
 
 
 def measure(model, as_json, **settings):

@@ -9,6 +9,8 @@ import numpy as np
 from ..counts import Counts
 from ..latency import Latency
 from .adb import Adb
+from .arm64 import Arm64
+from .browser import Browser
 from .host import Host
 from .ssh import Ssh
 
@@ -82,12 +84,17 @@ class DeviceKind(Protocol):
         """Return what is missing for such devices, and what to do about it, as a sentence. None if all is there."""
         ...
 
+    # A class may also have two static methods, which `keras-butterfly devices setup` and `devices remove` call. setup(on_step)
+    # installs what is missing, and calls `on_step` with a sentence before each step. remove() returns the folder it removed.
+
 
 # The kinds of devices. "ssh:pi@raspberry" is DEVICES["ssh"]("pi@raspberry").
 DEVICES: dict[str, DeviceKind] = {
     "host": Host,
     "adb": Adb,
     "ssh": Ssh,
+    "browser": Browser,
+    "arm64": Arm64,
 }
 
 
