@@ -6,7 +6,7 @@ from typing import ClassVar
 from .figures import now
 
 # How many instructions a memory read counts for. docs/devices.md explains the number.
-INSTRUCTIONS_PER_READ = 1.0
+INSTRUCTIONS_PER_READ = 0.5
 
 
 @dataclass(frozen=True)
