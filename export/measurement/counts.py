@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from .figures import now
 
-# How much a memory read of 8 bytes costs beside the instruction that reads, in instructions. docs/devices.md explains the number.
+# What a memory read of 8 bytes costs beside the instruction that reads, in instructions. docs/devices.md explains the number.
 INSTRUCTIONS_PER_READ = 0.5
 
 
