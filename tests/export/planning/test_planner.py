@@ -80,6 +80,7 @@ class Counter(Clock):
         }
 
 
+@measured
 def test_a_device_that_counts_is_planned_for_by_counts(tmp_path):
     # All differ by less than 5 %, within which seconds count as equal.
     counter, known = Counter(lambda name: 1 + sum(map(ord, name)) % 97 / 2000), export.Wisdom()
