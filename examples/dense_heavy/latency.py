@@ -3,11 +3,11 @@
     python examples/dense_heavy/latency.py FOLDER [--model NAME ...] [--precision NAME ...] [--quick]
 
 Models: those of `wide_models.py`, and "head", the dense head of the VGG-like classifier alone. In each of them the wide dense
-layers are replaced: in the transformer the projections of the attention too. The weights are random, because their values change
-neither size nor latency.
+layers are replaced: in the transformer the projections of the attention too. The weights are random, because their values
+change neither size nor latency.
 
-Kinds: "dense"; "radix 4" and "two stages", butterflies; and "low rank", pairs of thin matrices with about as many weights as the
-butterflies of radix 4. All files of one model and precision are measured in turn: one image at a time, one thread.
+Kinds: "dense"; "radix 4" and "two stages", butterflies; and "low rank", pairs of thin matrices with about as many weights as
+the butterflies of radix 4. All files of one model and precision are measured in turn: one image at a time, one thread.
 
 Output: every result is kept in FOLDER/latency.json. If the program is interrupted, start it again to continue.
 """
@@ -44,9 +44,12 @@ def head(width: int = 4096) -> keras.Model:
 
 
 MODELS = {"head": head, **wide_models.MODELS}
-QUICK = {"head": {"width": 512}, "vgg": {"width": 512, "channels": (4, 4, 8)}} | dict.fromkeys(
-    ("mixer", "transformer"), {"width": 128, "hidden": 1024, "blocks": 1}
-)
+QUICK = {
+    "head": {"width": 512},
+    "vgg": {"width": 512, "channels": (4, 4, 16)},
+    "mixer": {"width": 128, "hidden": 1024, "blocks": 1},
+    "transformer": {"width": 128, "hidden": 1024, "blocks": 1},
+}
 
 
 def variants(model: keras.Model) -> dict[str, keras.Model]:

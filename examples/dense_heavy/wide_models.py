@@ -30,9 +30,13 @@ def vgg(width: int = 4096, channels: tuple[int, ...] = (32, 64, 64)) -> keras.Mo
 
 
 def patches(width: int):
-    """Return the input of a network and its tokens, (batch, TOKENS, width): patches of 4 x 4 pixels, embedded."""
+    """Return the input of a network and its tokens, (batch, TOKENS, width): patches of 4 x 4 pixels, embedded.
+
+    A convolution with zeros around the image tells the tokens where they are.
+    """
     images = keras.Input(IMAGE, name="image")
     x = layers.Conv2D(width, PATCH, strides=PATCH, name="embedding")(images)
+    x = x + layers.DepthwiseConv2D(3, padding="same", name="positions")(x)
     return images, layers.Reshape((TOKENS, width), name="tokens")(x)
 
 
@@ -76,8 +80,6 @@ def transformer(width: int = 512, hidden: int = 2048, blocks: int = 4, heads: in
         heads: number of heads of the attention, which divides `width`.
     """
     images, x = patches(width)
-    positions = layers.Embedding(TOKENS, width, name="positions")(keras.ops.arange(TOKENS))
-    x = x + positions
     for block in range(blocks):
         normal = layers.LayerNormalization()(x)
         x = x + layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")(normal, normal)
