@@ -173,7 +173,7 @@ def test_the_experiment_trains_and_goes_on(tmp_path):
     assert outcome.exit_code == 0, outcome.output
     results = json.loads((tmp_path / "speech.json").read_text())
     for kind in (front_ends.BUTTERFLY, front_ends.PRUNED):
-        run = results["speakers"][kind]["rate 0.001"]["seed 0"]
+        run = results["speakers"][kind]["rate 0.0001"]["seed 0"]
         assert run["losses"][1] < run["losses"][0]
         assert run["weights"]["front end"] == pytest.approx(front_ends.butterfly_weights(), rel=1e-3)
         assert 0 <= run["accuracy"] <= 1
