@@ -64,10 +64,14 @@ class TwoRates(keras.optimizers.Adam):
     def __init__(self, learning_rate, factor: float):
         super().__init__(learning_rate)
         self.factor = factor
+        self.factors: list[float] = []
+
+    def build(self, variables):
+        super().build(variables)
+        self.factors = [self.factor if variable.path.startswith(SLOW) else 1.0 for variable in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        slow = variable.path.startswith(SLOW)
-        super().update_step(gradient, variable, learning_rate * self.factor if slow else learning_rate)
+        super().update_step(gradient, variable, learning_rate * self.factors[self._get_variable_index(variable)])
 
 
 def network(front_end: front_ends.FrontEnd) -> keras.Model:
