@@ -15,6 +15,7 @@ from click.testing import CliRunner
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "dense_heavy")]
 
+import dense_heavy_page  # noqa: E402
 import front_ends  # noqa: E402
 import speech  # noqa: E402
 import speech_data  # noqa: E402
@@ -197,3 +198,33 @@ def test_the_sample_is_written_from_the_recordings(tmp_path, waves):
     found = speech_data.read_arrays(tmp_path / "sample.npz")
     assert len(found.clips) == 100
     assert found.clips[-1].tolist() == [9, 4, 7]
+
+
+ROOT = EXAMPLES.parent
+TREES = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "dense_heavy").glob("*.json"))}
+
+
+def test_the_tables_of_the_page_are_those_of_the_results():
+    page = (ROOT / "docs" / "dense-heavy.md").read_text()
+    assert dense_heavy_page.with_tables(page, TREES) == page
+    for name in dense_heavy_page.TABLES:
+        assert f"<!-- table {name} -->\n| front end |" in page
+
+
+def test_a_table_of_unknown_results_is_refused():
+    with pytest.raises(ValueError, match=r"Expected a table of .* Received: '<!-- table moon -->'"):
+        dense_heavy_page.with_tables("<!-- table moon -->\n<!-- end -->", TREES)
+
+
+def test_the_best_rate_is_that_of_all_seeds_and_the_highest_mean():
+    def run(*accuracies):
+        return {f"seed {seed}": {"accuracy": value, "weights": {"front end": 7}} for seed, value in enumerate(accuracies)}
+
+    tree = {"speakers": {"dense": {"rate 0.001": run(0.9), "rate 0.0001": run(0.5, 0.6), "rate 3e-05": run(0.6, 0.7)}}}
+    found = dense_heavy_page.best(tree, "dense")
+    assert (found.rate, found.accuracies, found.weights, found.mean) == (3e-5, (0.6, 0.7), 7, pytest.approx(0.65))
+
+
+def test_the_plot_shows_every_front_end():
+    axis = dense_heavy_page.plot_speech(TREES["speech"]).axes[0]
+    assert len(axis.get_yticklabels()) == len(dense_heavy_page.speech_kinds(TREES["speech"]))

@@ -17,7 +17,7 @@ for testing. The rates are chosen on "speakers", by the mean accuracy of all see
 TensorFlow backend; the training runs on any.
 
 Output: every run is kept in FOLDER/speech.json, and the networks in FOLDER/speech. If the program is interrupted, start it
-again to continue. `python examples/dense_heavy/page.py` makes the tables and plots of docs/dense-heavy.md.
+again to continue. `python examples/dense_heavy/dense_heavy_page.py` makes the tables and plots of docs/dense-heavy.md.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """How fast are networks whose dense layers are replaced by butterflies? Untrained networks, exported and measured.
 
-    python examples/dense_heavy/latency.py FOLDER [--model NAME ...] [--precision NAME ...] [--quick]
+    python examples/dense_heavy/wide_latency.py FOLDER [--model NAME ...] [--precision NAME ...] [--quick]
 
 Models: those of `wide_models.py`, and "head", the dense head of the VGG-like classifier alone. In each of them the wide dense
 layers are replaced: in the transformer the projections of the attention too. The weights are random, because their values

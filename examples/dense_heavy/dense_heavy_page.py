@@ -1,6 +1,6 @@
 """Write the tables of docs/dense-heavy.md and the plots beside it from the results of the experiments of this folder.
 
-    python examples/dense_heavy/page.py [FOLDER] [--page docs/dense-heavy.md]
+    python examples/dense_heavy/dense_heavy_page.py [FOLDER] [--page docs/dense-heavy.md]
 
 FOLDER holds speech.json, by default docs/dense_heavy. In the page, a table stands between the lines `<!-- table NAME -->` and
 `<!-- end -->`. Everything else in the page stays as it is.
