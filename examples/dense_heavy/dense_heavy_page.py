@@ -72,17 +72,21 @@ def speech_kinds(tree: dict) -> list[str]:
 
 def accuracy_table(tree: dict) -> str:
     """Return the table of accuracies in Markdown. The differences to the butterfly are those of the same seeds, one by one."""
+    known = OFFICIAL in tree
     lines = [
-        "| front end | its weights | best rate | new speakers, % | difference to the butterfly, by seed | known speakers, % |",
-        "|---|---|---|---|---|---|",
+        "| front end | its weights | rate | new speakers, % | difference to the butterfly, by seed |"
+        + " known speakers, % |" * known,
+        "|---" * (5 + known) + "|",
     ]
     reference = best(tree, REFERENCE)
     for kind in speech_kinds(tree):
         row = best(tree, kind)
         differences = 100 * np.subtract(row.accuracies, reference.accuracies)
         shown = f"{differences.mean():+.1f} ({', '.join(f'{each:+.1f}' for each in differences)})"
-        known = next((str(each) for each in runs(tree, OFFICIAL, kind) if each.rate == row.rate), "")
-        cells = [kind, f"{row.weights:,}", f"{row.rate:g}", str(row), "" if kind == REFERENCE else shown, known]
+        rate = f"{row.rate:g}" if row.rate else "not trained"
+        cells = [kind, f"{row.weights:,}", rate, str(row), "" if kind == REFERENCE else shown]
+        if known:
+            cells.append(next((str(each) for each in runs(tree, OFFICIAL, kind) if each.rate == row.rate), ""))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -100,20 +104,9 @@ def export_table(tree: dict) -> str:
     return "\n".join(lines)
 
 
-def rate_table(tree: dict) -> str:
-    """Return the table of the mean accuracy on new speakers at each learning rate in Markdown."""
-    rates = sorted({each.rate for kind in speech_kinds(tree) for each in runs(tree, SPEAKERS, kind)})
-    lines = [f"| front end | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
-    for kind in speech_kinds(tree):
-        means = {each.rate: f"{100 * each.mean:.1f}" for each in runs(tree, SPEAKERS, kind)}
-        lines.append(f"| {kind} | {' | '.join(means.get(rate, '') for rate in rates)} |")
-    return "\n".join(lines)
-
-
 TABLES: dict[str, Callable[[dict], str]] = {
     "speech": accuracy_table,
     "speech-exports": export_table,
-    "speech-rates": rate_table,
 }
 
 
