@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from data_sets import DATA_SETS, load
 from keras_butterfly_cli.demonstration import WIDTH, Data
 from results import Results
+from search import climb
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank, export
 
@@ -96,15 +97,6 @@ def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs:
     supervised.fit(model, data, rate, epochs, batch, optimizer=OPTIMIZERS[optimizer])
     accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)[1]
     return {"accuracy": float(accuracy), "weights": model.count_params()}
-
-
-def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float]) -> float:
-    """Return the value of `grid` where `accuracy(value)` has its first maximum, going up or down from `start`."""
-    best = grid.index(start)
-    for step in (1, -1):
-        while 0 <= best + step < len(grid) and accuracy(grid[best + step]) > accuracy(grid[best]):
-            best += step
-    return grid[best]
 
 
 def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:

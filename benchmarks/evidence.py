@@ -34,12 +34,13 @@ import click
 import keras
 import numpy as np
 import supervised
-from accuracy import CALIBRATION, PRECISIONS, climb
+from accuracy import CALIBRATION, PRECISIONS
 from data_sets import load
 from keras_butterfly_cli.datasets import Data
 from pruning import MagnitudePruning, PrunedDense
 from results import Results
 from rich.console import Console
+from search import climb
 
 from keras_butterfly import distill, export, replace_dense
 from keras_butterfly.export import files
