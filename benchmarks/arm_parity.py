@@ -1,4 +1,4 @@
-"""Whether exports compute on Arm what they compute on this machine: the outputs of some 40 exports of different kinds.
+"""Whether exports compute on Arm what they compute on this machine: the outputs of 39 exports of different kinds.
 
     keras-butterfly devices setup arm64
     python benchmarks/arm_parity.py [--json FILE]
@@ -26,15 +26,16 @@ N = 64
 LAYERS = {
     "Dense": lambda: keras.layers.Dense(N, "relu"),
     "Butterfly": lambda: Butterfly(N, "relu", seed=0),
+    "ButterflyDense": lambda: ButterflyDense(N, "tanh", seed=0),
+    "LowRank": lambda: LowRank(N, rank=8),
     "Butterfly, radix 2, decreasing": lambda: Butterfly(N, radix=2, order="decreasing", seed=0),
     "Butterfly, radices 8, 8, rank 4": lambda: Butterfly(N, radix=(8, 8), rank=4, seed=0),
     "Butterfly, 2 stacks, transposed, 40 units": lambda: Butterfly(40, stacks=2, transposed=True, seed=0),
     "Butterfly, random nodes, 100 units": lambda: Butterfly(100, truncation="random", seed=0),
-    "ButterflyDense": lambda: ButterflyDense(N, "tanh", seed=0),
     "Kaleidoscope": lambda: Kaleidoscope(N, seed=0),
-    "LowRank": lambda: LowRank(N, rank=8),
 }
-PRECISIONS = (None, "float16", "dynamic", "int8")
+# In these, each of the first four kinds of layers is exported; in float32 and int8 all of them.
+PRECISIONS = (None, "int8", "float16", "dynamic")
 
 
 def single(layer) -> keras.Model:
@@ -62,8 +63,8 @@ def sequence() -> keras.Model:
 
 def cases():
     """Yield the name of each case, a function that makes the model, the precision, and other settings of the export."""
-    for name, layer in LAYERS.items():
-        for quantize in PRECISIONS:
+    for number, (name, layer) in enumerate(LAYERS.items()):
+        for quantize in PRECISIONS if number < 4 else PRECISIONS[:2]:
             yield f"{name}, {quantize or 'float32'}", lambda layer=layer: single(layer()), quantize, {}
     for lowering in ("gather", "slice", "fused", "dense"):
         yield f"Butterfly as {lowering}", lambda: single(Butterfly(N, seed=0)), None, {"lowering": lowering}
@@ -84,7 +85,8 @@ def exports() -> list[tuple[str, str | None, bytes, dict]]:
         model = make()
         shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
         data = [rng.standard_normal((100, *shape)).astype("float32") for shape in shapes]
-        settings = {"effort": "estimate", "wisdom": export.Wisdom(), "progress": False, **settings}
+        # The tolerance is against Keras, which is not the question here: untrained layers may be far off in int8.
+        settings = {"effort": "estimate", "tolerance": 1.0, "wisdom": export.Wisdom(), "progress": False, **settings}
         exported = export.to_tflite(
             model, quantize=quantize, representative_data=data if len(data) > 1 else data[0], **settings
         )

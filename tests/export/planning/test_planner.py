@@ -58,6 +58,36 @@ def test_the_fastest_by_the_device_is_taken():
     assert all(candidate.measured.error < 1e-5 for candidate in plan.candidates)
 
 
+class Counter(Clock):
+    """A device that answers with counts from a table."""
+
+    name, unit = "counter", "counts"
+
+    def measure(self, models, *, threads, warmup, runs, on_round):
+        self.asked.append(list(models))
+        counts = {name: round(1e6 * self.seconds(name)) for name in models}
+        return {
+            name: export.Counts(count, 0, "a core", self.runtime, self.machine, self.name) for name, count in counts.items()
+        }
+
+
+def test_a_device_that_counts_is_planned_for_by_counts(tmp_path):
+    # All differ by less than 5 %, within which seconds count as equal.
+    counter, known = Counter(lambda name: 1 + sum(map(ord, name)) % 97 / 2000), export.Wisdom()
+    exported = export.to_tflite(model(), device=counter, wisdom=known)
+    (plan,) = exported.plan
+    best = min(plan.candidates, key=lambda candidate: candidate.measured.cost)
+    # Counts have no noise, so a smaller file that costs a little more is not taken.
+    assert plan.lowering == best.lowering
+    # Dense is counted however slow it is estimated to be, so that the gain is in one unit.
+    assert "dense" in counter.asked[0] and exported.gain.unit == "counts"
+    assert "counts" in str(exported.explain()) and "measured on counter" in str(exported.explain())
+    again = export.to_tflite(model(), device=counter, wisdom=export.Wisdom.load(known.save(tmp_path / "wisdom.json")))
+    assert len(counter.asked) == 1 and again.plan[0].source == "wisdom"
+    assert {candidate.measured.unit for candidate in again.plan[0].candidates} == {"counts"}
+    assert "wisdom of counter" in str(again.explain())
+
+
 def test_what_is_not_exact_enough_is_not_taken():
     """Dynamic-range rounding is off by about a hundredth; with a tolerance of 1e-9 the most exact one is left, and refused."""
     with pytest.raises(export.ParityError, match="disagrees with Keras"):
