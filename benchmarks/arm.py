@@ -83,6 +83,8 @@ def dearer(before: dict, after: dict) -> list[str]:
 @click.command()
 @click.option("--update", is_flag=True, help="Write the counts to benchmarks/arm.json.")
 def main(update):
+    if not update and not PINNED.exists():
+        raise click.ClickException("Expected the counts in benchmarks/arm.json. Run `python benchmarks/arm.py --update` first.")
     after = measured()
     if update:
         files.write(PINNED, (json.dumps(after, indent=1) + "\n").encode(), overwrite=True)
