@@ -200,7 +200,8 @@ def _fourier(
         first_and_last = {0: (2 * n, input_nodes), steps - 1: (len(outputs), list(outputs))}
         units, truncation = first_and_last.get(step, (2 * n, "first"))
         settings = {"radix": 2, "truncation": truncation, "order": "decreasing", "use_bias": False, "trainable": trainable}
-        layer = Butterfly(units, name=f"{name}_{step}", **settings)
+        # Weights are stored divided by the factor. A power of two divides them exactly, also the many that copy.
+        layer = Butterfly(units, name=f"{name}_{step}", lr_multiplier=8, **settings)
         layer.build((None, 2 * n if layers else n))
         _set_stages(layer, {2 << step: np.broadcast_to(_SUM_AND_DIFFERENCE, (n, 2, 2)), 1: np.array(rotations)})
         layers.append(layer)
