@@ -20,7 +20,7 @@ FLOORS = {
         "utils",
     ),
     "export": (
-        "compression_sweep",
+        "compression",
         "convert",
         "diagnosis",
         "model",

@@ -66,7 +66,7 @@ def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
 
 def _remade(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None:
     """Return a model like `model` with other widths and untrained weights, or None if Keras cannot make it so."""
-    config = model.get_config()
+    config = _unbuilt(model.get_config())
     for path, units in widths.items():
         _layer_config(config, path)["units"] = units
     try:
@@ -79,6 +79,13 @@ def _remade(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None
         return None
     new_paths = [path for path, _ in named_layers(new)]
     return new if new_paths == [path for path, _ in named_layers(model)] else None
+
+
+def _unbuilt(config):
+    """Return the config of a model without the shapes that its layers were built for, at any depth."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
 def _layer_config(config: dict[str, Any], path: str) -> dict[str, Any]:

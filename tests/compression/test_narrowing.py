@@ -54,7 +54,9 @@ def test_flattened_units_and_branches(rng):
 
 
 def test_what_cannot_be_narrowed():
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, name="a"), layers.Reshape((2, 4)), layers.Dense(3, name="head")])
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, name="a"), layers.Reshape((2, 4)), layers.Dense(3, name="head")]
+    )
     assert narrowable_layers(model) == {}
     with pytest.raises(ValueError, match="Expected layers that can be made narrower"):
         narrow(model, {"a": 4})

@@ -35,7 +35,7 @@ def test_a_result_that_fails_is_not_kept(tmp_path):
 
 def test_folders_of_other_searches_are_refused(tmp_path):
     Memory(tmp_path / "search", SETTINGS)
-    with pytest.raises(ValueError, match="holds a search with other settings. What differs: seed. Go on"):
+    with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: seed\. Go on"):
         Memory(tmp_path / "search", {**SETTINGS, "seed": 1})
     (tmp_path / "search" / FILE).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):

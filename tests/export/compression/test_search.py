@@ -59,7 +59,9 @@ def test_a_size(task, tmp_path):
     report = json.loads(found.to_json(tmp_path / "found.json").read_text())
     assert report["pick"]["name"] == found.pick.name
     assert [point["weights"] for point in report["points"]] == [point.weights for point in found.points]
-    assert f"{found.pick.name} (picked)" in str(found.table()).replace("\n", " ") or found.table().row_count == len(found.points)
+    assert f"{found.pick.name} (picked)" in str(found.table()).replace("\n", " ") or found.table().row_count == len(
+        found.points
+    )
     assert found.plot(tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="exists"):
         found.plot(tmp_path / "found.png")
@@ -82,7 +84,9 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task):
 
 
 def test_a_target_that_nothing_meets(task):
-    with pytest.raises(export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '") as error:
+    with pytest.raises(
+        export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
+    ) as error:
         compress(task, target_latency=1e-9, where=["a"], epochs=1)
     found = error.value.compression
     assert error.value.exit_code == 1
@@ -120,7 +124,7 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, mo
     assert [point.size_bytes for point in found.points] == [point.size_bytes for point in whole.points]
     assert [point.name for point in found.front("size")] == [point.name for point in whole.front("size")]
     assert found.pick.name == whole.pick.name
-    with pytest.raises(ValueError, match="holds a search with other settings. What differs: the targets"):
+    with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: the targets"):
         compress(task, target_size=21_000, folder=tmp_path / "search", epochs=2)
 
 
@@ -142,7 +146,10 @@ def test_a_time_limit_leaves_one_trained_model(task):
         ({"target_size": 9, "time_limit": 0}, "`time_limit` must be a positive number"),
         ({"target_size": 9, "epochs": 0}, "`epochs` must be a positive integer"),
         ({"target_size": 9, "validation_data": (np.ones((3, 64)), np.full(3, 10))}, "Expected labels within 0 .. 9"),
-        ({"target_size": 9, "data": (np.ones((9, 64)), np.full(9, 10)), "validation_data": None}, "Expected labels within 0 .. 9"),
+        (
+            {"target_size": 9, "data": (np.ones((9, 64)), np.full(9, 10)), "validation_data": None},
+            "Expected labels within 0 .. 9",
+        ),
         ({"target_size": 9, "data": np.full((9, 64), np.nan)}, "Expected finite numbers"),
         ({"target_size": 9, "data": np.ones((9, 63)), "validation_data": None}, "of the shapes"),
         ({"target_size": 9, "data": np.ones((9, 64)), "validation_data": None, "metric": max}, "Expected labels with `metric`"),

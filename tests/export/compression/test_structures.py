@@ -23,5 +23,5 @@ def test_each_structure_makes_a_layer(inputs, units):
     for structure in found:
         new, report = replace_dense(model, where=["layer"], initialize="fresh", progress=False, **structure.settings)
         assert report.replacements[0].units == units
-        assert ("low rank" == structure.family) == (report.replacements[0].kind == "LowRank")
+        assert (structure.family == "low rank") == (report.replacements[0].kind == "LowRank")
         assert new.count_params() > 0
