@@ -17,7 +17,7 @@ from .structures import Structure
 # The brief training of one layer. Larger steps than those of a long training reach further in a short time.
 STEPS, LEARNING_RATE = 200, 3e-3
 # Examples to which low-rank layers are fitted before that.
-FITTED = 2048
+FITTED = 512
 
 
 class Trial(NamedTuple):

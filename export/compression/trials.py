@@ -10,6 +10,7 @@ from keras_butterfly.compression.dense_map import MAX_WEIGHT_RATIO
 from keras_butterfly.compression.narrowing import narrow, narrowed_widths
 
 from ..model import TFLiteModel
+from .blueprint import Blueprint
 from .costs import Cost, empty_model
 from .families import Tried
 from .harm import STEPS, try_layer
@@ -59,10 +60,8 @@ class LayerTrials:
     def run(self) -> tuple[dict[str, list[Tried]], Cost]:
         """Return by path what each layer may be, and the cost of all the model but these layers."""
         structures = self._structures()
-        rest, tried = self.original, {}
-        for layer in self.layers:
-            cost = self._cost_in_model(layer, DENSE)
-            tried[layer.path], rest = [Tried(DENSE, cost, 0.0)], rest.minus(cost)
+        rest = self._rest(structures)
+        tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in self.layers}
         steps, batch_size = STEPS * self.task.training.batch_size, self.task.training.batch_size
         order = np.random.default_rng(self.task.training.seed).permutation(len(self.task.lesson))
         judged = self.task.lesson.part(order[: min(JUDGED, max(1, len(order) // 5))], labels=False)
@@ -126,6 +125,30 @@ class LayerTrials:
             return name == DENSE.name or any(part <= limit for part, limit in zip(targets.costs(*cost), limits, strict=True))
 
         return {name: cost for name, cost in costs.items() if is_of_use(name, cost)}
+
+    def _rest(self, structures: Mapping[str, Sequence[Structure]]) -> Cost:
+        """Return the cost of all the model but the layers.
+
+        The model is measured with the cheapest structure of each layer, whose costs are then subtracted. They are small, and so
+        is their error. The costs of large dense layers depend on what else is in the processor's caches.
+        """
+        cheapest = []
+        for layer in self.layers:
+            costs = {each: self._cost_in_model(layer, each) for each in (DENSE, *structures[layer.path])}
+            cheapest.append((layer, min(costs, key=costs.__getitem__)))
+        replaced = tuple((layer.path, each) for layer, each in cheapest if each != DENSE)
+
+        def measured() -> Cost:
+            try:
+                new, _ = Blueprint(structures=replaced).build(self.task.model, self.task.lesson.x, {}, self.task.training.seed)
+                return self.task.exporter.measure({"new": self.task.export(new, "the cheapest layers")})["new"]
+            except ValueError:  # with random weights the export is off
+                return Cost(0.0, 0.0)
+
+        rest = Cost(*self.task.memory.once("costs", "the cheapest layers", measured)) if replaced else self.original
+        for layer, structure in cheapest:
+            rest = rest.minus(self._cost_in_model(layer, structure))
+        return Cost(max(rest.seconds, self.empty.seconds), max(rest.size_bytes, self.empty.size_bytes))
 
     def _cost_in_model(self, layer: Replaceable, structure: Structure) -> Cost:
         """Return what a layer adds to the cost of the model, in all of its calls."""

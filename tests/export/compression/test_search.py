@@ -59,9 +59,8 @@ def test_a_size(task, tmp_path):
     report = json.loads(found.to_json(tmp_path / "found.json").read_text())
     assert report["pick"]["name"] == found.pick.name
     assert [point["weights"] for point in report["points"]] == [point.weights for point in found.points]
-    assert f"{found.pick.name} (picked)" in str(found.table()).replace("\n", " ") or found.table().row_count == len(
-        found.points
-    )
+    assert found.table().row_count == len(found.points)
+    assert "(picked)" in str(found.table())
     assert found.plot(tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="exists"):
         found.plot(tmp_path / "found.png")
