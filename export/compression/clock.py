@@ -35,6 +35,10 @@ class Clock:
         self.done += work
         self.advance(work / max(self.total, self.done))
 
+    def skip(self, work: float) -> None:
+        """Note that work is not to be done, for example because its result is known."""
+        self.total -= work
+
     @property
     def left(self) -> str:
         """How much time is left, as the end of a sentence, or nothing if too little was done to tell."""

@@ -137,7 +137,8 @@ class Finalists:
         task, key = self.task, _key(blueprint)
         task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
         new, report = self._built(blueprint)
-        if task.memory.known("finalists", key):
+        known = task.memory.known("finalists", key)
+        if known:
             new.set_weights(task.memory.arrays_of("finalist", key))
         else:
             task.training.seeded(key)
@@ -145,7 +146,7 @@ class Finalists:
             imitate(new, task.lesson, epochs=epochs, batch_size=batch_size, learning_rate=rate, compiled=COMPILED)
             task.memory.keep_arrays("finalist", key, new.get_weights())
             task.memory.once("finalists", key, lambda: blueprint.name)
-        task.clock.finish(self._work_of_each)
+        (task.clock.skip if known else task.clock.finish)(self._work_of_each)
         try:
             exported = task.export(new, blueprint.name)
         except ValueError as error:

@@ -69,13 +69,16 @@ class LayerTrials:
         # Structure after structure, not layer after layer, so that a time limit leaves something for each layer.
         rounds = range(max((len(each) for each in structures.values()), default=0))
         todo = [(each, structures[each.path][i]) for i in rounds for each in self.layers if i < len(structures[each.path])]
+        self.task.clock.skip((self._quota * len(self.layers) - len(todo)) * STEPS)
         for number, (layer, structure) in enumerate(todo):
             known = self.task.memory.known("harms", trial_name(layer.path, structure))
-            if known or not self.task.clock.is_over(TIME_PART):
-                self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
-                harm = self._harm(layer, structure, taught, judged, batch_size)
-                tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
-            self.task.clock.finish(STEPS)
+            if not known and self.task.clock.is_over(TIME_PART):
+                self.task.clock.skip(STEPS)
+                continue
+            self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
+            harm = self._harm(layer, structure, taught, judged, batch_size)
+            tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
+            (self.task.clock.skip if known else self.task.clock.finish)(STEPS)
         return tried, rest
 
     @property
@@ -89,12 +92,13 @@ class LayerTrials:
         for layer in self.layers:
             by_key.setdefault(layer.key, []).append(layer)
         kept: dict[str, list[Structure]] = {}
-        for number, alike in enumerate(by_key.values()):
+        for number, (key, alike) in enumerate(by_key.items()):
+            known = self.task.memory.known("costs", key)
             self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
             costs = self._costs_alone(alike[0])
             choices = [structure for structure in structures_of(alike[0].dense) if structure.name in costs]
             kept |= {layer.path: choices for layer in alike}
-            self.task.clock.finish(self._quota * EXPORT_WORK)
+            (self.task.clock.skip if known else self.task.clock.finish)(self._quota * EXPORT_WORK)
         return kept
 
     def _costs_alone(self, layer: Replaceable) -> dict[str, Cost]:

@@ -128,8 +128,11 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, mo
 
 
 @pytest.fixture
-def whole(task):
-    return compress(task, target_size=20_000, epochs=2)
+def whole(task, kept={}):  # noqa: B006
+    """A search that was not stopped. It is run once: the settings of `quick` are those of a test, not of the module."""
+    if not kept:
+        kept["found"] = compress(task, target_size=20_000, epochs=2)
+    return kept["found"]
 
 
 def test_a_time_limit_leaves_one_trained_model(task):
