@@ -11,14 +11,12 @@ from ..convert import to_tflite
 from ..measurement import devices
 from ..measurement.timing import measure_all
 from ..model import TFLiteModel
-from ..planning.planner import Effort, Objective, default_effort
+from ..planning.planner import Objective, default_effort
 from ..planning.wisdom import Wisdom
 from ..tflite.quantize import Quantize
 
 # Timed blocks of each file, where only a prediction depends on them.
 RUNS = 30
-# Few lowerings of each layer are measured, because the search exports many models. The environment may ask for still fewer.
-EFFORTS: dict[str, Effort] = {"estimate": "estimate"}
 
 
 class Cost(NamedTuple):
@@ -84,7 +82,8 @@ class Exporter:
             model,
             quantize=self.quantize,
             representative_data=typical if self.quantize == "int8" else None,
-            effort=EFFORTS.get(default_effort(), "quick"),
+            # Few lowerings of each layer are measured, because the search exports many models.
+            effort="estimate" if default_effort() == "estimate" else "quick",
             objective=self.objective,
             device=self.device,
             wisdom=self.wisdom,

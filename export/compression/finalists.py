@@ -133,7 +133,7 @@ class Finalists:
         return Cost(*self.task.memory.once("costs", f"untrained {_key(blueprint)}", measured))
 
     def _train(self, blueprint: Blueprint) -> Finalist | None:
-        """Return a model that imitates the original, with its file and score, or None if it cannot be exported."""
+        """Return a model that imitates the original, with its file and score, or None if it diverges or cannot be exported."""
         task, key = self.task, _key(blueprint)
         task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
         new, report = self._built(blueprint)
@@ -143,7 +143,11 @@ class Finalists:
         else:
             task.training.seeded(key)
             epochs, batch_size, rate, _ = task.training
-            imitate(new, task.lesson, epochs=epochs, batch_size=batch_size, learning_rate=rate, compiled=COMPILED)
+            try:
+                imitate(new, task.lesson, epochs=epochs, batch_size=batch_size, learning_rate=rate, compiled=COMPILED)
+            except ValueError as error:
+                self.skipped[blueprint.name] = str(error)
+                return None
             task.memory.keep_arrays("finalist", key, new.get_weights())
             task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each)

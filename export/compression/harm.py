@@ -24,7 +24,7 @@ class Trial(NamedTuple):
     """A layer that was replaced and trained briefly.
 
     Attributes:
-        harm: the divergence of the model's outputs from the original's. 0 or more.
+        harm: the divergence of the model's outputs from the original's, 0 or more. Infinite if the training diverged.
         weights: the weights of the new layer.
     """
 
@@ -64,7 +64,10 @@ def try_layer(
     new = layer_at(student, place.path)
     train_only(student, new)
     epochs = max(1, round(STEPS * batch_size / len(lesson)))
-    imitate(student, lesson, epochs=epochs, batch_size=batch_size, learning_rate=LEARNING_RATE, compiled=False)
+    try:
+        imitate(student, lesson, epochs=epochs, batch_size=batch_size, learning_rate=LEARNING_RATE, compiled=False)
+    except ValueError:  # the training has diverged
+        return Trial(float("inf"), new.get_weights())
     return Trial(divergence(student, held_back), new.get_weights())
 
 

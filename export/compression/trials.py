@@ -1,5 +1,6 @@
 """The trials of single layers: what each costs as each structure, and how much the outputs suffer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,9 @@ class LayerTrials:
         tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in self.layers}
         steps, batch_size = STEPS * self.task.training.batch_size, self.task.training.batch_size
         order = np.random.default_rng(self.task.training.seed).permutation(len(self.task.lesson))
-        judged = self.task.lesson.part(order[: min(JUDGED, max(1, len(order) // 5))], labels=False)
-        taught = self.task.lesson.part(order[len(judged) :][:steps], labels=False)
+        count = min(JUDGED, len(order) // 5)
+        judged = self.task.lesson.part(order[:count] if count else order, labels=False)
+        taught = self.task.lesson.part(order[count:][:steps], labels=False)
         # Structure after structure, not layer after layer, so that a time limit leaves something for each layer.
         rounds = range(max((len(each) for each in structures.values()), default=0))
         todo = [(each, structures[each.path][i]) for i in rounds for each in self.layers if i < len(structures[each.path])]
@@ -77,7 +79,8 @@ class LayerTrials:
                 continue
             self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
             harm = self._harm(layer, structure, taught, judged, batch_size)
-            tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
+            if math.isfinite(harm):
+                tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
             (self.task.clock.skip if known else self.task.clock.finish)(STEPS)
         return tried, rest
 
@@ -160,10 +163,12 @@ class LayerTrials:
         return Cost(len(layer.shapes) * alone.seconds, alone.size_bytes)
 
     def _harm(self, layer: Replaceable, structure: Structure, taught: Lesson, judged: Lesson, batch_size: int) -> float:
+        """Return the harm of a structure in the place of a layer. It is infinite if the training diverges."""
         name = trial_name(layer.path, structure)
 
         def tried() -> float:
-            trial = try_layer(self.task.model, layer, structure, taught, judged, batch_size, self.task.training.seeded(name))
+            seed = self.task.training.seeded(name)
+            trial = try_layer(self.task.model, layer, structure, taught, judged, batch_size, seed)
             self.task.memory.keep_arrays("layer", name, trial.weights)
             return trial.harm
 
