@@ -3,7 +3,9 @@
 This needs Keras on the TensorFlow backend.
 """
 
-from .compression_sweep import Sweep, TargetError, sweep
+from .compression.compression import Compression
+from .compression.search import compress
+from .compression.targets import TargetError
 from .convert import pareto_front, to_tflite
 from .measurement.comparison import Comparison, compare
 from .measurement.counts import Counts
@@ -15,17 +17,17 @@ from .tflite.parity import ParityError
 
 __all__ = [
     "Comparison",
+    "Compression",
     "Counts",
     "Latency",
     "ParityError",
-    "Sweep",
     "TFLiteModel",
     "TargetError",
     "Wisdom",
     "compare",
+    "compress",
     "measure",
     "pareto_front",
-    "sweep",
     "to_tflite",
     "wisdom",
 ]

@@ -21,7 +21,7 @@ FLOORS = {
         "utils",
     ),
     "export": (
-        "compression_sweep",
+        "compression",
         "convert",
         "diagnosis",
         "model",

@@ -25,7 +25,7 @@ DOCUMENTED_TOO = (
     "keras_butterfly.model_summary.Summary",
 )
 # Public names that are also words of an argument or of mathematics.
-UNLINKED = {"wisdom", "get", "sigma", "eigenvalues", "summary", "measure", "compare", "sweep"}
+UNLINKED = {"wisdom", "get", "sigma", "eigenvalues", "summary", "measure", "compare", "compress"}
 
 
 def setup(app):

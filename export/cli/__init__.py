@@ -108,10 +108,8 @@ def summary(model, as_json):
     show_default=True,
     help="Class of the new layers.",
 )
-@click.option("--k", "ks", multiple=True, type=click.IntRange(min=1), help="Rank of ButterflyDense; repeatable with a target.")
-@click.option(
-    "--stacks", multiple=True, type=click.IntRange(min=1), help="Butterflies that a Butterfly sums; repeatable with a target."
-)
+@click.option("--k", type=click.IntRange(min=1), help="Rank of ButterflyDense.")
+@click.option("--stacks", type=click.IntRange(min=1), default=1, show_default=True, help="Butterflies that a Butterfly sums.")
 @click.option(
     "--rank", type=click.IntRange(min=1), help="Rank of a LowRank layer, which needs it, or of a term added to a Butterfly."
 )
@@ -132,31 +130,60 @@ def summary(model, as_json):
     "best, which is fit for low-rank layers and fresh for butterflies.",
 )
 @click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Scored on x_test, y_test, or else on a fifth.")
+@click.option("--data", type=FILE, help="A .npz with inputs x and labels y, which are needed for accuracies only.")
 @click.option(
     "--epochs", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Passes of distillation over the data."
 )
 @click.option(
     "--checkpoint", type=FOLDER, help="Folder in which a distillation is saved, to continue it after an interruption."
 )
-@click.option("--target-latency-us", type=POSITIVE, help="Target: largest median latency in microseconds.")
-@click.option("--target-size-kib", type=POSITIVE, help="Target: largest .tflite file in KiB.")
-@click.option(
-    "--max-accuracy-drop",
-    type=Number(min=0, max=100),
-    help="Target: largest loss of accuracy in percentage points, 0 to 100.",
-)
-@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="Precision in which targets are measured.")
-@click.option("--plot", type=FILE, help="With a target: write a picture of all models tried to this file too.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @OVERWRITE
 @AS_JSON
 def replace(**options):
     """Replace the dense layers of MODEL, a .keras file, by butterfly layers.
 
-    With a target, models with several --k and --stacks are made, exported and measured. The best that meets it is written.
+    To have the layers chosen for a latency, a size or an accuracy, see compress.
     """
     from keras_butterfly_cli.commands import replace as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@_output(".tflite")
+@click.option(
+    "--data",
+    type=FILE,
+    required=True,
+    help="A .npz with inputs x, and labels y if there are any. Scored on x_test, y_test, or else on a part that is held back.",
+)
+@click.option("--target-latency-us", type=POSITIVE, help="Largest median latency in microseconds.")
+@click.option("--target-size-kib", type=POSITIVE, help="Largest .tflite file in KiB.")
+@click.option(
+    "--max-accuracy-drop", type=Number(min=0, max=100), help="Largest loss of accuracy in percentage points, 0 to 100."
+)
+@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
+@click.option("--time-limit", type=POSITIVE, help="Seconds after which the search ends with what it has found.")
+@click.option("--folder", type=FOLDER, help="Folder in which the search is kept, to continue it after an interruption.")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), default=6, show_default=True, help="Passes of each training.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True)
+@click.option("--where", multiple=True, help="Name or path of a layer that may change, repeatable; or one regular expression.")
+@click.option("--min-weights", type=click.IntRange(min=1), help="Change only layers with at least this many weights.")
+@click.option("--keras", "keras_output", type=FILE, help="Write the model to this .keras file too.")
+@click.option("--plot", type=FILE, help="Write a picture of all models tried to this file too.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@OVERWRITE
+@AS_JSON
+def compress(**options):
+    """Find the best model that meets the targets, made of MODEL, a .keras file, and write it as TFLite.
+
+    Layers stay dense, or become low-rank pairs or butterflies of several kinds, or the whole network becomes narrower. With
+    --max-accuracy-drop alone the fastest model is written, and else the most accurate. At least one target is needed.
+    """
+    from keras_butterfly_cli.commands import compress as run
 
     run(**options)
 

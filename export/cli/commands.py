@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
-from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, split
+from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, training_and_test
 from rich.console import Console
 
 import keras_butterfly
@@ -17,7 +17,7 @@ from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.compression.distillation import check_training_labels
 from keras_butterfly.export import files
-from keras_butterfly.export.compression_sweep import MAX_FITTED, accuracy, check_scorable, sample
+from keras_butterfly.export.compression.score import accuracy, check_scorable
 from keras_butterfly.export.measurement.devices import find
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
@@ -25,13 +25,13 @@ from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
-from keras_butterfly.utils.model_inputs import check_data, first_outputs
+from keras_butterfly.utils.model_inputs import check_data, first_outputs, sample
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 from keras_butterfly.utils.validation import check_finite
 
-# The settings that the search for a target tries by default.
-KS, STACKS = (16, 32, 64), (1, 2)
+# Number of examples that layers are fitted to.
+MAX_FITTED = 4096
 Progress.lines = True
 # A file or a pipe has no width of its own.
 FILE_WIDTH = 120
@@ -44,30 +44,45 @@ def summary(model, as_json):
 
 
 def replace(model, output, overwrite, as_json, data, **options):
-    """Replace dense layers in a .keras file, and write the new model. With a target, write the best of several that meet it."""
-    outputs = {"--output": output, "--plot": options["plot"]}
-    files.check_distinct(outputs, {"MODEL": model, "--data": data})
+    """Replace dense layers in a .keras file, train the new model if asked to, and write it."""
+    files.check_distinct({"--output": output}, {"MODEL": model, "--data": data})
     _check_output(output, ".keras", overwrite)
-    _check_plot(options["plot"], overwrite)
     checkpoint = _checkpoint(options)
     original = load_model(model)
     check_model(original)
     arrays = None if data is None else load_arrays(data)
-    targets = _targets(options["target_latency_us"], options["target_size_kib"], options["max_accuracy_drop"])
-    settings = {key: options[key] for key in ("initialize", "seed", "min_weights", "radix")}
+    settings = {key: options[key] for key in ("kind", "k", "rank", "stacks", "radix", "initialize", "seed", "min_weights")}
     settings |= {"where": _where(options["where"])}
     settings |= {} if options["steps"] is None else {"steps": options["steps"]}
     if checkpoint is not None:
         checkpoint.settings = _training_settings(original, arrays, options)
     with nullcontext() if checkpoint is None else checkpoint.held():
-        if targets:
-            new, report, shown = _picked(original, arrays, targets, options, settings, overwrite)
-        else:
-            new, report, shown = _replaced(original, arrays, options, settings, checkpoint)
+        new, report, shown = _replaced(original, arrays, options, settings, checkpoint)
         files.write(output, new.save, overwrite)
         if checkpoint is not None:
             checkpoint.remove()
     print_report({"written": str(output), **report}, [*shown, f"wrote {output}"], as_json)
+
+
+def compress(model, output, keras_output, plot, overwrite, as_json, data, **options):
+    """Search for the best model that meets the targets, write its .tflite file, and print all models that were tried."""
+    files.check_distinct({"--output": output, "--keras": keras_output, "--plot": plot}, {"MODEL": model, "--data": data})
+    _check_output(output, ".tflite", overwrite)
+    if keras_output is not None:
+        _check_output(keras_output, ".keras", overwrite, "--keras")
+    _check_plot(plot, overwrite)
+    targets = _targets(options.pop("target_latency_us"), options.pop("target_size_kib"), options.pop("max_accuracy_drop"))
+    original = load_model(model)
+    check_model(original)
+    train, test = training_and_test(load_arrays(data), _input_names(original))
+    where = _where(options.pop("where"))
+    found = exporting.compress(original, train, validation_data=test, where=where, **targets, **options)
+    if keras_output is not None:
+        files.write(keras_output, found.model.save, overwrite)
+    if plot is not None:
+        found.plot(plot, overwrite)
+    found.exported.save(output, overwrite)
+    print_report({"written": str(output), **found.to_dict()}, [found.table(), *found.why, f"wrote {output}"], as_json)
 
 
 def _checkpoint(options) -> Checkpoint | None:
@@ -86,12 +101,12 @@ def _training_settings(original, arrays, options) -> dict:
     return {
         "MODEL": fingerprint_of_weights(original),
         "--data": fingerprint(trained_on),
-        **{f"--{name.replace('_', '-')}": options["ks" if name == "k" else name] for name in names},
+        **{f"--{name.replace('_', '-')}": options[name] for name in names},
     }
 
 
 def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
-    """Return the arguments of `Sweep.pick`: seconds, bytes, and a part of 1. Targets that are None are left out."""
+    """Return the targets as `compress` takes them: seconds, bytes, and a part of 1. Those that are None are left out."""
     targets = {
         "target_latency": None if latency_us is None else latency_us / 1e6,
         "target_size": None if size_kib is None else int(size_kib * 1024),
@@ -102,20 +117,8 @@ def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: fl
 
 def _replaced(original, arrays, options, settings, checkpoint):
     """Return the one new model that the options describe, a report for JSON, and the parts to print."""
-    ks, stacks = options["ks"], options["stacks"]
-    if len(ks) > 1 or len(stacks) > 1:
-        raise ValueError("Expected one --k or one --stacks. Several are tried only for a target, such as --target-latency-us.")
-    if options["plot"] is not None:
-        raise ValueError(
-            "Expected --plot with a target, such as --target-latency-us: it shows the models that were tried. Received --plot "
-            "without a target."
-        )
     if options["epochs"] and arrays is None:
         raise ValueError("Expected --data to train on. Received --epochs without it.")
-    if options["quantize"]:
-        raise ValueError("Expected --quantize with a target only; a .keras file stays in float. Give it to the export command.")
-    how = {"kind": options["kind"], "rank": options["rank"]}
-    how |= {"k": ks[0] if ks else None, "stacks": stacks[0] if stacks else 1}
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
     some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
@@ -125,7 +128,7 @@ def _replaced(original, arrays, options, settings, checkpoint):
     if settings["initialize"] == "auto" and not options["epochs"]:
         settings["initialize"] = "fit"
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
-    new, replaced = keras_butterfly.replace_dense(original, data=some, **how, **settings)
+    new, replaced = keras_butterfly.replace_dense(original, data=some, **settings)
     if options["epochs"]:
         scores |= _scores("before distillation", new, arrays)
         keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=checkpoint)
@@ -148,48 +151,6 @@ def _score_lines(scores: dict[str, float], replaced) -> list[str]:
     if any(each.error is not None for each in replaced.replacements):
         lines.append("relative error: of the fit, before any training. 0 is exact, 1 is a layer that has learned nothing.")
     return lines
-
-
-def _picked(original, arrays, targets, options, settings, overwrite):
-    """Return the model of a sweep that meets the targets, a report for JSON, and the parts to print."""
-    if arrays is None:
-        raise ValueError(f"Expected --data, a .npz with inputs x and labels {LABELS}, to measure targets on. Received none.")
-    train, test = split(arrays, _input_names(original))
-    ks, stacks = _candidates(options["kind"], options["ks"], options["stacks"])
-    if options["checkpoint"] is not None:
-        raise ValueError("Expected --checkpoint without a target, for which several models are trained. Received both.")
-    only_size = "target_size" in targets and "target_latency" not in targets
-    tried = exporting.sweep(
-        original,
-        test,
-        ks=ks,
-        stacks=stacks,
-        objective="size" if only_size else "latency",
-        train=train,
-        epochs=options["epochs"],
-        quantize=options["quantize"],
-        **settings,
-    )
-    if options["plot"] is not None:
-        tried.plot(options["plot"], overwrite)
-    point = tried.pick(**targets)
-    return point.model, {"picked": point.to_dict(), **tried.to_dict()}, [tried.table(), f"picked {point.name}"]
-
-
-def _candidates(kind: str, ks, stacks):
-    """Return the values of k and of stacks that the search for a target tries."""
-    if kind == "low_rank":
-        raise ValueError("Expected --kind low_rank without a target: the search tries butterflies. Received both.")
-    if (kind == "butterfly" and ks) or (kind == "butterfly_dense" and stacks):
-        raise ValueError(
-            "Expected --k with --kind butterfly_dense and --stacks with --kind butterfly. "
-            f"Received: --kind {kind} with {'--k' if ks else '--stacks'}."
-        )
-    if kind == "butterfly":
-        return (), stacks or STACKS
-    if kind == "butterfly_dense":
-        return ks or KS, ()
-    return (ks, stacks) if ks or stacks else (KS, STACKS)
 
 
 def export(model, output, data, wisdom, card, overwrite, as_json, explain, **settings):
@@ -368,10 +329,11 @@ def _check_plot(path, overwrite: bool) -> None:
         _check_new(path, "--plot", overwrite)
 
 
-def _check_output(path, suffix: str, overwrite: bool) -> None:
+def _check_output(path, suffix: str, overwrite: bool, option: str = "--output") -> None:
     if Path(path).suffix != suffix:
-        raise ValueError(f"Expected an --output that ends in {suffix}. Received: '{path}'")
-    _check_new(path, "--output", overwrite)
+        article = "an" if option == "--output" else "a"
+        raise ValueError(f"Expected {article} {option} that ends in {suffix}. Received: '{path}'")
+    _check_new(path, option, overwrite)
 
 
 def _check_new(path, option: str, overwrite: bool) -> None:

@@ -79,30 +79,20 @@ def inputs_of(arrays: dict[str, np.ndarray], names: Sequence[str], suffix: str =
     raise ValueError(f"Expected the arrays {wanted} in the data. Received: {list(arrays)}")
 
 
-def split(arrays: dict[str, np.ndarray], names: Sequence[str], held_out: float = 0.2):
-    """Return (x, y) to train on, and (x, y) to score on.
+def training_and_test(arrays: dict[str, np.ndarray], names: Sequence[str]):
+    """Return the data to train on, and those to score on, as `export.compress` takes them: (x, y), or x without labels.
 
     Args:
-        arrays: the arrays by name. If "y_test" is among them, the arrays whose names end in "_test" are the ones to score on.
+        arrays: the arrays by name. Those whose names end in "_test" are the ones to score on. If there are none, this part is
+            None.
         names: names of the model's inputs.
-        held_out: part of the examples that is drawn to score on if there is no "y_test".
 
     Raises:
-        ValueError: if inputs or labels are missing, or there are fewer than two examples.
+        ValueError: if inputs are missing, or labels are there for one part only.
     """
-    x = inputs_of(arrays, names)
-    if LABELS not in arrays:
-        raise ValueError(f"Expected labels '{LABELS}' in the data, to score with. Received: {list(arrays)}")
-    counts = {array.shape[:1] for array in [*keras.tree.flatten(x), arrays[LABELS]]}
-    if len(counts) != 1 or () in counts:
-        shapes = [array.shape for array in keras.tree.flatten(x)]
-        raise ValueError(f"Expected a label for each example. Received inputs of {shapes} and labels of {arrays[LABELS].shape}")
-    if LABELS + TEST in arrays:
-        return (x, arrays[LABELS]), (inputs_of(arrays, names, TEST), arrays[LABELS + TEST])
-    count = len(arrays[LABELS])
-    if count < 2:
-        raise ValueError(f"Expected at least two examples, to train on some and score on others. Received: {count}")
-    cut, shuffled = count - max(1, round(count * held_out)), np.random.default_rng(0).permutation(count)
-    parts = [np.sort(shuffled[:cut]), np.sort(shuffled[cut:])]
-    train, test = ((keras.tree.map_structure(lambda array, p=p: array[p], x), arrays[LABELS][p]) for p in parts)
-    return train, test
+    x, y = inputs_of(arrays, names), arrays.get(LABELS)
+    train = x if y is None else (x, y)
+    if not any(name.endswith(TEST) for name in arrays):
+        return train, None
+    test_x, test_y = inputs_of(arrays, names, TEST), arrays.get(LABELS + TEST)
+    return train, test_x if test_y is None else (test_x, test_y)

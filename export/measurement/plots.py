@@ -23,6 +23,7 @@ KINDS = {
     "J2^T W' J1": "#009E73",
     "dense, pruned": "#CC79A7",
     "narrow dense": "#E69F00",
+    "several kinds": "#56B4E9",
 }
 MARKERS = {"float32": "o", "float16": "D", "dynamic": "^", "int8": "s"}
 # Parameters of matplotlib.

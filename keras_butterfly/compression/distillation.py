@@ -82,17 +82,12 @@ class Distiller(keras.Model):
         teacher_outputs, teacher_calls = self._run_teacher(inputs)
         student_outputs, student_calls = self._run_student(inputs)
         outputs = zip(keras.tree.flatten(teacher_outputs), keras.tree.flatten(student_outputs), self.probabilities, strict=True)
-        for teacher_output, student_output, are_probabilities in outputs:
-            difference = self._divergence if are_probabilities else relative_error
-            self.add_loss(self.soft * difference(ops.stop_gradient(teacher_output), student_output))
+        for teacher_output, student_output, of_probabilities in outputs:
+            target = ops.stop_gradient(teacher_output)
+            self.add_loss(self.soft * difference(target, student_output, of_probabilities, self.temperature))
         for student_call, teacher_call in self._pair_calls(student_calls, teacher_calls):
             self.add_loss(self.hint * relative_error(ops.stop_gradient(teacher_call.outputs), student_call.outputs))
         return student_outputs
-
-    def _divergence(self, teacher_output, student_output):
-        """Return T^2 KL of the softened probabilities. The factor makes the size of the gradient independent of T."""
-        teacher, student = (ops.log_softmax(_log(p) / self.temperature) for p in (teacher_output, student_output))
-        return self.temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
 
 
 @warnings_not_raised()
@@ -183,9 +178,7 @@ def distill(
         validation_x, labels, *weights = validation_arrays(student, validation_data, len(shapes))
         validation_data = (validation_x, in_output_order(student, labels), *weights)
     given_labels = [labels for labels in (y, None if validation_data is None else validation_data[1]) if labels is not None]
-    compiled = (
-        {} if not given_labels else _label_loss(loss, metrics, student, teacher, distiller.probabilities, given_labels[0])
-    )
+    compiled = {} if not given_labels else label_loss(loss, metrics, student, teacher, distiller.probabilities, given_labels[0])
     for labels in given_labels:
         check_against_loss(labels, compiled["loss"], shapes)
     if class_weight is not None and y is None:
@@ -326,11 +319,11 @@ def check_training_labels(model: keras.Model, x, labels, loss=None) -> None:
     """
     outputs = first_outputs(model, x, 8)
     arrays = in_output_order(model, label_arrays(labels, len(keras.tree.flatten(x)[0]), len(outputs)))
-    compiled = _label_loss(loss, (), model, model, [_are_probabilities(output) for output in outputs], arrays)
+    compiled = label_loss(loss, (), model, model, [are_probabilities(output) for output in outputs], arrays)
     check_against_loss(arrays, compiled["loss"], [output.shape for output in outputs])
 
 
-def _label_loss(loss, metrics, student, teacher, probabilities: Sequence[bool], labels) -> dict:
+def label_loss(loss, metrics, student, teacher, probabilities: Sequence[bool], labels) -> dict:
     """Return the arguments `loss` and `metrics` of `compile`, with the defaults that `distill` documents.
 
     Raises:
@@ -371,6 +364,15 @@ def _may_replace(layer: keras.layers.Layer, old: keras.layers.Layer) -> bool:
     return any(hasattr(each, "approximate") for each in inside)
 
 
+def difference(target, output, of_probabilities: bool, temperature: float):
+    """Return D of `Distiller`, the difference of a student's output and the teacher's, `target`."""
+    if not of_probabilities:
+        return relative_error(target, output)
+    # The factor T^2 makes the size of the gradient independent of T.
+    teacher, student = (ops.log_softmax(_log(p) / temperature) for p in (target, output))
+    return temperature**2 * ops.mean(ops.sum(ops.exp(teacher) * (teacher - student), axis=-1))
+
+
 def relative_error(target, output):
     """Return the mean squared error of `output` over the mean square of `target`, in float32 whatever the layers compute in."""
     target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
@@ -397,8 +399,8 @@ def _compare_outputs(student, teacher, x) -> tuple[list[bool], list[tuple]]:
     shapes = [[output.shape for output in outputs] for outputs in (student_outputs, teacher_outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Expected outputs of the same shapes. Received: student {shapes[0]}, teacher {shapes[1]}")
-    return [_are_probabilities(output) for output in teacher_outputs], shapes[1]
+    return [are_probabilities(output) for output in teacher_outputs], shapes[1]
 
 
-def _are_probabilities(output) -> bool:
+def are_probabilities(output) -> bool:
     return output.shape[-1] > 1 and bool(output.min() >= 0 and abs(output.sum(-1) - 1).max() < SUM_TOLERANCE)

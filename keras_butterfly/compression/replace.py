@@ -1,7 +1,7 @@
 """Replacing the dense layers of a trained model by butterfly layers."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -128,7 +128,7 @@ def replace_dense(
         raise ValueError(
             f"Expected a layer to replace. Found none{' for ' if received else ''}{received}: {summarize(reasons)}."
         )
-    new = clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
+    new = _with_targets(model, targets, data)
     with Progress(progress) as bars:
         if fitted:
             replacements = _fit_all(model, new, targets, data, steps, bars)
@@ -136,6 +136,33 @@ def replace_dense(
             replacements = [_keep_random(target) for target in targets]
     kept = reasons_to_report(model, reasons)
     return new, ReplacementReport(tuple(replacements), kept, model.count_params(), new.count_params())
+
+
+@warnings_not_raised()
+def replace_each(
+    model: keras.Model, settings: Mapping[str, Mapping], *, data=None, seed: int | None = None
+) -> tuple[keras.Model, ReplacementReport]:
+    """Return a copy of `model` in which each layer is replaced in its own way. The new layers start from random weights.
+
+    Args:
+        model: a built model.
+        settings: maps the path of a layer to the arguments `kind`, `k`, `rank`, `stacks` and `radix` of `replace_dense`.
+        data, seed: as in `replace_dense`.
+
+    Raises:
+        ValueError: as `replace_dense`, and if a layer cannot be replaced as its settings say.
+    """
+    layers, targets = dict(candidates_of(model)), []
+    for index, (path, given) in enumerate(settings.items()):
+        arguments = {"kind": "auto", "k": None, "rank": None, "stacks": 1, "radix": None, **given}
+        factory = _LayerFactory(**arguments, seed=None if seed is None else (seed + 2 * index) % 2**32)
+        target = _target_or_reason(model, path, layers[path], factory, None)
+        if not isinstance(target, _Target):
+            raise ValueError(f"Layer '{path}' {target}. Choose other arguments for it.")
+        targets.append(target)
+    new = _with_targets(model, targets, data)
+    replacements = tuple(_keep_random(target) for target in targets)
+    return new, ReplacementReport(replacements, {}, model.count_params(), new.count_params())
 
 
 @dataclass(frozen=True)
@@ -272,13 +299,9 @@ def _targets(model: keras.Model, selection: Selection, factory: _LayerFactory) -
 
 def _target_or_reason(model, path: str, layer, factory: _LayerFactory, max_weight_ratio: float | None) -> _Target | str:
     """Return `layer` with a new layer to replace it, or the reason why it is kept."""
-    reason = why_not_dense(layer)
+    reason = why_not_replaced(model, layer)
     if reason is not None:
         return reason
-    # SpectralNormalization, for example, holds the kernel of the layer that it wraps, and changes it.
-    held_elsewhere = {id(weight) for other in all_layers(model) if other is not layer for weight in held_variables(other)}
-    if any(id(weight) in held_elsewhere for weight in layer.variables):
-        return "has weights that another layer works on"
     dense = DenseMap.of(layer)
     reason = factory.why_not(dense)
     if reason is not None:
@@ -287,6 +310,23 @@ def _target_or_reason(model, path: str, layer, factory: _LayerFactory, max_weigh
     if max_weight_ratio is not None and new.count_params() > max_weight_ratio * dense.weights:
         return f"would keep {new.count_params():,} of its {dense.weights:,} weights"
     return _Target(path, dense, new)
+
+
+def why_not_replaced(model: keras.Model, layer: keras.layers.Layer) -> str | None:
+    """Return why no other layer can take the place of `layer` in `model`, as the end of a sentence, or None if one can."""
+    reason = why_not_dense(layer)
+    if reason is not None:
+        return reason
+    # SpectralNormalization, for example, holds the kernel of the layer that it wraps, and changes it.
+    held_elsewhere = {id(weight) for other in all_layers(model) if other is not layer for weight in held_variables(other)}
+    if any(id(weight) in held_elsewhere for weight in layer.variables):
+        return "has weights that another layer works on"
+    return None
+
+
+def _with_targets(model: keras.Model, targets: list[_Target], data) -> keras.Model:
+    """Return a copy of `model` with the new layers of `targets`."""
+    return clone_with(model, {id(target.old): target.in_model for target in targets}, lambda clone: _build_by_call(clone, data))
 
 
 def _build_by_call(clone: keras.Model, data) -> None:

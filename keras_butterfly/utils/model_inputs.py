@@ -102,6 +102,21 @@ def pack_inputs(model: keras.Model, values):
     return keras.tree.pack_sequence_as(model.input, list(values))
 
 
+def sample(x, count: int, seed: int = 0):
+    """Return `count` random examples of the inputs `x`, or all if there are no more.
+
+    They are random because the examples may be sorted by class.
+    """
+    total = len(keras.tree.flatten(x)[0])
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    return examples_at(x, chosen)
+
+
+def examples_at(x, index):
+    """Return the examples of `x`, arrays in any structure, at an index or a slice of the first axis."""
+    return keras.tree.map_structure(lambda array: array[index], x)
+
+
 def read_examples(model: keras.Model, data, most: int | None = None) -> tuple[Any, Any]:
     """Return inputs of `model` and labels as arrays, of data that may come as a stream.
 

@@ -29,7 +29,7 @@ FUNCTIONS = [
     lambda model: summary(model),
     lambda model: export.to_tflite(model),
     lambda model: export.pareto_front(model),
-    lambda model: export.sweep(model, (X, [0] * 4), ks=(2,)),
+    lambda model: export.compress(model, (X, [0] * 4), target_size=1),
 ]
 
 

@@ -15,7 +15,12 @@ import pytest
 from keras import layers
 from keras_butterfly_cli import main
 
+import keras_butterfly.export.compression.finalists as finalists
+import keras_butterfly.export.compression.harm as harm
+import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import Butterfly, export
+
+COMPRESS = ("compress", "model.keras", "-o", "new.tflite")
 
 
 def run(*arguments, folder, limit=None):
@@ -69,6 +74,7 @@ def folder(tmp_path_factory):
     np.savez(where / "data.npz", x=x[:350], y=y[:350], x_test=x[350:], y_test=y[350:])
     np.savez(where / "nan.npz", x=np.full((5, 64), np.nan, "float32"))
     np.savez(where / "narrow.npz", x=np.ones((5, 63), "float32"))
+    np.savez(where / "empty.npz", x=np.ones((0, 64), "float32"))
     (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
     (where / "text.keras").write_text("no model")
     with contextlib.chdir(where), pytest.raises(SystemExit) as stopped:
@@ -158,18 +164,44 @@ def test_models_of_other_tasks_are_not_compared(folder, call):
     assert "'several.keras' has 2 outputs, the first model has 1" in done.stderr
 
 
-def test_a_target_picks(folder, call):
+@pytest.fixture
+def quick(monkeypatch):
+    """A search among few structures, with short trainings, whose lowerings are chosen by estimates."""
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "estimate")
+    monkeypatch.setattr(trials, "MOST_STRUCTURES", 4)
+    monkeypatch.setattr(trials, "FACTORS", (1 / 4,))
+    monkeypatch.setattr(harm, "STEPS", 5)
+    monkeypatch.setattr(finalists, "COMPILED", False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_compress_writes_the_pick(folder, call):
     done = call(
-        *("replace", "model.keras", "-o", "picked.keras", "--data", "data.npz", "--steps", 5, "--stacks", 1, "--k", 4),
-        *("--max-accuracy-drop", 100, "--json", "--plot", "tried.png"),
+        *("compress", "model.keras", "-o", "pick.tflite", "--data", "data.npz", "--target-size-kib", 40, "--epochs", 1),
+        *("--keras", "pick.keras", "--where", "hidden", "--where", "next", "--json", "--plot", "tried.png"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert [point["name"] for point in report["points"]] == ["original", "full", "k = 4"]
-    fastest = min(report["points"][1:], key=lambda point: point["median_seconds"])
-    assert report["picked"]["name"] == fastest["name"]
+    assert report["points"][0]["name"] == "original"
+    assert report["pick"]["size_bytes"] <= 40 * 1024
+    assert (folder / "pick.tflite").stat().st_size == report["pick"]["size_bytes"]
+    assert keras.models.load_model(folder / "pick.keras").count_params() == report["pick"]["weights"]
     assert (folder / "tried.png").read_bytes()[:4] == b"\x89PNG"
-    assert keras.models.load_model(folder / "picked.keras").count_params() == fastest["weights"]
+    assert "try a layer" in done.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
+    before = sorted(entry.name for entry in folder.iterdir())
+    done = call(
+        *("compress", "model.keras", "-o", "new.tflite", "--data", "data.npz", "--where", "hidden", "--epochs", 1),
+        *("--target-latency-us", 0.001),
+    )
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert "No model found meets the targets (at most 0.0 us). The nearest is '" in message
+    assert " KiB, score 0." in message
+    assert sorted(entry.name for entry in folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -190,8 +222,17 @@ def test_a_target_picks(folder, call):
         (("replace", "model.keras", "-o", "new.keras", "--data", "narrow.npz"), "Received: [(5, 63)]"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),
         (("replace", "model.keras", "-o", "new.keras", "--epochs", 1), "Expected --data to train on"),
-        (("replace", "model.keras", "-o", "new.keras", "--k", 4, "--k", 8), "Expected one --k or one --stacks"),
-        (("replace", "model.keras", "-o", "new.keras", "--target-size-kib", 9), "Expected --data"),
+        (("replace", "model.keras", "-o", "new.keras", "--target-size-kib", 9), "No such option: --target-size-kib"),
+        (("compress", "model.keras", "-o", "new.tflite", "--target-size-kib", 9), "Missing option '--data'"),
+        ((*COMPRESS, "--data", "data.npz"), "Expected at least one target"),
+        ((*COMPRESS, "--data", "nan.npz", "--target-size-kib", 9), "Expected finite numbers"),
+        ((*COMPRESS, "--data", "narrow.npz", "--target-size-kib", 9), "Received: [(5, 63)]"),
+        ((*COMPRESS, "--data", "empty.npz", "--target-size-kib", 9), "Expected at least one example"),
+        (
+            (*COMPRESS, "--data", "data.npz", "--target-size-kib", 9, "--keras", "new.h5"),
+            "Expected a --keras that ends in .keras",
+        ),
+        ((*COMPRESS, "--data", "data.npz", "--target-size-kib", 9, "--folder", "small.keras"), "Expected a folder to keep"),
         (("replace", "model.keras", "-o", "small.keras"), "'small.keras' exists"),
         (("replace", "model.keras", "-o", "new.h5"), "ends in .keras"),
         (("replace", "model.keras", "-o", "nowhere/new.keras"), "Expected an existing folder"),
@@ -236,16 +277,6 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_tflite_file(folder, call, monk
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
     assert sorted(entry.name for entry in folder.iterdir()) == before
-
-
-def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
-    done = call(
-        *("replace", "model.keras", "-o", "new.keras", "--data", "data.npz", "--steps", 0, "--k", 4),
-        *("--target-latency-us", 0.001),
-    )
-    assert done.returncode == 1
-    assert "Nothing tried meets the targets. k = 4" in done.stderr
-    assert not (folder / "new.keras").exists()
 
 
 def test_an_export_off_by_more_than_the_tolerance_is_exit_code_1(folder, call):

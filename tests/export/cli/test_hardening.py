@@ -62,6 +62,7 @@ def refused(capsys, message, *arguments):
 
 
 REPLACE = ("replace", "m.keras", "-o", "new.keras", "--where", "wide", "--steps", 2)
+COMPRESS = ("compress", "m.keras", "-o", "new.tflite", "--data", "d.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +87,15 @@ def _inside(folder, monkeypatch):
         (("export", "m.keras", "-o", "new\0.tflite"), "'--output': Expected a path"),
         (("export", "m.keras", "-o", "new.tflite", "--data", ""), "'--data': Expected a path"),
         (("demo", "-o", ""), "'--output': Expected a path"),
-        ((*REPLACE, "--target-latency-us", -5), "--target-latency"),
-        ((*REPLACE, "--target-latency-us", "nan"), "not a finite number"),
-        ((*REPLACE, "--target-size-kib", 0), "--target-size"),
+        ((*COMPRESS, "--target-latency-us", -5), "--target-latency"),
+        ((*COMPRESS, "--target-latency-us", "nan"), "not a finite number"),
+        ((*COMPRESS, "--target-size-kib", 0), "--target-size"),
+        ((*COMPRESS, "--max-accuracy-drop", 101), "--max-accuracy-drop"),
+        ((*COMPRESS, "--target-size-kib", 9, "--time-limit", 0), "--time-limit"),
+        ((*COMPRESS, "--target-size-kib", 9, "--keras", "m.keras", "--overwrite"), "MODEL and --keras to be different files"),
         ((*REPLACE, "--checkpoint", "state"), "Expected --epochs with --checkpoint"),
         (("replace", "m.keras", "-o", "new.keras", "--where", ""), "--where. Received an empty one"),
-        ((*REPLACE, "--plot", "p.json", "--target-size-kib", 9), "ends in a picture format"),
+        ((*COMPRESS, "--plot", "p.json", "--target-size-kib", 9), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "p.json"), "ends in a picture format"),
         (("compare", "m.keras", "--plot", "m.keras", "--overwrite"), "m.keras and --plot to be different files"),
         ((*REPLACE[:2], "-o", "/proc/new.keras"), "Expected a folder that can be written to. Received: '/proc'"),
@@ -103,7 +107,6 @@ def _inside(folder, monkeypatch):
         (("measure", "m.keras", "--runs", 10**30), "`runs` must be at most 1,000,000"),
         (("measure", "m.keras", "--warmup", 10**9), "`warmup` must be at most 1,000,000"),
         ((*REPLACE, "--stacks", 10**30), "`stacks` must be at most 1,024"),
-        ((*REPLACE, "--stacks", 10**9, "--data", "d.npz", "--target-size-kib", 9), "`stacks` must be at most 1,024"),
         ((*REPLACE, "--steps", 10**30), "'--steps'"),
         ((*REPLACE, "--epochs", 10**30, "--data", "d.npz"), "'--epochs'"),
         (("demo", "--epochs", 10**30), "'--epochs'"),
@@ -180,12 +183,13 @@ def test_names_of_files_are_shown_as_they_are(capsys, folder, tmp_path, monkeypa
     assert (tmp_path / "latencies.png").exists()
 
 
-@pytest.mark.parametrize("target", [(), ("--target-size-kib", 100)])
-def test_labels_to_train_on_are_checked_before_the_work(target, capsys, folder, monkeypatch):
+def test_labels_to_train_on_are_checked_before_the_work(capsys, folder, monkeypatch):
     np.savez(folder / "bad.npz", x=X, y=Y + 4, x_test=X, y_test=Y)
     no_fits(monkeypatch)
-    monkeypatch.setattr("keras_butterfly.export.compression_sweep.to_tflite", None)
-    refused(capsys, "Expected labels within 0 .. 3. Received", *REPLACE, "--data", "bad.npz", "--epochs", 1, *target)
+    monkeypatch.setattr("keras_butterfly.export.compression.costs.to_tflite", None)
+    message = "Expected labels within 0 .. 3. Received"
+    refused(capsys, message, *REPLACE, "--data", "bad.npz", "--epochs", 1)
+    refused(capsys, message, *COMPRESS[:-1], "bad.npz", "--target-size-kib", 9)
 
 
 def no_exports(monkeypatch):

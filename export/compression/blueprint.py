@@ -1,0 +1,83 @@
+"""How a compressed model is made of the original: which layers are replaced by what, or how narrow they become."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_butterfly.compression.narrowing import narrow
+from keras_butterfly.compression.replace import replace_each
+from keras_butterfly.compression.report import ReplacementReport
+from keras_butterfly.utils.model_inputs import examples_at
+
+from .harm import layer_at
+from .structures import Structure
+
+# A name lists so many layers of one structure.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A way to make a smaller model of the original.
+
+    Attributes:
+        structures: pairs of a layer's path and what the layer becomes. All other layers stay.
+        widths: pairs of a layer's path and its new width. Empty if `structures` is not, and the reverse.
+    """
+
+    structures: tuple[tuple[str, Structure], ...] = ()
+    widths: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """What each changed layer becomes, in words, by its path."""
+        return {path: structure.name for path, structure in self.structures} | {
+            path: f"dense, {width} units" for path, width in self.widths
+        }
+
+    @property
+    def family(self) -> str:
+        """The kind of the model, in words."""
+        families = {structure.family for _, structure in self.structures}
+        if self.widths:
+            return "narrower"
+        return "original" if not families else families.pop() if len(families) == 1 else "mixed"
+
+    @property
+    def name(self) -> str:
+        """The structures with their layers, such as "two stages: hidden_0, hidden_1"."""
+        if self.widths:
+            widths = list(dict.fromkeys(width for _, width in self.widths))
+            numbers = " and ".join(map(str, widths)) if len(widths) <= NAMED else f"{min(widths)} to {max(widths)}"
+            return f"narrower, {numbers} units"
+        paths: dict[str, list[str]] = {}
+        for path, structure in self.structures:
+            paths.setdefault(structure.name, []).append(path)
+        parts = [f"{name}: {_listed(held)}" for name, held in paths.items()]
+        return "; ".join(parts) or "original"
+
+    def build(
+        self, model: keras.Model, x, starts: Mapping[tuple[str, str], Sequence[np.ndarray]], seed: int | None
+    ) -> tuple[keras.Model, ReplacementReport | None]:
+        """Return the new model, and the report of the layers that were replaced, or None if none was.
+
+        Args:
+            model: the original.
+            x: inputs of the model.
+            starts: the weights to start a layer with, by its path and the name of its structure.
+            seed: seed of the random weights of the layers that have no start.
+        """
+        if self.widths:
+            return narrow(model, dict(self.widths)), None
+        settings = {path: structure.settings for path, structure in self.structures}
+        new, report = replace_each(model, settings, data=examples_at(x, slice(1)), seed=seed)
+        for path, structure in self.structures:
+            if (path, structure.name) in starts:
+                layer_at(new, path).set_weights(starts[path, structure.name])
+        return new, report
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return f"{', '.join(paths[:NAMED])}{f' and {len(paths) - NAMED} more' if len(paths) > NAMED else ''}"

@@ -1,0 +1,54 @@
+"""How far a search is, how much time is left, and whether its time limit is over."""
+
+import time
+
+from keras_butterfly.utils.progress import Advance
+
+
+class Clock:
+    """The work of a search, in any unit, and the time that it takes.
+
+    Args:
+        limit: the largest number of seconds. None: no limit.
+    """
+
+    def __init__(self, limit: float | None):
+        self.limit, self.started = limit, time.monotonic()
+        self.total, self.done = 0.0, 0.0
+        self.advance: Advance = lambda amount, text=None: None
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the search began."""
+        return time.monotonic() - self.started
+
+    def expect(self, work: float) -> None:
+        """Add work that is to be done."""
+        self.total += work
+
+    def show(self, text: str) -> None:
+        """Show what is done now, and how much time is left."""
+        self.advance(0, f"{text}{self.left}")
+
+    def finish(self, work: float) -> None:
+        """Note that work was done."""
+        self.done += work
+        self.advance(work / max(self.total, self.done))
+
+    def skip(self, work: float) -> None:
+        """Note that work is not to be done, for example because its result is known."""
+        self.total -= work
+
+    @property
+    def left(self) -> str:
+        """How much time is left, as the end of a sentence, or nothing if too little was done to tell."""
+        if self.done < 0.02 * self.total or not self.done:
+            return ""
+        seconds = self.seconds * max(0.0, self.total - self.done) / self.done
+        if self.limit is not None:
+            seconds = min(seconds, max(0.0, self.limit - self.seconds))
+        return f", about {seconds:.0f} s left" if seconds < 90 else f", about {seconds / 60:.0f} min left"
+
+    def is_over(self, part: float = 1.0, needed: float = 0.0) -> bool:
+        """Return whether `part` of the time limit is over, or will be after `needed` more seconds."""
+        return self.limit is not None and self.seconds + needed > part * self.limit

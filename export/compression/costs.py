@@ -1,0 +1,102 @@
+"""What a compressed model is predicted to cost: the sum of what was measured of its layers, each alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from ..convert import to_tflite
+from ..measurement import devices
+from ..measurement.timing import measure_all
+from ..model import TFLiteModel
+from ..planning.planner import Objective, default_effort
+from ..planning.wisdom import Wisdom
+from ..tflite.quantize import Quantize
+
+# Timed blocks of each file, where only a prediction depends on them.
+RUNS = 30
+
+
+class Cost(NamedTuple):
+    """The cost of a model or of a layer.
+
+    Attributes:
+        seconds: seconds per invocation.
+        size_bytes: bytes of the file.
+    """
+
+    seconds: float
+    size_bytes: float
+
+    def plus(self, other: "Cost", times: int = 1) -> "Cost":
+        """Return the sum of this cost and another one. The seconds of the other count `times` times, its bytes once."""
+        return Cost(self.seconds + times * other.seconds, self.size_bytes + other.size_bytes)
+
+    def minus(self, other: "Cost", times: int = 1) -> "Cost":
+        """Return this cost without another one, never below 0. The seconds of the other count `times` times, its bytes once."""
+        return Cost(max(0.0, self.seconds - times * other.seconds), max(0.0, self.size_bytes - other.size_bytes))
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """The settings by which every model of a search is exported and timed.
+
+    Attributes:
+        quantize: as in `to_tflite`.
+        typical: typical inputs of the model, which calibrate "int8".
+        objective: as in `to_tflite`.
+        device: the device that measures.
+        wisdom: the measurements of lowerings made before, to which new ones are added.
+    """
+
+    quantize: Quantize | None
+    typical: object
+    objective: Objective
+    device: devices.Device
+    wisdom: Wisdom
+
+    def export(self, model: keras.Model) -> TFLiteModel:
+        """Return `model` as a .tflite file that has been compared with Keras.
+
+        Raises:
+            ValueError: as `to_tflite`.
+        """
+        return self._export(model, self.typical, integer_io=False)
+
+    def export_layer(self, model: keras.Model, inputs: np.ndarray | None, rows: int) -> TFLiteModel:
+        """Return a model of a single layer as a file, with the inputs and outputs that it has inside a larger one.
+
+        Args:
+            model: the model.
+            inputs: typical inputs, which calibrate "int8". None: random ones.
+            rows: the batch size.
+        """
+        random = np.random.default_rng(0).standard_normal((64, *model.input_shape[1:])).astype(np.float32)
+        typical = random if inputs is None or len(inputs) < rows else inputs
+        return self._export(model, typical, integer_io=self.quantize == "int8", batch_size=rows)
+
+    def _export(self, model: keras.Model, typical, **settings) -> TFLiteModel:
+        return to_tflite(
+            model,
+            quantize=self.quantize,
+            representative_data=typical if self.quantize == "int8" else None,
+            # Few lowerings of each layer are measured, because the search exports many models.
+            effort="estimate" if default_effort() == "estimate" else "quick",
+            objective=self.objective,
+            device=self.device,
+            wisdom=self.wisdom,
+            progress=False,
+            **settings,
+        )
+
+    def measure(self, files: Mapping[str, TFLiteModel], runs: int = RUNS) -> dict[str, Cost]:
+        """Return the cost of each file. Latencies are measured in turns."""
+        latencies = measure_all(files, runs=runs, device=self.device)
+        return {name: Cost(latencies[name].cost, file.size_bytes) for name, file in files.items()}
+
+
+def empty_model() -> keras.Model:
+    """Return a model that does next to nothing. What it costs is the cost of any file and of any invocation."""
+    return keras.Sequential([keras.Input((1,)), keras.layers.Activation("relu")])

@@ -1,0 +1,137 @@
+"""Training a student to give outputs that were computed before by the original."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_butterfly.compression.distillation import are_probabilities, difference, label_loss
+from keras_butterfly.utils.labels import check_against_loss, in_output_order, label_arrays
+from keras_butterfly.utils.model_checks import check_finite_weights
+from keras_butterfly.utils.model_inputs import examples_at
+from keras_butterfly.utils.quiet import quiet_tensorflow, warnings_not_raised
+
+TEMPERATURE = 2.0
+PREDICTED = 256
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns from: examples, the outputs of the original on them, and labels if there are any.
+
+    Attributes:
+        x: inputs of the model.
+        targets: the outputs of the original on `x`, in the order of the model's outputs.
+        y: labels, or None.
+        loss: the loss of the labels, as `compile` takes it. None: that of `distill`.
+    """
+
+    x: Any
+    targets: tuple[np.ndarray, ...] = field(repr=False)
+    y: Any = None
+    loss: Any = None
+
+    @classmethod
+    def of(cls, model: keras.Model, x, y=None, loss=None) -> "Lesson":
+        """Return the lesson that `model`, the original, gives on the inputs `x`.
+
+        Raises:
+            ValueError: if the labels `y` do not fit the loss.
+        """
+        targets = outputs_of(model, x)
+        if y is None:
+            return cls(x, targets)
+        arrays = in_output_order(model, label_arrays(y, len(targets[0]), len(targets)))
+        used = label_loss(loss, (), model, model, [are_probabilities(target[:8]) for target in targets], arrays)["loss"]
+        check_against_loss(arrays, used, [target.shape for target in targets])
+        return cls(x, targets, arrays, used)
+
+    @property
+    def probabilities(self) -> tuple[bool, ...]:
+        """Return for each output whether it is probabilities over the last axis."""
+        return tuple(are_probabilities(target[:8]) for target in self.targets)
+
+    def part(self, index, labels: bool = True) -> "Lesson":
+        """Return the lesson of the examples at `index`, with or without the labels."""
+        x, targets = examples_at(self.x, index), tuple(target[index] for target in self.targets)
+        return (
+            Lesson(x, targets, examples_at(self.y, index), self.loss) if labels and self.y is not None else Lesson(x, targets)
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets[0])
+
+
+class Imitator(keras.Model):
+    """A model that trains a student. `fit` is given the outputs of the original, so that these are computed only once.
+
+    The loss is that of `distill`: the difference of the outputs, and the loss of the labels if `compile` was given one.
+
+    Args:
+        student: the model to train.
+        probabilities: for each output, whether it is probabilities over the last axis.
+    """
+
+    def __init__(self, student: keras.Model, probabilities: Sequence[bool], **kwargs):
+        super().__init__(**kwargs)
+        self.student, self.probabilities = student, tuple(probabilities)
+
+    def call(self, inputs, training=False):
+        return self.student(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        outputs = keras.tree.flatten(y_pred)
+        pairs = zip(y["targets"], outputs, self.probabilities, strict=True)
+        loss = sum(difference(target, output, kind, TEMPERATURE) for target, output, kind in pairs)
+        if "labels" in y:  # this adds the penalties of regularizers too
+            return loss + super().compute_loss(x, y["labels"], y_pred, sample_weight, training)
+        return loss + sum(self.losses)
+
+
+@warnings_not_raised()
+@quiet_tensorflow()
+def imitate(
+    student: keras.Model, lesson: Lesson, *, epochs: int, batch_size: int, learning_rate: float, compiled: bool
+) -> None:
+    """Train `student`, in place. Adam's learning rate decays from `learning_rate` to 0 by a cosine.
+
+    Args:
+        student: a built model.
+        lesson: what it learns from.
+        epochs: passes over the examples.
+        batch_size: number of examples of a step.
+        learning_rate: the initial learning rate.
+        compiled: whether to let XLA compile the step. This takes seconds, and makes each step faster.
+
+    Raises:
+        ValueError: if the training has made weights NaN or infinite.
+    """
+    imitator = Imitator(student, lesson.probabilities)
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * -(-len(lesson) // batch_size))
+    loss = {} if lesson.y is None else {"loss": lesson.loss}
+    imitator.compile(keras.optimizers.Adam(rate), jit_compile="auto" if compiled else False, **loss)
+    wanted: dict[str, Any] = {"targets": list(lesson.targets)}
+    if lesson.y is not None:
+        wanted["labels"] = lesson.y
+    imitator.fit(lesson.x, wanted, batch_size, epochs, verbose=0)
+    check_finite_weights(student)
+
+
+def outputs_of(model: keras.Model, x) -> tuple[np.ndarray, ...]:
+    """Return the outputs of `model` on the inputs `x` as float32 arrays, in the order of the model's outputs."""
+    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
+    with quiet_tensorflow():
+        outputs = model.predict(x, batch_size=fixed or PREDICTED, verbose=0)
+    return tuple(np.asarray(output, np.float32) for output in keras.tree.flatten(outputs))
+
+
+def divergence(student: keras.Model, lesson: Lesson) -> float:
+    """Return how far the outputs of `student` are from those of the original, summed over the outputs.
+
+    It is the mean Kullback-Leibler divergence of probabilities, and the relative squared error of other outputs.
+    """
+    outputs = outputs_of(student, lesson.x)
+    pairs = zip(lesson.targets, outputs, lesson.probabilities, strict=True)
+    return float(sum(keras.ops.convert_to_numpy(difference(target, output, kind, 1.0)) for target, output, kind in pairs))

@@ -1,0 +1,93 @@
+"""How good the outputs of an exported model are: its accuracy, or how well it agrees with the original."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_butterfly.utils.labels import check_labels
+from keras_butterfly.utils.model_inputs import as_array
+
+from ..model import TFLiteModel
+from ..tflite.parity import Decision
+
+
+def accuracy(labels, outputs) -> float:
+    """Return the part of the examples that the outputs classify correctly.
+
+    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2.
+
+    Raises:
+        ValueError: if the labels are not one integer for each example, or beyond the classes, or if the model has several
+            outputs.
+    """
+    if isinstance(outputs, list):
+        raise ValueError(f"Expected a model of one output, or the argument `metric`. Received: {len(outputs)} outputs")
+    guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
+    return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))
+
+
+def check_scorable(labels, outputs: list, examples: int) -> None:
+    """Check that `accuracy` can score `labels`, given each output on the first of the examples.
+
+    Raises:
+        ValueError: as `accuracy`.
+    """
+    accuracy(labels, outputs if len(outputs) > 1 else np.broadcast_to(outputs[0][:1], (examples, *outputs[0].shape[1:])))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A function of an exported model: a number that says how good the model is. Higher is better.
+
+    Attributes:
+        x: the inputs that models are scored on.
+        y: their labels, or None.
+        metric: function of (y, outputs). None: the accuracy. Without labels: how well the model agrees with the original.
+        expected: without labels, the outputs of the original on `x`, in the order of the model's outputs.
+        decisions: how each output decides about a class, or None where that is not known.
+    """
+
+    x: Any
+    y: Any
+    metric: Callable | None
+    expected: tuple[np.ndarray, ...] = ()
+    decisions: tuple[Decision | None, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the score is, for tables and sentences."""
+        if self.metric is not None:
+            return "score"
+        return "accuracy" if self.y is not None else "agreement with the original"
+
+    def __call__(self, exported: TFLiteModel) -> float:
+        """Return the score of `exported`."""
+        flat = keras.tree.flatten(self.x)
+        outputs = exported.predict(flat if len(flat) > 1 else flat[0])
+        if self.y is not None:
+            return float((accuracy if self.metric is None else self.metric)(self.y, outputs))
+        listed = outputs if isinstance(outputs, list) else [outputs]
+        pairs = zip(self.expected, map(_as_floats, listed), self.decisions, strict=True)
+        return float(np.mean([agreement(*pair) for pair in pairs]))
+
+
+def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | None) -> float:
+    """Return how well an output agrees with that of the original. 1 is full agreement.
+
+    It is the part of the examples on which both decide for the same class. If an output does not decide about a class, it is 1
+    minus the relative error in the 2-norm.
+    """
+    if decision == "largest":
+        return float(np.mean(expected.argmax(-1) == output.argmax(-1)))
+    if decision is not None:
+        border = 0.5 if decision == "half" else 0.0
+        return float(np.mean((expected > border) == (output > border)))
+    return 1.0 - float(np.linalg.norm(output - expected) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
+
+
+def _as_floats(output) -> np.ndarray:
+    return as_array(output, "an output").astype(np.float32)

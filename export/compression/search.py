@@ -1,0 +1,241 @@
+"""The search for the most accurate model that fits: `compress`, from the data to the pick."""
+
+from collections.abc import Callable
+
+import keras
+
+from keras_butterfly.compression.checkpoint import fingerprint, fingerprint_of_weights
+from keras_butterfly.compression.distillation import MAX_EPOCHS
+from keras_butterfly.compression.narrowing import narrowable_layers
+from keras_butterfly.utils.keras_internals import all_layers
+from keras_butterfly.utils.labels import loss_name
+from keras_butterfly.utils.model_checks import check_model
+from keras_butterfly.utils.model_inputs import first_outputs, sample
+from keras_butterfly.utils.progress import Progress
+from keras_butterfly.utils.validation import check_seed, integer_up_to, positive_integer, positive_number
+
+from ..measurement import devices
+from ..measurement.timing import check_extent, measure_all
+from ..planning.wisdom import Wisdom
+from ..planning.wisdom import wisdom as process_wisdom
+from ..preparation.exportable import check_exportable, decisions, output_names, with_inputs
+from ..tflite.quantize import Precision, Quantize
+from .clock import Clock
+from .compression import Compression, Point, described
+from .costs import Exporter
+from .examples import Examples
+from .families import of_structures, of_widths
+from .finalists import MARGIN, Finalists
+from .imitation import Lesson, outputs_of
+from .memory import Memory
+from .replaceable import Replaceable, replaceable_layers
+from .score import Score, check_scorable
+from .targets import TargetError, Targets
+from .task import Task, Training
+from .trials import EXPORT_WORK, FACTORS, LayerTrials, costs_of_widths
+from .verdict import STOPPED, UNSEEN, picked, reasons
+
+# Examples that calibrate "int8".
+TYPICAL = 512
+
+
+def compress(
+    model: keras.Model,
+    data,
+    *,
+    target_latency: float | None = None,
+    target_size: float | None = None,
+    max_accuracy_drop: float | None = None,
+    quantize: Quantize | None = None,
+    device: str | devices.Device = "host",
+    time_limit: float | None = None,
+    folder=None,
+    validation_data=None,
+    metric: Callable | None = None,
+    epochs: int = 6,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    loss=None,
+    where=None,
+    min_weights: int | None = None,
+    seed: int | None = 0,
+    wisdom: Wisdom | None = None,
+    runs: int = 100,
+    progress: bool | None = None,
+) -> Compression:
+    """Find the most accurate model that fits a latency, a size or an accuracy, whatever the structure of its layers.
+
+    Each dense layer may stay, or become a low-rank pair, a butterfly of several kinds, a sum of both, or the paper's
+    J2^T W' J1. Or the whole network becomes narrower. The search measures what each layer costs on the device as each
+    structure, and how much the outputs suffer if this layer alone is replaced and trained briefly. From these it finds the
+    allocations that no other beats. It trains the best few of them to imitate the original, exports them, and measures them in
+    turns.
+
+    Args:
+        model: a built model, which is not changed.
+        data: (x, y), or x alone: then the models learn from the original's outputs only. x is in the form that the model takes.
+        target_latency: largest median latency, in seconds.
+        target_size: largest .tflite file, in bytes.
+        max_accuracy_drop: largest difference of the original's score and the model's; of an accuracy, 0.01 is one percentage
+            point. At least one target is needed. If latency or size are limited, the model of the highest score is picked, and
+            else the fastest.
+        quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x.
+        device: where latency is measured, as in `measure`.
+        time_limit: in seconds. The search ends soon after it, with what it has found. At least one model is trained.
+        folder: a folder in which all results are kept at once. A search that was stopped goes on from there if it is called
+            with the same arguments, data and model. None (default): nothing is kept.
+        validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
+            10,000 examples, which are not trained on. If the original was trained on `data`, its score on them is too high,
+            and drops look larger than they are: then give examples that it has never seen.
+        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
+            Without labels, the part of the examples on which a model's class is the original's; for outputs that decide
+            about no class, 1 minus the relative error in the 2-norm.
+        epochs, batch_size, learning_rate: of the final training of each model, as in `distill`.
+        loss: the loss of the labels, as in `distill`.
+        where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`.
+        seed: seed of all random draws. As `keras.utils.set_random_seed`, it sets those of Python, NumPy and the backend. None:
+            nothing is seeded.
+        wisdom: as in `to_tflite`.
+        runs: number of timed blocks of each model in the last measurement.
+        progress: True: show progress on stderr. False: show none. None (default): show it if stderr is a terminal.
+
+    Returns:
+        A `Compression`, with all models that were trained and the pick. The pick is the original if no smaller model meets the
+        targets and the original does.
+
+    Raises:
+        TargetError: if no model found meets the targets. It names the nearest, and its `compression` holds all of them.
+        ValueError: if an argument, the data or the labels do not fit, or the folder holds another search.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(64, 32)).astype("float32")
+        >>> model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(2, "softmax")])
+        >>> found = export.compress(model, x, target_size=12_000, epochs=1, runs=5)
+        >>> found.exported.size_bytes <= 12_000
+        True
+    """
+    targets = Targets(target_latency, target_size, max_accuracy_drop)
+    clock = Clock(None if time_limit is None else positive_number(time_limit, "time_limit"))
+    check_model(model)
+    check_exportable(model, Precision(quantize))
+    check_extent(runs=runs)
+    if devices.unit(devices.find(device)) != "seconds":
+        raise ValueError(
+            f"Expected a device that measures seconds, because targets are in seconds. Received: device={device!r}"
+        )
+    training = Training(
+        integer_up_to(epochs, "epochs", MAX_EPOCHS),
+        positive_integer(batch_size, "batch_size"),
+        positive_number(learning_rate, "learning_rate"),
+        check_seed(seed),
+    )
+    examples = Examples.of(model, data, validation_data, training.seed)
+    score = _score(model, examples, metric)
+    lesson = Lesson.of(model, examples.x, examples.y, loss)
+    layers = replaceable_layers(model, examples.x, where, min_weights)
+    chosen = None if where is None and min_weights is None else {layer.path for layer in layers}
+    widths = {path: width for path, width in narrowable_layers(model).items() if chosen is None or path in chosen}
+    if not layers and not widths:
+        raise ValueError("Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`.")
+    used_wisdom = process_wisdom if wisdom is None else wisdom
+    exporter = Exporter(
+        quantize, sample(examples.x, TYPICAL), "size" if targets.only_size else "latency", devices.find(device), used_wisdom
+    )
+    settings = {
+        "the model": [fingerprint_of_weights(model), [type(layer).__name__ for layer in all_layers(model)]],
+        "the data": _fingerprint(examples.x, examples.y),
+        "the examples to score on": _fingerprint(examples.held_x, examples.held_y),
+        "the targets": str(targets),
+        "quantize": quantize,
+        "the device": [exporter.device.name, exporter.device.machine, exporter.device.runtime],
+        "metric": None if metric is None else str(getattr(metric, "__name__", "other")),
+        "epochs, batch size, learning rate, seed": list(training),
+        "loss": None if loss is None else [loss_name(each) for each in keras.tree.flatten(loss)],
+        "the layers": [layer.path for layer in layers] + list(widths),
+    }
+    memory = Memory(folder, settings)
+    with memory.held(), Progress(progress) as bars, bars.task("compress", 1.0) as clock.advance:
+        memory.teach(exporter.wisdom)
+        task = Task(model, targets, training, lesson, score, exporter, memory, clock)
+        finalists = _finalists(task, layers, widths)
+        return _result(finalists, runs, () if examples.given else (UNSEEN,))
+
+
+def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) -> Finalists:
+    """Return the original and the models that were trained.
+
+    Args:
+        task: the search.
+        layers: the layers that may be replaced.
+        widths: the widths of the layers that may be made narrower, by their paths.
+    """
+    finalists, targets, clock = Finalists(task), task.targets, task.clock
+    clock.expect((2 + len(FACTORS)) * EXPORT_WORK + finalists.work)
+    original = task.export(task.model, "the original")
+    # The original is scored first, so that a metric that does not fit is found before the long work.
+    finalists.add_original(original)
+    costs, empty = costs_of_widths(task, widths, original)
+    trials = LayerTrials(task, layers, costs[1.0], empty)
+    clock.expect(trials.work)
+    clock.finish((2 + len(FACTORS)) * EXPORT_WORK)
+    if targets.limits_cost and targets.load(*costs[1.0]) <= MARGIN:
+        return finalists  # the original keeps the limits, and nothing is more like it
+    tried, rest = trials.run()
+    of_all, of_butterflies, of_low_ranks = (
+        of_structures(tried, rest, targets, allowed) for allowed in (("butterfly", "low rank"), ("butterfly",), ("low rank",))
+    )
+    families = [family for family in (of_all, of_widths(widths, costs, targets), of_butterflies, of_low_ranks) if family]
+    if targets.limits_cost:
+        finalists.train_those_within_limits(families)
+    elif targets.drop is not None:
+        finalists.train_the_fastest(families, targets.drop)
+    return finalists
+
+
+def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compression:
+    """Measure all finalists in turns, and return the result.
+
+    Raises:
+        TargetError: if no model meets the targets.
+    """
+    task = finalists.task
+    task.clock.show("measure all models in turns")
+    found = list(finalists.found.values())
+    files = {str(number): each.exported for number, each in enumerate(found)}
+    latencies = measure_all(files, runs=runs, device=task.exporter.device).values()
+    points = tuple(
+        Point(made.name, made.layers, made.family, model, report, exported, score, latency)  # type: ignore[arg-type]
+        for (made, model, report, exported, score), latency in zip(found, latencies, strict=True)
+    )
+    pick, meets = picked(points, points[0], task.targets)
+    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.is_over() else ()))
+    result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
+    if not meets:
+        raise TargetError(
+            f"No model found meets the targets ({task.targets}). The nearest is '{pick.name}': "
+            f"{described(pick, points[0])}. Relax a target, or try int8, more epochs or more data.",
+            result,
+        )
+    return result
+
+
+def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> Score:
+    """Return the function that scores exported models.
+
+    Raises:
+        ValueError: if labels and metric do not fit.
+    """
+    if examples.held_y is not None:
+        if metric is None:
+            outputs = first_outputs(model, examples.held_x, 1)
+            check_scorable(examples.held_y, outputs, len(keras.tree.flatten(examples.held_x)[0]))
+        return Score(examples.held_x, examples.held_y, metric)
+    if metric is not None:
+        raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
+    known = with_inputs(model)
+    decided = tuple(decisions(known, output_names(known)))
+    return Score(examples.held_x, None, None, outputs_of(model, examples.held_x), decided)
+
+
+def _fingerprint(x, y) -> str:
+    return fingerprint([*keras.tree.flatten(x), *([] if y is None else keras.tree.flatten(y))])

@@ -1,0 +1,77 @@
+"""What all stages of a search share: the model, the targets, the settings, and what was found so far."""
+
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+
+from ..model import TFLiteModel
+from .clock import Clock
+from .costs import Exporter
+from .imitation import Lesson
+from .memory import Memory
+from .score import Score
+from .structures import Structure
+from .targets import Targets
+
+
+class Training(NamedTuple):
+    """The settings of the final training of each model."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int | None
+
+    def seeded(self, name: str) -> int | None:
+        """Set all seeds for the training of a model of this name, and return the seed of its random weights.
+
+        The seed depends on the name, not on what was trained before, so that a search that was stopped goes on alike.
+        """
+        if self.seed is None:
+            return None
+        seed = (self.seed + zlib.crc32(name.encode())) % 2**32
+        keras.utils.set_random_seed(seed)
+        return seed
+
+
+@dataclass(frozen=True)
+class Task:
+    """A search and its settings.
+
+    Attributes:
+        model: the original, which is not changed.
+        targets: what a compressed model has to meet.
+        training: the settings of the final training.
+        lesson: what models learn from in it.
+        score: scores an exported model.
+        exporter: exports and measures models.
+        memory: what was found so far.
+        clock: shows how far the search is, and knows its time limit.
+    """
+
+    model: keras.Model
+    targets: Targets
+    training: Training
+    lesson: Lesson
+    score: Score
+    exporter: Exporter
+    memory: Memory
+    clock: Clock
+
+    def export(self, model: keras.Model, name: str) -> TFLiteModel:
+        """Return `model` as a file, and keep what was measured for it.
+
+        Raises:
+            ValueError: if it cannot be exported, or the file is off by more than the tolerance.
+        """
+        self.clock.show(f"export {name}")
+        exported = self.exporter.export(model)
+        self.memory.learn(self.exporter.wisdom)
+        return exported
+
+
+def trial_name(path: str, structure: Structure) -> str:
+    """Return the name under which the trial of a structure in the place of a layer is kept."""
+    return f"{path} as {structure.name}"

@@ -1,0 +1,213 @@
+"""The trials of single layers: what each costs as each structure, and how much the outputs suffer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_butterfly.compression.dense_map import MAX_WEIGHT_RATIO
+from keras_butterfly.compression.narrowing import narrow, narrowed_widths
+
+from ..model import TFLiteModel
+from .blueprint import Blueprint
+from .costs import Cost, empty_model
+from .families import Tried
+from .harm import STEPS, try_layer
+from .imitation import Lesson
+from .replaceable import Replaceable
+from .structures import DENSE, Structure, structures_of
+from .task import Task, trial_name
+
+# At most so many structures are tried over all layers.
+MOST_STRUCTURES = 64
+# A layer that costs less than this part of the model in seconds and in bytes stays as it is.
+MIN_PART = 0.01
+# A structure is of use if it costs at most this part of the dense layer.
+MAX_COST_RATIO = 0.9
+# The factors on the widths of narrower networks whose costs are measured.
+FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
+# Examples on which harm is measured.
+JUDGED = 2048
+# The part of the time limit that the trials may take.
+TIME_PART = 0.5
+# What an export and a measurement take, in training steps.
+EXPORT_WORK = 100
+
+
+@dataclass(frozen=True)
+class LayerTrials:
+    """The trials of the layers of a model.
+
+    Attributes:
+        task: the search that they are a part of.
+        layers: the layers.
+        original: what the model costs.
+        empty: what any file and any invocation cost, which is a part of every measurement.
+    """
+
+    task: Task
+    layers: Sequence[Replaceable]
+    original: Cost
+    empty: Cost
+
+    @property
+    def work(self) -> float:
+        """The expected work, in training steps."""
+        kinds = len({layer.key for layer in self.layers})
+        return self._quota * (kinds * EXPORT_WORK + len(self.layers) * STEPS)
+
+    def run(self) -> tuple[dict[str, list[Tried]], Cost]:
+        """Return by path what each layer may be, and the cost of all the model but these layers."""
+        structures = self._structures()
+        rest = self._rest(structures)
+        tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in self.layers}
+        steps, batch_size = STEPS * self.task.training.batch_size, self.task.training.batch_size
+        order = np.random.default_rng(self.task.training.seed).permutation(len(self.task.lesson))
+        count = min(JUDGED, len(order) // 5)
+        judged = self.task.lesson.part(order[:count] if count else order, labels=False)
+        taught = self.task.lesson.part(order[count:][:steps], labels=False)
+        # Structure after structure, not layer after layer, so that a time limit leaves something for each layer.
+        rounds = range(max((len(each) for each in structures.values()), default=0))
+        todo = [(each, structures[each.path][i]) for i in rounds for each in self.layers if i < len(structures[each.path])]
+        self.task.clock.skip((self._quota * len(self.layers) - len(todo)) * STEPS)
+        for number, (layer, structure) in enumerate(todo):
+            known = self.task.memory.known("harms", trial_name(layer.path, structure))
+            if not known and self.task.clock.is_over(TIME_PART):
+                self.task.clock.skip(STEPS)
+                continue
+            self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
+            harm = self._harm(layer, structure, taught, judged, batch_size)
+            if math.isfinite(harm):
+                tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
+            (self.task.clock.skip if known else self.task.clock.finish)(STEPS)
+        return tried, rest
+
+    @property
+    def _quota(self) -> int:
+        """The number of structures that are tried for each layer."""
+        return max(2, MOST_STRUCTURES // max(1, len(self.layers)))
+
+    def _structures(self) -> dict[str, list[Structure]]:
+        """Measure what each layer costs alone, and return by path the structures that are worth a trial."""
+        by_key: dict[str, list[Replaceable]] = {}
+        for layer in self.layers:
+            by_key.setdefault(layer.key, []).append(layer)
+        kept: dict[str, list[Structure]] = {}
+        for number, (key, alike) in enumerate(by_key.items()):
+            known = self.task.memory.known("costs", key)
+            self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
+            costs = self._costs_alone(alike[0])
+            choices = [structure for structure in structures_of(alike[0].dense) if structure.name in costs]
+            kept |= {layer.path: choices for layer in alike}
+            (self.task.clock.skip if known else self.task.clock.finish)(self._quota * EXPORT_WORK)
+        return kept
+
+    def _costs_alone(self, layer: Replaceable) -> dict[str, Cost]:
+        """Return the costs of a model of one layer alone by the names of the structures: "dense", and those of use."""
+        costs = self.task.memory.once("costs", layer.key, lambda: self._measured_alone(layer))
+        return {name: Cost(*cost) for name, cost in costs.items()}
+
+    def _measured_alone(self, layer: Replaceable) -> dict[str, Cost]:
+        exporter, targets, rows = self.task.exporter, self.task.targets, layer.shapes[0][0]
+        dense_model = layer.alone(DENSE)
+        exports = {DENSE.name: exporter.export_layer(dense_model, layer.inputs, rows)}
+        dense = exporter.measure(exports)[DENSE.name]
+        seconds = len(layer.shapes) * dense.seconds
+        if seconds < MIN_PART * self.original.seconds and dense.size_bytes < MIN_PART * self.original.size_bytes:
+            return {DENSE.name: dense}
+        for structure in structures_of(layer.dense)[: self._quota]:
+            try:
+                small = layer.alone(structure)
+                if small.count_params() <= MAX_WEIGHT_RATIO * dense_model.count_params():
+                    exports[structure.name] = exporter.export_layer(small, layer.inputs, rows)
+            except ValueError:  # this layer cannot have this structure, or the file would be off
+                continue
+            self.task.memory.learn(exporter.wisdom)
+        costs = exporter.measure(exports)
+        limits = [MAX_COST_RATIO * part for part in targets.costs(*costs[DENSE.name])]
+
+        def is_of_use(name: str, cost: Cost) -> bool:
+            return name == DENSE.name or any(part <= limit for part, limit in zip(targets.costs(*cost), limits, strict=True))
+
+        return {name: cost for name, cost in costs.items() if is_of_use(name, cost)}
+
+    def _rest(self, structures: Mapping[str, Sequence[Structure]]) -> Cost:
+        """Return the cost of all the model but the layers.
+
+        The model is measured with the cheapest structure of each layer, whose costs are then subtracted. They are small, and so
+        is their error. The costs of large dense layers depend on what else is in the processor's caches.
+        """
+        cheapest = []
+        for layer in self.layers:
+            costs = {each: self._cost_in_model(layer, each) for each in (DENSE, *structures[layer.path])}
+            cheapest.append((layer, min(costs, key=costs.__getitem__)))
+        replaced = tuple((layer.path, each) for layer, each in cheapest if each != DENSE)
+
+        def measured() -> Cost:
+            try:
+                new, _ = Blueprint(structures=replaced).build(self.task.model, self.task.lesson.x, {}, self.task.training.seed)
+                return self.task.exporter.measure({"new": self.task.export(new, "the cheapest layers")})["new"]
+            except ValueError:  # with random weights the export is off
+                return Cost(0.0, 0.0)
+
+        rest = Cost(*self.task.memory.once("costs", "the cheapest layers", measured)) if replaced else self.original
+        for layer, structure in cheapest:
+            rest = rest.minus(self._cost_in_model(layer, structure))
+        return Cost(max(rest.seconds, self.empty.seconds), max(rest.size_bytes, self.empty.size_bytes))
+
+    def _cost_in_model(self, layer: Replaceable, structure: Structure) -> Cost:
+        """Return what a layer adds to the cost of the model, in all of its calls."""
+        alone = self._costs_alone(layer)[structure.name].minus(self.empty)
+        return Cost(len(layer.shapes) * alone.seconds, alone.size_bytes)
+
+    def _harm(self, layer: Replaceable, structure: Structure, taught: Lesson, judged: Lesson, batch_size: int) -> float:
+        """Return the harm of a structure in the place of a layer. It is infinite if the training diverges."""
+        name = trial_name(layer.path, structure)
+
+        def tried() -> float:
+            seed = self.task.training.seeded(name)
+            trial = try_layer(self.task.model, layer, structure, taught, judged, batch_size, seed)
+            self.task.memory.keep_arrays("layer", name, trial.weights)
+            return trial.harm
+
+        return self.task.memory.once("harms", name, tried)
+
+
+def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel) -> tuple[dict[float, Cost], Cost]:
+    """Return what the model costs with its widths times some factors, of which 1 is the first, and what any file costs.
+
+    Args:
+        task: the search.
+        widths: the widths of the layers that can be made narrower, by their paths.
+        original: the exported model.
+    """
+
+    def measured() -> dict[str, Cost]:
+        exports = {"1": original, "empty": task.exporter.export_layer(empty_model(), None, 1)}
+        try:
+            models = narrowed(task.model, widths)
+            exports |= {str(factor): task.export(new, f"widths times {factor:g}") for factor, new in models}
+        except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
+            exports = {name: exports[name] for name in ("1", "empty")}
+        return task.exporter.measure(exports)
+
+    found = dict(task.memory.once("costs", "widths", measured))
+    empty = Cost(*found.pop("empty"))
+    return {float(factor): Cost(*cost) for factor, cost in found.items()}, empty
+
+
+def narrowed(model: keras.Model, widths: Mapping[str, int]) -> list[tuple[float, keras.Model]]:
+    """Return the model with its widths times some factors, each with the factor.
+
+    Raises:
+        ValueError: as `narrow`.
+    """
+    models, seen = [], [dict(widths)]
+    for factor in FACTORS:
+        new = narrowed_widths(widths, factor)
+        if new not in seen and all(new[path] <= width for path, width in widths.items()):
+            seen.append(new)
+            models.append((factor, narrow(model, new)))
+    return models

@@ -1,0 +1,47 @@
+"""Which of the models that were tried is picked, and why."""
+
+from collections.abc import Sequence
+
+from .compression import Point, described
+from .targets import Targets
+
+UNSEEN = (
+    "Models were scored on a part of the data that they did not train on. If the original was trained on it, its score is too "
+    "high and the drops look larger than they are. Then give `validation_data`."
+)
+STOPPED = "The time limit ended the search early. More time may find a better model."
+
+
+def picked(points: Sequence[Point], original: Point, targets: Targets) -> tuple[Point, bool]:
+    """Return the best point that meets the targets, or else the nearest, and whether it meets them.
+
+    The best is the one with the highest score if latency or size are limited, and else the fastest. Drops of the score are
+    counted from the original.
+    """
+    excess = {id(point): _excess(point, original, targets) for point in points}
+    meeting = [point for point in points if excess[id(point)] <= 0]
+    if not meeting:
+        return min(points, key=lambda point: excess[id(point)]), False
+    if targets.limits_cost:
+        return max(meeting, key=lambda point: (point.score, -point.latency.median)), True
+    return min(meeting, key=lambda point: point.latency.median), True
+
+
+def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]:
+    """Return sentences that say why `pick` was picked, and how the best models of other kinds compare with it."""
+    original, meets = points[0], _excess(pick, points[0], targets) <= 0
+    wanted = "most accurate" if targets.limits_cost else "fastest"
+    among = f"of {len(points) - 1} trained models and the original"
+    first = f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
+    if not meets:
+        first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
+    sentences = [first, f"'{pick.name}': {described(pick, original)}."]
+    for family in dict.fromkeys(point.family for point in points[1:] if point.family != pick.family):
+        alike = [point for point in points if point.family == family]
+        best, _ = picked(alike, original, targets)
+        sentences.append(f"The best that is {family}, '{best.name}': {described(best, original)}.")
+    return sentences
+
+
+def _excess(point: Point, original: Point, targets: Targets) -> float:
+    return targets.excess(point.latency.median, point.size_bytes, original.score - point.score)

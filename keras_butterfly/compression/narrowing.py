@@ -1,0 +1,129 @@
+"""Making the hidden dense layers of a trained model narrower, with the weights of their strongest units."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..utils.keras_internals import held_variables
+from ..utils.model_walk import named_layers
+from .cloning import is_graph
+
+# Widths above this are rounded to a multiple of STEP, which processors handle best.
+FINE, STEP = 16, 4
+
+
+def narrowable_layers(model: keras.Model) -> dict[str, int]:
+    """Return the path and the width of each `Dense` layer that can be made narrower alone and leaves the outputs' shapes.
+
+    There are none in a model of a user's class, of which Keras does not know the graph.
+    """
+    if not is_graph(model):
+        return {}
+    widths = {path: layer.units for path, layer in named_layers(model) if type(layer) is keras.layers.Dense}
+    return {path: width for path, width in widths.items() if width > 1 and _remade(model, {path: width // 2}) is not None}
+
+
+def narrowed_widths(widths: Mapping[str, int], factor: float) -> dict[str, int]:
+    """Return the widths times `factor`, rounded, at least 1."""
+    scaled = {path: width * factor for path, width in widths.items()}
+    return {path: round(new / STEP) * STEP if new > FINE else max(1, round(new)) for path, new in scaled.items()}
+
+
+def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
+    """Return a copy of a Sequential or functional model with narrower `Dense` layers, which keep their strongest units.
+
+    A unit is as strong as the norm of its incoming weights. The kernels of the layers that follow keep the rows of these units.
+
+    Args:
+        model: a built model.
+        widths: the new widths, by the paths of the layers.
+
+    Raises:
+        ValueError: if no such model can be made, or a layer of another kind depends on the width in a way that is not known.
+    """
+    new = _remade(model, widths)
+    if new is None:
+        raise ValueError(f"Expected layers that can be made narrower, of 'narrowable_layers'. Received: {sorted(widths)}")
+    kept: dict[tuple[int, int], np.ndarray] = {}  # (old width, new width) -> the units that the last layer of that width keeps
+    for path, old_layer, new_layer in _pairs(model, new):
+        old_variables, new_variables = held_variables(old_layer), held_variables(new_layer)
+        own = _strongest(old_layer, widths[path]) if path in widths else None
+        for old, variable in zip(old_variables, new_variables, strict=True):
+            value = ops.convert_to_numpy(old)
+            for axis, (before, after) in enumerate(zip(value.shape, variable.shape, strict=True)):
+                if own is not None and axis == value.ndim - 1:
+                    value = np.take(value, own, axis)
+                elif before != after:
+                    value = np.take(value, _kept_units(kept, before, after, path), axis)
+            variable.assign(value)
+        if own is not None:
+            kept = {**kept, (old_layer.units, widths[path]): own}
+    return new
+
+
+def _remade(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None:
+    """Return a model like `model` with other widths and untrained weights, or None if Keras cannot make it so."""
+    config = _unbuilt(model.get_config())
+    for path, units in widths.items():
+        _layer_config(config, path)["units"] = units
+    try:
+        new = type(model).from_config(config)
+        if not new.built:
+            new.build(model.input_shape)
+    except (KeyError, NotImplementedError, TypeError, ValueError):
+        return None
+    if not new.built or _shapes(new.outputs) != _shapes(model.outputs):
+        return None
+    new_paths = [path for path, _ in named_layers(new)]
+    return new if new_paths == [path for path, _ in named_layers(model)] else None
+
+
+def _unbuilt(config):
+    """Return the config of a model without the shapes that its layers were built for, at any depth."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(value) for value in config] if isinstance(config, list) else config
+
+
+def _layer_config(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the config of the layer at `path` inside the config of a model. Wrappers hold one layer."""
+    for name in path.split("/"):
+        listed = config["layers"] if "layers" in config else [config["layer"]] if "layer" in config else []
+        config = next((each["config"] for each in listed if each["config"].get("name") == name), {})
+    return config
+
+
+def _pairs(model: keras.Model, new: keras.Model) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, layer, layer of the new model) for each layer, once if it is held at several places."""
+    seen = set()
+    for (path, old_layer), (_, new_layer) in zip(named_layers(model), named_layers(new), strict=True):
+        if id(old_layer) not in seen:
+            seen.add(id(old_layer))
+            yield path, old_layer, new_layer
+
+
+def _strongest(layer: keras.layers.Dense, count: int) -> np.ndarray:
+    """Return the indices of the `count` units with the largest incoming weights, in their order."""
+    norms = np.linalg.norm(ops.convert_to_numpy(ops.cast(layer.kernel, "float32")), axis=0)
+    return np.sort(np.argsort(-norms, kind="stable")[:count])
+
+
+def _kept_units(kept: Mapping[tuple[int, int], np.ndarray], before: int, after: int, path: str) -> np.ndarray:
+    """Return which of `before` features are kept, of which `after` are left.
+
+    They are the units of the last narrowed layer of that width, once or several times if its outputs were flattened.
+
+    Raises:
+        ValueError: if no narrowed layer fits.
+    """
+    for (old, new), units in reversed(list(kept.items())):
+        if before % old == 0 and before // old * new == after:
+            return (np.arange(before // old)[:, None] * old + units).reshape(-1)
+    raise ValueError(f"Layer '{path}' has {before} features of which {after} are left, and it is not known which.")
+
+
+def _shapes(tensors) -> list[tuple]:
+    return [tuple(tensor.shape) for tensor in tensors]

@@ -1,0 +1,25 @@
+"""Scores of exported models."""
+
+import numpy as np
+import pytest
+
+from keras_butterfly.export.compression.score import accuracy, agreement
+
+
+def test_accuracy():
+    assert accuracy([1, 0, 1], np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])) == pytest.approx(2 / 3)
+    assert accuracy([[1], [0]], np.array([[0.9], [0.6]])) == 0.5
+    with pytest.raises(ValueError, match="Expected integer labels"):
+        accuracy([0.5], np.array([[0.5]]))
+    with pytest.raises(ValueError, match="model of one output"):
+        accuracy([1], [np.ones((1, 2)), np.ones((1, 2))])
+
+
+def test_agreement():
+    first, second = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.6, 0.4], [0.7, 0.3]])
+    assert agreement(first, first, "largest") == agreement(first, first, None) == 1
+    assert agreement(first, second, "largest") == 0.5
+    assert agreement(np.array([[0.9], [0.2]]), np.array([[0.4], [0.3]]), "half") == 0.5
+    assert agreement(np.array([[2.0], [-3.0]]), np.array([[0.4], [-0.3]]), "positive") == 1
+    assert agreement(first, 1.1 * first, None) == pytest.approx(0.9)
+    assert agreement(np.zeros((2, 1)), np.zeros((2, 1)), None) == 1

@@ -1,0 +1,182 @@
+"""The whole search on a small network: what it returns, that it keeps its targets, and that it goes on where it was stopped."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from sklearn.datasets import load_digits
+
+import keras_butterfly.export.compression.finalists as finalists
+import keras_butterfly.export.compression.trials as trials
+from keras_butterfly import LowRank, export
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A trained network, examples to train on and others to score on."""
+    keras.utils.set_random_seed(0)
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(96, "relu", name="a"),
+            layers.Dense(96, "relu", name="b"),
+            layers.Dense(10, "softmax", name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(x[:1200], y[:1200], 64, 6, verbose=0)
+    return model, (x[:1200], y[:1200]), (x[1200:], y[1200:])
+
+
+def compress(task, **settings):
+    model, data, validation_data = task
+    settings = {"validation_data": validation_data, "epochs": 3, "batch_size": 64, "runs": 5, "progress": False, **settings}
+    return export.compress(model, settings.pop("data", data), **settings)
+
+
+def test_a_size(task, tmp_path):
+    found = compress(task, target_size=20_000)
+    original = found.points[0]
+    assert original.name == "original" and original.model is task[0]
+    assert original.size_bytes > 3 * 20_000
+    assert found.exported.size_bytes <= 20_000
+    assert found.pick.score == max(point.score for point in found.points if point.size_bytes <= 20_000)
+    assert {"narrower"} < {point.family for point in found.points[1:]}
+    x, y = task[2]
+    for point in found.points:
+        assert point.score == pytest.approx(np.mean(point.exported.predict(x).argmax(-1) == y))
+        assert point.weights == point.model.count_params()
+    assert found.pick.score > 0.6
+    assert found.model is found.pick.model
+    assert "most accurate that meets the targets (at most 19.5 KiB)" in found.why[0]
+    assert not any("validation_data" in sentence for sentence in found.why)
+    report = json.loads(found.to_json(tmp_path / "found.json").read_text())
+    assert report["pick"]["name"] == found.pick.name
+    assert [point["weights"] for point in report["points"]] == [point.weights for point in found.points]
+    assert found.table().row_count == len(found.points)
+    assert "(picked)" in str(found.table())
+    assert found.plot(tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="exists"):
+        found.plot(tmp_path / "found.png")
+
+
+def test_a_drop_of_the_agreement_without_labels(task):
+    """The fastest that agrees with the original on most examples, where some are held back."""
+    found = compress(task, data=task[1][0], validation_data=None, max_accuracy_drop=0.3)
+    assert found.score_name == "agreement with the original"
+    assert found.points[0].score == pytest.approx(1, abs=0.01)
+    assert found.pick.score >= 0.7
+    assert found.pick.latency.median == min(point.latency.median for point in found.points if point.score >= 0.7)
+    assert any("give `validation_data`" in sentence for sentence in found.why)
+
+
+def test_the_original_is_picked_where_it_keeps_the_limits(task):
+    found = compress(task, target_latency=1.0)
+    assert [point.name for point in found.points] == ["original"]
+    assert found.pick is found.points[0]
+
+
+def test_a_target_that_nothing_meets(task):
+    with pytest.raises(
+        export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
+    ) as error:
+        compress(task, target_latency=1e-9, where=["a"], epochs=1)
+    found = error.value.compression
+    assert error.value.exit_code == 1
+    assert len(found.points) > 1 and found.pick in found.points
+    assert "is the nearest" in found.why[0]
+    # Only the layer that `where` names is changed.
+    assert all(set(point.layers) == {"a"} for point in found.points[1:])
+
+
+class Stopped(Exception):
+    """What stops a search in a test."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [(trials, "try_layer", 3), (finalists, "imitate", 2), (finalists, "imitate", 3)],
+    ids=["in a trial of a layer", "in the second training", "in the third training"],
+)
+def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, monkeypatch, module, name, call, whole):
+    real, calls = getattr(module, name), []
+
+    def stopping(*arguments, **settings):
+        calls.append(name)
+        if len(calls) == call:
+            raise Stopped
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(module, name, stopping)
+    with pytest.raises(Stopped):
+        compress(task, target_size=20_000, folder=tmp_path / "search", epochs=2)
+    monkeypatch.setattr(module, name, real)
+    found = compress(task, target_size=20_000, folder=tmp_path / "search", epochs=2)
+    assert [point.name for point in found.points] == [point.name for point in whole.points]
+    assert [point.score for point in found.points] == pytest.approx([point.score for point in whole.points], abs=0.01)
+    assert [point.size_bytes for point in found.points] == [point.size_bytes for point in whole.points]
+    assert [point.name for point in found.front("size")] == [point.name for point in whole.front("size")]
+    assert found.pick.name == whole.pick.name
+    with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: the targets"):
+        compress(task, target_size=21_000, folder=tmp_path / "search", epochs=2)
+
+
+@pytest.fixture
+def whole(task, kept={}):  # noqa: B006
+    """A search that was not stopped. It is run once: the settings of `quick` are those of a test, not of the module."""
+    if not kept:
+        kept["found"] = compress(task, target_size=20_000, epochs=2)
+    return kept["found"]
+
+
+def test_a_time_limit_leaves_one_trained_model(task):
+    found = compress(task, max_accuracy_drop=1.0, time_limit=1e-3)
+    assert len(found.points) == 2
+    assert "The time limit ended the search early" in found.why[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "Expected at least one target"),
+        ({"target_size": 9, "time_limit": 0}, "`time_limit` must be a positive number"),
+        ({"target_size": 9, "epochs": 0}, "`epochs` must be a positive integer"),
+        ({"target_size": 9, "validation_data": (np.ones((3, 64)), np.full(3, 10))}, "Expected labels within 0 .. 9"),
+        (
+            {"target_size": 9, "data": (np.ones((9, 64)), np.full(9, 10)), "validation_data": None},
+            "Expected labels within 0 .. 9",
+        ),
+        ({"target_size": 9, "data": np.full((9, 64), np.nan)}, "Expected finite numbers"),
+        ({"target_size": 9, "data": np.ones((9, 63)), "validation_data": None}, "of the shapes"),
+        ({"target_size": 9, "data": np.ones((9, 64)), "validation_data": None, "metric": max}, "Expected labels with `metric`"),
+        ({"target_size": 9, "where": ["nobody"]}, "Expected names of dense layers"),
+        ({"target_size": 9, "where": lambda layer: False}, "Expected a layer that can be replaced or made narrower"),
+        ({"target_size": 9, "quantize": "int2"}, "quantize"),
+        ({"target_size": 9, "device": "toaster"}, "`device` must be one of"),
+    ],
+)
+def test_bad_arguments(task, change, message, monkeypatch):
+    monkeypatch.setattr(trials, "try_layer", None)
+    with pytest.raises(ValueError, match=message):
+        compress(task, **change)
+
+
+def test_int8_and_several_outputs(task):
+    """A model of a user's metric, with a shared layer and two outputs, in int8."""
+    keras.utils.set_random_seed(0)
+    inputs, shared = keras.Input((64,)), layers.Dense(64, "relu", name="shared")
+    hidden = shared(shared(inputs))
+    model = keras.Model(inputs, [layers.Dense(10, "softmax", name="kind")(hidden), layers.Dense(1, name="size")(hidden)])
+    x = task[1][0][:300]
+    found = export.compress(
+        model, x, target_size=9_000, quantize="int8", where="shared", epochs=1, runs=3, progress=False, batch_size=64
+    )
+    assert found.exported.size_bytes <= 9_000
+    assert found.exported.precision.name == "int8"
+    assert not any(isinstance(layer, LowRank) for layer in model.layers)
