@@ -222,7 +222,7 @@ def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
         (("replace", "model.keras", "-o", "new.keras", "--data", "narrow.npz"), "Received: [(5, 63)]"),
         (("replace", "model.keras", "-o", "new.keras", "--data", "text.keras"), "'text.keras' could not be read"),
         (("replace", "model.keras", "-o", "new.keras", "--epochs", 1), "Expected --data to train on"),
-        (("replace", "model.keras", "-o", "new.keras", "--target-size-kib", 9), "No such option: --target-size-kib"),
+        (("replace", "model.keras", "-o", "new.keras", "--target-size-kib", 9), "No such option"),
         (("compress", "model.keras", "-o", "new.tflite", "--target-size-kib", 9), "Missing option '--data'"),
         ((*COMPRESS, "--data", "data.npz"), "Expected at least one target"),
         ((*COMPRESS, "--data", "nan.npz", "--target-size-kib", 9), "Expected finite numbers"),
