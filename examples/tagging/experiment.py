@@ -8,14 +8,14 @@ Kinds of taggers: see `tagger` in tagger.py.
 Recipes: "paper" has Flair's sizes, for a GPU. "cpu" has half the width, fewer sentences and epochs. See `RECIPES`.
 
 Training: every kind is trained with seed 0 at each rate of the recipe. The best rate is the one with the best score on the
-development sentences after the last epoch. The other seeds are trained at this rate. The score on the test sentences is reported.
+development sentences after the last epoch. The other seeds are trained at this rate. The test score is reported.
 
 `--steps` measures a training step of each kind, in turn. `--measure` exports the taggers of seed 0, and measures their files:
 score on the shorter test sentences, size, and latency on sentences of several lengths. Export on the TensorFlow backend.
 `--quick` takes the small sample of the data and a tiny network.
 
 Output: every run is kept in FOLDER/TASK.json, and the tagger of its last epoch in FOLDER/TASK. If the program is interrupted,
-start it again: it goes on after the last whole epoch. page.py makes docs/tagging.md from the JSON files.
+start it again: it goes on after the last whole epoch. tagging_page.py makes docs/tagging.md from the JSON files.
 
 On CPUs, the JAX backend trains about four times as fast as TensorFlow, and one thread suffices:
 
@@ -33,7 +33,8 @@ import keras
 import numpy as np
 from rich.console import Console
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import tagged_sentences
 from pruning import MagnitudePruning, PrunedDense
@@ -115,7 +116,8 @@ class Work:
         optimizer.global_clipnorm = 5.0
         # The mean over tokens, not over padding too.
         loss = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
-        model.compile(optimizer, loss)
+        # On TensorFlow, XLA takes long to compile an LSTM and does not make it faster.
+        model.compile(optimizer, loss, jit_compile=False if keras.backend.backend() == "tensorflow" else "auto")
         return model
 
     def fit(self, model: keras.Model, names: tuple[str, ...], scores: list[float], seed: int) -> list[float]:
@@ -139,7 +141,7 @@ class Work:
         return [epoch["loss"] for epoch in epochs]
 
     def pruning(self, model: keras.Model) -> list[keras.callbacks.Callback]:
-        """Return the pruning of a tagger with pruned layers. It keeps as many weights as the butterflies in their place have."""
+        """Return the pruning of a tagger with pruned layers. It keeps as many weights as butterflies in their place have."""
         pruned = [layer for layer in model.layers if isinstance(layer, PrunedDense)]
         if not pruned:
             return []

@@ -52,8 +52,8 @@ class DataSet:
         sentences: split -> number of sentences, by which truncated files and other data sets are recognized.
         columns: columns of the token and of the tag in a line, counted from 0.
         tags: some tags that the training split must hold.
-        entities: kinds of entities, if the tags are of the form B-PER, I-PER and O. Other kinds are read as O, because the first
-            version of "ner" has auxiliary ones. None: the tags are parts of speech.
+        entities: kinds of entities, if the tags are of the form B-PER, I-PER and O. Other kinds are read as O, because the
+            first version of "ner" has auxiliary ones. None: the tags are parts of speech.
         hashes: split -> SHA-256 of the file, as far as it is known.
     """
 

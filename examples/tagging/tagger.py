@@ -200,8 +200,7 @@ def network(vocabulary: Vocabulary, recipe: Recipe, width: int | None = None, la
 
 DENSE, PAPER, LOW_RANK_FINAL = "dense", "J2^T W' J1, final", "low rank, final"
 BUTTERFLY, LOW_RANK, NARROW, PRUNED = "butterfly, wide", "low rank, wide", "dense, narrow", "dense, pruned"
-BOTH = "butterfly, wide + J2^T W' J1, final"
-KINDS = (DENSE, PAPER, LOW_RANK_FINAL, BUTTERFLY, BOTH, LOW_RANK, NARROW, PRUNED)
+KINDS = (DENSE, PAPER, BUTTERFLY, NARROW, LOW_RANK, PRUNED, LOW_RANK_FINAL)
 
 
 def tagger(kind: str, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> keras.Model:
@@ -210,17 +209,16 @@ def tagger(kind: str, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> kera
     "dense": the original.
     "J2^T W' J1, final": the paper's, `ButterflyDense` in the final layer. "low rank, final" has as many weights.
     "butterfly, wide": `Butterfly` of radix 4 in the wide layers. "low rank, wide", "dense, narrow" and "dense, pruned" have as
-    many weights: two thin matrices in the wide layers, wide layers of fewer units, and `PrunedDense`, which must be trained with
-    `MagnitudePruning`.
-    "butterfly, wide + J2^T W' J1, final": both replacements.
+    many weights: two thin matrices in the wide layers, wide layers of fewer units, and `PrunedDense`, which must be trained
+    with `MagnitudePruning`.
     """
     keras.utils.set_random_seed(seed)
     if kind == PRUNED:
         return network(vocabulary, recipe, layer=PrunedDense)
     model = network(vocabulary, recipe)
-    if kind in (BUTTERFLY, BOTH):
+    if kind == BUTTERFLY:
         model = _replaced(model, WIDE, seed, radix=4)
-    if kind in (PAPER, BOTH):
+    if kind == PAPER:
         model = _replaced(model, (FINAL,), seed, kind="butterfly_dense")
     if kind == LOW_RANK_FINAL:
         model = _with_low_rank(model, (FINAL,), tagger(PAPER, vocabulary, recipe, seed).count_params(), seed)
