@@ -26,14 +26,15 @@ TINY = replace(RECIPES["quick"], sentences=120, epochs=3, lengths=(16,), batch=8
 TINY_SENTENCES = [sentence for sentence in tagged_sentences.load_sample("pos")["train"] if len(sentence.tokens) <= 16][:120]
 
 
-@pytest.fixture
-def experiment(monkeypatch):
+@pytest.fixture(scope="module")
+def experiment():
     """The module of the experiment. Its quick recipe is smaller still."""
     spec = importlib.util.spec_from_file_location("tagging_experiment", EXAMPLES / "tagging" / "experiment.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(taggers.RECIPES, "quick", TINY)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(taggers.RECIPES, "quick", TINY)
+        yield module
 
 
 def run(experiment, *arguments):
@@ -44,46 +45,57 @@ def run(experiment, *arguments):
     return outcome.exit_code, outcome.output
 
 
-def test_quick_mode_trains_and_exports(experiment, tmp_path, monkeypatch):
-    arguments = tmp_path, "--quick", "--task", "pos", "--kind", DENSE, "--kind", PAPER
-    code, output = run(experiment, *arguments)
+QUICK = "--quick", "--task", "pos", "--kind", PAPER
+
+
+@pytest.fixture(scope="module")
+def trained(experiment, tmp_path_factory):
+    """The folder of a quick run on parts of speech."""
+    folder = tmp_path_factory.mktemp("tagging")
+    code, output = run(experiment, folder, *QUICK)
     assert code == 0, output
-    results = json.loads((tmp_path / "pos.json").read_text())
-    for kind in (DENSE, PAPER):
-        trained = results[kind]["rate 0.01"]["seed 0"]
-        assert len(trained["loss"]) == TINY.epochs
-        assert trained["loss"][-1] < 0.9 * trained["loss"][0]
-        assert trained["dev"][-1] > 0.1  # The most frequent tag is right for 12 % of the tokens.
-    assert list((tmp_path / "pos").glob("*.json")) == []
-    run(experiment, *arguments)
-    assert json.loads((tmp_path / "pos.json").read_text()) == results  # nothing is trained again
+    return folder
+
+
+def results(folder):
+    """Return the results of a run on parts of speech."""
+    return json.loads((folder / "pos.json").read_text())
+
+
+def test_quick_mode_trains(experiment, trained):
+    first = results(trained)
+    found = first[PAPER]["rate 0.01"]["seed 0"]
+    assert len(found["loss"]) == TINY.epochs
+    assert found["loss"][-1] < 0.9 * found["loss"][0]
+    assert found["dev"][-1] > 0.15  # The most frequent tag is right for 12 % of the tokens.
+    assert list((trained / "pos").glob("*.json")) == []
+    run(experiment, trained, *QUICK)
+    assert results(trained) == first  # nothing is trained again
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an LSTM is exported on TensorFlow")
+def test_trained_taggers_are_exported_and_measured(experiment, trained, monkeypatch):
     monkeypatch.setattr(experiment, "LENGTHS", (8,))
     monkeypatch.setattr(experiment, "SCORED", 8)
     monkeypatch.setattr(experiment, "PRECISIONS", {"float32": None})
-    if keras.backend.backend() == "tensorflow":
-        code, output = run(experiment, *arguments, "--measure")
-        assert code == 0, output
-        measured = json.loads((tmp_path / "pos.json").read_text())["exports"]["float32"]["8"]
-        assert set(measured) == {DENSE, PAPER}
-        assert measured[DENSE]["difference"] < 1e-4
-        assert measured[DENSE]["score"] > 0.05
+    code, output = run(experiment, trained, *QUICK, "--kind", DENSE, "--measure")
+    assert code == 0, output
+    measured = results(trained)["exports"]["float32"]["8"]
+    assert measured[PAPER]["difference"] < 1e-4
+    assert measured[PAPER]["score"] > 0.1
+    assert "score" not in measured[DENSE]  # It has not been trained.
 
 
 def test_named_entities_train(experiment, tmp_path):
     code, output = run(experiment, tmp_path, "--quick", "--task", "ner", "--kind", PRUNED)
     assert code == 0, output
-    trained = json.loads((tmp_path / "ner.json").read_text())[PRUNED]["rate 0.01"]["seed 0"]
-    assert trained["loss"][-1] < trained["loss"][0]
-    assert trained["weights"] < taggers.weights_of(tiny(PRUNED, "ner"))
+    found = json.loads((tmp_path / "ner.json").read_text())[PRUNED]["rate 0.01"]["seed 0"]
+    assert found["loss"][-1] < found["loss"][0]
+    assert found["weights"] < taggers.weights_of(tiny(PRUNED, "ner"))
 
 
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(experiment, tmp_path, monkeypatch):
-    def results(folder):
-        arguments = folder, "--quick", "--task", "pos", "--kind", PAPER
-        assert run(experiment, *arguments)[0] == 0
-        return json.loads((folder / "pos.json").read_text())[PAPER]
-
-    expected, score, calls = results(tmp_path / "whole"), experiment.Work.score, []
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(experiment, trained, tmp_path, monkeypatch):
+    score, calls = experiment.Work.score, []
 
     def interrupted(self, model, split):
         calls.append(split)
@@ -93,12 +105,13 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(experiment, tmp_pa
 
     monkeypatch.setattr(experiment.Work, "score", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        experiment.main.callback(tmp_path / "cut", ("pos",), None, "quick", (PAPER,), 1, False, False, True)
-    assert not json.loads((tmp_path / "cut" / "pos.json").read_text()).get(PAPER)
-    resumed = results(tmp_path / "cut")["rate 0.01"]["seed 0"]
-    assert calls.count("dev") == TINY.epochs + 1  # the epoch that was interrupted is trained again, the one before is not
-    assert resumed["loss"] == pytest.approx(expected["rate 0.01"]["seed 0"]["loss"], rel=1e-4)
-    assert resumed["test"] == expected["rate 0.01"]["seed 0"]["test"]
+        experiment.main.callback(tmp_path, ("pos",), None, "quick", (PAPER,), 1, False, False, True)
+    assert PAPER not in results(tmp_path) or not results(tmp_path)[PAPER]["rate 0.01"]
+    assert run(experiment, tmp_path, *QUICK)[0] == 0
+    assert calls.count("dev") == TINY.epochs + 1  # The interrupted epoch is trained again, the one before is not.
+    resumed, whole = (results(folder)[PAPER]["rate 0.01"]["seed 0"] for folder in (tmp_path, trained))
+    assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    assert resumed["test"] == pytest.approx(whole["test"], abs=1e-3)
 
 
 def tiny(kind, task="pos", recipe=TINY):

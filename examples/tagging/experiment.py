@@ -11,7 +11,8 @@ Training: every kind is trained with seed 0 at each rate of the recipe. The best
 development sentences after the last epoch. The other seeds are trained at this rate. The test score is reported.
 
 `--steps` measures a training step of each kind, in turn. `--measure` exports the taggers of seed 0, and measures their files:
-score on the shorter test sentences, size, and latency on sentences of several lengths. Export on the TensorFlow backend.
+size, latency for sentences of several lengths, and the score on the test sentences of 17 to 32 tokens. Taggers that have not
+been trained get no score. Export on the TensorFlow backend.
 `--quick` takes the small sample of the data and a tiny network.
 
 Output: every run is kept in FOLDER/TASK.json, and the tagger of its last epoch in FOLDER/TASK. If the program is interrupted,
@@ -63,7 +64,7 @@ from keras_butterfly.export import files
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Tokens of the sentences on which latencies are measured. Sizes, scores and the other precisions are those of `SCORED`.
 LENGTHS, SCORED = (16, 32, 64), 32
-CALIBRATION, STEPS = 256, 30
+CALIBRATION, STEPS = 256, 12
 
 
 class Work:
@@ -93,19 +94,14 @@ class Work:
 
         def train() -> dict:
             model = self.compiled(kind, rate, seed)
-            scores: list[float] = []
-            history = self.fit(model, names, scores, seed)
+            epochs = self.fit(model, names, seed)
             files.write(self.path(names), model.save, overwrite=True)
-            return {
-                "test": self.score(model, "test"),
-                "dev": scores,
-                "loss": history,
-                "weights": weights_of(model),
-            }
+            found = {"test": self.score(model, "test"), "weights": weights_of(model)}
+            found |= {name: [epoch[name] for epoch in epochs] for name in ("dev", "loss")}
+            self.say(f"{self.task}, {', '.join(names)}: dev {found['dev'][-1]:.4f}, test {found['test']:.4f}")
+            return found
 
-        found = self.results.once(names, train)
-        self.say(f"{self.task}, {', '.join(names)}: dev {found['dev'][-1]:.4f}, test {found['test']:.4f}")
-        return found
+        return self.results.once(names, train)
 
     def compiled(self, kind: str, rate: float, seed: int) -> keras.Model:
         """Return an untrained tagger that is ready for training."""
@@ -120,8 +116,8 @@ class Work:
         model.compile(optimizer, loss, jit_compile=False if keras.backend.backend() == "tensorflow" else "auto")
         return model
 
-    def fit(self, model: keras.Model, names: tuple[str, ...], scores: list[float], seed: int) -> list[float]:
-        """Train `model`, or go on where its training was interrupted. Return the loss of each epoch, and fill `scores`."""
+    def fit(self, model: keras.Model, names: tuple[str, ...], seed: int) -> list[dict[str, float]]:
+        """Train `model`, or go on where its training was interrupted. Return loss and development score of each epoch."""
         batches, kept = self.batches["train"], Results(self.backup(names).with_suffix(".json"), {})
         batches.seed = seed
 
@@ -135,10 +131,8 @@ class Work:
         backup = keras.callbacks.BackupAndRestore(str(self.backup(names)))
         callbacks = [*self.pruning(model), shown, backup]
         model.fit(batches, epochs=self.recipe.epochs, shuffle=False, callbacks=callbacks, verbose=0)
-        epochs = [kept.tree[f"{epoch}"] for epoch in range(self.recipe.epochs)]
         kept.path.unlink()
-        scores += [epoch["dev"] for epoch in epochs]
-        return [epoch["loss"] for epoch in epochs]
+        return [kept.tree[f"{epoch}"] for epoch in range(self.recipe.epochs)]
 
     def pruning(self, model: keras.Model) -> list[keras.callbacks.Callback]:
         """Return the pruning of a tagger with pruned layers. It keeps as many weights as butterflies in their place have."""
@@ -198,14 +192,27 @@ class Work:
         return max((batches[index] for index in range(len(batches))), key=lambda batch: batch[1].shape[1])
 
     def measure(self, kinds: list[str], runs: int = 200) -> None:
-        """Export the trained tagger of seed 0 of each kind, and measure the files of one precision and length in turn."""
-        trained = [kind for kind in kinds if self.is_trained(kind)]
-        models = {kind: load_tagger(self.path((kind, f"rate {self.best_rate(kind):g}", "seed 0"))) for kind in trained}
+        """Export the tagger of seed 0 of each kind, and measure the files of one precision and length in turn.
+
+        A kind that has not been trained is exported untrained, because the values of the weights change neither size nor
+        latency. It gets no score.
+        """
+        models = {kind: self.exported_tagger(kind) for kind in kinds}
         for precision, quantize in PRECISIONS.items():
             for length in LENGTHS if quantize is None else (SCORED,):
                 names = "exports", precision, f"{length}"
                 self.results.once(names, partial(self.files_of, models, quantize, length, runs))
                 self.say(f"{self.task}, {precision}, {length} tokens: measured")
+
+    def exported_tagger(self, kind: str) -> keras.Model:
+        """Return the tagger of seed 0 of a kind: trained at the best rate, if it has been trained."""
+        if not self.is_trained(kind):
+            return tagger(kind, self.vocabulary, self.recipe, 0)
+        return load_tagger(self.path((kind, f"rate {self.best_rate(kind):g}", "seed 0")))
+
+    def weights(self, kind: str) -> int:
+        """Return the number of weights of an untrained tagger."""
+        return weights_of(tagger(kind, self.vocabulary, self.recipe, 0))
 
     def is_trained(self, kind: str) -> bool:
         """Return whether a kind has been trained at every rate with seed 0."""
@@ -222,13 +229,14 @@ class Work:
             exported[kind] = export.to_tflite(of_length(model, length), **settings)
             self.say(f"{self.task}, {kind}, {quantize or 'float32'}, {length} tokens: exported")
         latencies = export.compare(exported, runs=runs, progress=False).latencies
-        return {kind: self.figures(file, latencies[kind].median, length) for kind, file in exported.items()}
+        return {kind: self.figures(kind, file, latencies[kind].median, length) for kind, file in exported.items()}
 
-    def figures(self, file, seconds: float, length: int) -> dict:
-        """Return the figures of one file. Only those of `SCORED` tokens have a score."""
+    def figures(self, kind: str, file, seconds: float, length: int) -> dict:
+        """Return the figures of one file. Those of trained taggers for `SCORED` tokens have a score."""
         found = {"bytes": file.size_bytes, "seconds": seconds, "operators": len(file.operators)}
         found["difference"] = max(output.relative_error for output in file.parity.outputs)
-        if length == SCORED:
+        found["weights"] = self.weights(kind)
+        if length == SCORED and self.is_trained(kind):
             short = self.real(self.sentences["test"], length)
             batches = Batches(short, self.vocabulary, (length,), self.recipe.batch)
             found["score"] = score(short, batches.predict(file.predict, self.vocabulary.tags), self.metric)
@@ -262,7 +270,7 @@ def sentences_of(task: str, data: Path | None, quick: bool) -> tuple[dict, str]:
 @click.option("--recipe", default="cpu", show_default=True, type=click.Choice(list(RECIPES)))
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Repeatable. Default: all.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--measure", is_flag=True, help="Export the trained taggers and measure their files, instead of training.")
+@click.option("--measure", is_flag=True, help="Export the taggers and measure their files, instead of training.")
 @click.option("--steps", is_flag=True, help="Measure a training step of each kind, instead of training.")
 @click.option("--quick", is_flag=True, help="The sample of the data, a tiny network, one seed.")
 def main(folder, tasks, data, recipe, kinds, seeds, measure, steps, quick):

@@ -2,7 +2,8 @@
 
     python examples/tagging/tagging_page.py [FOLDER] [--page docs/tagging.md]
 
-FOLDER holds a JSON file for each task, by default docs/tagging. In the page, a table stands between the lines
+FOLDER holds the JSON files, by default docs/tagging: TASK.json of the recipe "cpu", and TASK-paper.json of the recipe "paper",
+whose files are measured untrained. In the page, a table stands between the lines
 `<!-- TABLE TASK -->` and `<!-- end -->`. Everything else in the page stays as it is. A kind whose runs are not all done is left
 out of the tables.
 """
@@ -26,8 +27,10 @@ from keras_butterfly.export import files
 from keras_butterfly.export.measurement.plots import COLORS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-NAMES = {"pos": "parts of speech", "ner": "named entities", "wnut17": "entities, WNUT-17"}
+NAMES = {"pos": "parts of speech", "ner": "named entities"}
 SEEDS = 3
+# Number of tokens of the sentences on which files were scored.
+SCORED = "32"
 # The kinds that a replacement is compared with: the claim about it holds only if it beats them.
 RIVALS = {PAPER: (DENSE, LOW_RANK_FINAL), BUTTERFLY: (DENSE, NARROW, LOW_RANK, PRUNED)}
 # A difference of means that is smaller than the larger standard deviation of the two is noise, and so is half a point.
@@ -84,18 +87,20 @@ def score_table(tree: dict) -> str:
 
 
 def export_table(tree: dict) -> str:
-    """Return the table of exported files in Markdown: sizes and scores in each precision."""
-    exports = {precision: lengths["32"] for precision, lengths in tree.get("exports", {}).items() if "32" in lengths}
-    metric = SETS[tree["task"]].metric
-    lines = [
-        f"| tagger | {' | '.join(f'{precision}: KiB, us, {metric} %' for precision in exports)} |",
-        "|---" * (1 + len(exports)) + "|",
-    ]
+    """Return the table of exported files in Markdown: size, latency and, if it was trained, score in each precision."""
+    exports = {precision: lengths[SCORED] for precision, lengths in tree.get("exports", {}).items() if SCORED in lengths}
+    scored = any("score" in row for kinds in exports.values() for row in kinds.values())
+    columns = "KiB, us" + (f", {SETS[tree['task']].metric} %" if scored else "")
+    header = [f"{precision}: {columns}" for precision in exports]
+    lines = [f"| tagger | {' | '.join(header)} |", "|---" * (1 + len(header)) + "|"]
     for kind in KINDS:
-        if exports and all(kind in kinds for kinds in exports.values()):
-            rows = [kinds[kind] for kinds in exports.values()]
-            cells = [f"{row['bytes'] / 1024:,.0f}, {row['seconds'] * 1e6:,.0f}, {100 * row['score']:.2f}" for row in rows]
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
+        rows = [kinds[kind] for kinds in exports.values() if kind in kinds]
+        if not rows or (scored and "score" not in rows[0]):
+            continue
+        cells = [f"{row['bytes'] / 1024:,.0f}, {row['seconds'] * 1e6:,.0f}" for row in rows]
+        if scored:
+            cells = [f"{cell}, {100 * row['score']:.2f}" for cell, row in zip(cells, rows, strict=True)]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -103,12 +108,13 @@ def latency_table(tree: dict) -> str:
     """Return the table of latencies in Markdown, with the training step: microseconds, and how much faster than dense."""
     lengths = tree.get("exports", {}).get("float32", {})
     steps = tree.get("training step", {}).get("seconds", {})
-    header = [f"{length} tokens, us" for length in lengths] + (["training step, ms"] if steps else [])
+    header = ["weights", *(f"{length} tokens, us" for length in lengths), *(["training step, ms"] if steps else [])]
     lines = [f"| tagger | {' | '.join(header)} |", "|---" * (1 + len(header)) + "|"]
     for kind in KINDS:
-        if not all(kind in kinds for kinds in lengths.values()) or not lengths:
+        if not lengths or kind not in lengths[SCORED]:
             continue
-        cells = [with_gain(kinds[kind]["seconds"], kinds[DENSE]["seconds"], 1e6) for kinds in lengths.values()]
+        cells = [f"{lengths[SCORED][kind]['weights']:,}"]
+        cells += [with_gain(kinds[kind]["seconds"], kinds[DENSE]["seconds"], 1e6) for kinds in lengths.values()]
         if steps:
             cells.append(with_gain(steps[kind], steps[DENSE], 1e3) if kind in steps else "")
         lines.append(f"| {kind} | {' | '.join(cells)} |")
@@ -169,7 +175,7 @@ def fewer_epochs(tree: dict, kind: str) -> str:
 
 def latencies_of(tree: dict) -> dict[str, float]:
     """Return the seconds of each kind for a sentence of 32 tokens in float32, as far as they were measured."""
-    return {kind: row["seconds"] for kind, row in tree.get("exports", {}).get("float32", {}).get("32", {}).items()}
+    return {kind: row["seconds"] for kind, row in tree.get("exports", {}).get("float32", {}).get(SCORED, {}).items()}
 
 
 def faster(seconds: dict[str, float], kind: str) -> str:
@@ -197,20 +203,22 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
             raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {kind} {task} -->'")
         return f"<!-- {kind} {task} -->\n{TABLES[kind](trees[task])}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\w+) (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+) ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 def plot_curves(trees: dict[str, dict]) -> Figure:
     """Return a plot for each task: the mean score on the development sentences after each epoch, a line for each kind."""
     figure = Figure(figsize=(5 * len(trees), 4.2), layout="constrained")
     shown: dict[str, object] = {}
-    for axis, (task, tree) in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.items(), strict=True):
+    for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         for kind, runs in finished(tree).items():
             curves = 100 * np.array([run["dev"] for run in runs])
             epochs, style = np.arange(1, curves.shape[1] + 1), {"color": COLORS[KINDS.index(kind) % len(COLORS)]}
             (shown[kind],) = axis.plot(epochs, curves.mean(0), marker="o", markersize=4, label=kind, **style)
             axis.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, **style)
-        axis.set(title=NAMES[task], xlabel="epoch", ylabel=f"{SETS[task].metric} on the development sentences, %")
+        axis.set(
+            title=NAMES[tree["task"]], xlabel="epoch", ylabel=f"{SETS[tree['task']].metric} on the development sentences, %"
+        )
         axis.set_xticks(epochs)
         axis.grid(alpha=0.3)
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, fontsize=9)
@@ -220,14 +228,14 @@ def plot_curves(trees: dict[str, dict]) -> Figure:
 def plot_scores(trees: dict[str, dict]) -> Figure:
     """Return a plot for each task: the test score of each seed, by kind, and their mean."""
     figure = Figure(figsize=(5 * len(trees), 3.6), layout="constrained")
-    for axis, (task, tree) in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.items(), strict=True):
+    for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         done = finished(tree)
         for row, (kind, runs) in enumerate(reversed(done.items())):
             color, tests = COLORS[KINDS.index(kind) % len(COLORS)], tests_of(runs)
             axis.scatter(tests, [row] * len(tests), color=color, s=18, alpha=0.6)
             axis.scatter([tests.mean()], [row], color=color, s=90, marker="|")
         axis.set_yticks(range(len(done)), [f"{kind}, {runs[0]['weights']:,}" for kind, runs in reversed(done.items())])
-        axis.set(title=f"{NAMES[task]}: tagger, weights", xlabel=f"test {SETS[task].metric}, %")
+        axis.set(title=f"{NAMES[tree['task']]}: tagger, weights", xlabel=f"test {SETS[tree['task']].metric}, %")
         axis.grid(alpha=0.3, axis="x")
     return figure
 
@@ -238,11 +246,11 @@ def read(folder: Path) -> dict[str, dict]:
     Raises:
         ValueError: if there are none.
     """
-    trees = {name: json.loads(path.read_text()) for name in NAMES if (path := folder / f"{name}.json").exists()}
+    trees = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     if not trees:
         raise ValueError(f"Expected results of experiment.py in '{folder}', such as pos.json. Found none. Copy them there.")
     for name, tree in trees.items():
-        tree["task"] = name
+        tree["task"] = name.partition("-")[0]
     return trees
 
 
