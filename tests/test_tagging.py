@@ -273,7 +273,8 @@ def test_the_page_says_no_where_the_answer_is_no():
     assert "**no**: 1,010 of 1,000" in claims[4]
     assert "yes: 500 of 1,000" in claims[4]
     assert "not measured" in claims[6]
-    assert NARROW not in page.score_table(tree)  # a seed is missing
+    assert NARROW not in page.score_table(tree)  # A seed is missing.
+    assert f"| {NARROW} | 85.00, 85.00 |" in page.rate_table(tree)
     text = page.with_tables("# Title\n<!-- scores pos -->\nold\n<!-- end -->\nprose\n", {"pos": tree})
     assert "| dense | 1,000 | 91.00 ± 1.00 (90.00 to 92.00) |" in text
     assert text.startswith("# Title\n") and text.endswith("<!-- end -->\nprose\n") and "old" not in text

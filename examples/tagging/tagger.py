@@ -198,9 +198,11 @@ def network(vocabulary: Vocabulary, recipe: Recipe, width: int | None = None, la
     return keras.Model([words, characters], tags, name="tagger")
 
 
-DENSE, PAPER, LOW_RANK_FINAL = "dense", "J2^T W' J1, final", "low rank, final"
+DENSE, PAPER, PAPER_LARGER, LOW_RANK_FINAL = "dense", "J2^T W' J1, final", "J2^T W' J1, k = 24, final", "low rank, final"
 BUTTERFLY, LOW_RANK, NARROW, PRUNED = "butterfly, wide", "low rank, wide", "dense, narrow", "dense, pruned"
-KINDS = (DENSE, PAPER, BUTTERFLY, NARROW, LOW_RANK, PRUNED, LOW_RANK_FINAL)
+KINDS = (DENSE, PAPER, LOW_RANK_FINAL, PAPER_LARGER, BUTTERFLY, NARROW, LOW_RANK, PRUNED)
+# The largest rank of the larger J2^T W' J1. The default is the logarithm of the smaller side, 6 for 49 tags.
+LARGER = 24
 
 
 def tagger(kind: str, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> keras.Model:
@@ -208,6 +210,7 @@ def tagger(kind: str, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> kera
 
     "dense": the original.
     "J2^T W' J1, final": the paper's, `ButterflyDense` in the final layer. "low rank, final" has as many weights.
+    "J2^T W' J1, k = 24, final": the same with a larger rank, at most the number of tags.
     "butterfly, wide": `Butterfly` of radix 4 in the wide layers. "low rank, wide", "dense, narrow" and "dense, pruned" have as
     many weights: two thin matrices in the wide layers, wide layers of fewer units, and `PrunedDense`, which must be trained
     with `MagnitudePruning`.
@@ -220,6 +223,8 @@ def tagger(kind: str, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> kera
         model = _replaced(model, WIDE, seed, radix=4)
     if kind == PAPER:
         model = _replaced(model, (FINAL,), seed, kind="butterfly_dense")
+    if kind == PAPER_LARGER:
+        model = _replaced(model, (FINAL,), seed, k=min(LARGER, len(vocabulary.tags)))
     if kind == LOW_RANK_FINAL:
         model = _with_low_rank(model, (FINAL,), tagger(PAPER, vocabulary, recipe, seed).count_params(), seed)
     if kind == LOW_RANK:

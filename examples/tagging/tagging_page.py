@@ -31,6 +31,7 @@ NAMES = {"pos": "parts of speech", "ner": "named entities"}
 SEEDS = 3
 # Number of tokens of the sentences on which files were scored.
 SCORED = "32"
+NOT_MEASURED = "Not measured."
 # The kinds that a replacement is compared with: the claim about it holds only if it beats them.
 RIVALS = {PAPER: (DENSE, LOW_RANK_FINAL), BUTTERFLY: (DENSE, NARROW, LOW_RANK, PRUNED)}
 # A difference of means that is smaller than the larger standard deviation of the two is noise, and so is half a point.
@@ -89,6 +90,8 @@ def score_table(tree: dict) -> str:
 def export_table(tree: dict) -> str:
     """Return the table of exported files in Markdown: size, latency and, if it was trained, score in each precision."""
     exports = {precision: lengths[SCORED] for precision, lengths in tree.get("exports", {}).items() if SCORED in lengths}
+    if not exports:
+        return NOT_MEASURED
     scored = any("score" in row for kinds in exports.values() for row in kinds.values())
     columns = "KiB, us" + (f", {SETS[tree['task']].metric} %" if scored else "")
     header = [f"{precision}: {columns}" for precision in exports]
@@ -107,11 +110,13 @@ def export_table(tree: dict) -> str:
 def latency_table(tree: dict) -> str:
     """Return the table of latencies in Markdown, with the training step: microseconds, and how much faster than dense."""
     lengths = tree.get("exports", {}).get("float32", {})
+    if not lengths:
+        return NOT_MEASURED
     steps = tree.get("training step", {}).get("seconds", {})
     header = ["weights", *(f"{length} tokens, us" for length in lengths), *(["training step, ms"] if steps else [])]
     lines = [f"| tagger | {' | '.join(header)} |", "|---" * (1 + len(header)) + "|"]
     for kind in KINDS:
-        if not lengths or kind not in lengths[SCORED]:
+        if kind not in lengths[SCORED]:
             continue
         cells = [f"{lengths[SCORED][kind]['weights']:,}"]
         cells += [with_gain(kinds[kind]["seconds"], kinds[DENSE]["seconds"], 1e6) for kinds in lengths.values()]
@@ -187,7 +192,19 @@ def faster(seconds: dict[str, float], kind: str) -> str:
     return f"{answer}: {gain:.2f}x"
 
 
-TABLES = {"claims": claim_table, "scores": score_table, "exports": export_table, "latency": latency_table}
+def rate_table(tree: dict) -> str:
+    """Return the table of the search for the best rate in Markdown: the scores of seed 0, of unfinished kinds too."""
+    rates = [f"{rate:g}" for rate in tree["settings"]["rates"]]
+    lines = [f"| tagger | {' | '.join(rates)} |", "|---" * (1 + len(rates)) + "|"]
+    for kind in KINDS:
+        runs = [tree.get(kind, {}).get(f"rate {rate}", {}).get("seed 0") for rate in rates]
+        if any(runs):
+            cells = [f"{100 * run['dev'][-1]:.2f}, {100 * run['test']:.2f}" if run else "" for run in runs]
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"claims": claim_table, "scores": score_table, "rates": rate_table, "exports": export_table, "latency": latency_table}
 
 
 def with_tables(page: str, trees: dict[str, dict]) -> str:
@@ -206,6 +223,11 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
     return re.sub(r"<!-- (\w+) ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
+def color_of(kind: str) -> str:
+    """Return the color of a kind in all plots."""
+    return (*COLORS, "#999999")[KINDS.index(kind)]
+
+
 def plot_curves(trees: dict[str, dict]) -> Figure:
     """Return a plot for each task: the mean score on the development sentences after each epoch, a line for each kind."""
     figure = Figure(figsize=(5 * len(trees), 4.2), layout="constrained")
@@ -213,9 +235,9 @@ def plot_curves(trees: dict[str, dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         for kind, runs in finished(tree).items():
             curves = 100 * np.array([run["dev"] for run in runs])
-            epochs, style = np.arange(1, curves.shape[1] + 1), {"color": COLORS[KINDS.index(kind) % len(COLORS)]}
-            (shown[kind],) = axis.plot(epochs, curves.mean(0), marker="o", markersize=4, label=kind, **style)
-            axis.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, **style)
+            epochs, color = np.arange(1, curves.shape[1] + 1), color_of(kind)
+            (shown[kind],) = axis.plot(epochs, curves.mean(0), marker="o", markersize=4, color=color, label=kind)
+            axis.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=color)
         axis.set(
             title=NAMES[tree["task"]], xlabel="epoch", ylabel=f"{SETS[tree['task']].metric} on the development sentences, %"
         )
@@ -231,7 +253,7 @@ def plot_scores(trees: dict[str, dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         done = finished(tree)
         for row, (kind, runs) in enumerate(reversed(done.items())):
-            color, tests = COLORS[KINDS.index(kind) % len(COLORS)], tests_of(runs)
+            color, tests = color_of(kind), tests_of(runs)
             axis.scatter(tests, [row] * len(tests), color=color, s=18, alpha=0.6)
             axis.scatter([tests.mean()], [row], color=color, s=90, marker="|")
         axis.set_yticks(range(len(done)), [f"{kind}, {runs[0]['weights']:,}" for kind, runs in reversed(done.items())])
