@@ -44,17 +44,23 @@ class MagnitudePruning(keras.callbacks.Callback):
         layers: the `PrunedDense` layers.
         kept: number of weights that are left, without biases.
         steps: number of steps of the training.
+        every: number of steps between two prunings.
 
     Reference: Zhu, Gupta, *To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression*, 2017.
     """
 
-    def __init__(self, layers: list[PrunedDense], kept: int, steps: int):
+    def __init__(self, layers: list[PrunedDense], kept: int, steps: int, every: int = EVERY):
         super().__init__()
-        self.layers, self.kept, self.ramp, self.step = layers, kept, max(1, int(RAMP * steps)), 0
+        self.layers, self.kept, self.ramp, self.step, self.every = layers, kept, max(1, int(RAMP * steps)), 0, every
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.params.get("steps"):
+            # A training that was interrupted begins in a later epoch.
+            self.step = epoch * self.params["steps"]
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step > self.ramp or (self.step % EVERY and self.step != self.ramp):
+        if self.step > self.ramp or (self.step % self.every and self.step != self.ramp):
             return
         if hasattr(self.model, "jax_state_sync"):  # On JAX the variables hold the state of the last synchronization.
             self.model.jax_state_sync()

@@ -10,7 +10,7 @@ import click
 import keras_butterfly_examples
 
 SOURCE = Path(keras_butterfly_examples.__file__).parent
-SUFFIXES = {".ipynb", ".py", ".npz", ".md", ".html", ".css", ".js"}
+SUFFIXES = {".ipynb", ".py", ".npz", ".xz", ".md", ".html", ".css", ".js"}
 # A copy has no pages of the documentation beside it, so its links to them lead to the repository.
 PAGES = "https://github.com/keras-butterfly/keras-butterfly/blob/main/docs/"
 # The errors of a disk, which are not the user's input.

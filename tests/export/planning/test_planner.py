@@ -193,11 +193,11 @@ def test_a_foreign_or_damaged_file_is_refused(clocked, tmp_path):
     damaged = {
         whole[: len(whole) // 2]: "is none or is damaged",
         "[]": "has None, version None",
-        json.dumps({**content, "format": "fftw"}): "has 'fftw', version 2",
+        json.dumps({**content, "format": "fftw"}): "has 'fftw', version 3",
         json.dumps({**content, "version": 1}): "version 1. Delete it and measure again",
         json.dumps({**content, "entries": 3}): "is damaged",
         entry(key={"layer": "x"}): "is damaged",
-        entry(candidates=[{**candidate, "measured": {**candidate["measured"], "seconds": 0}}]): "no measurement",
+        entry(candidates=[{**candidate, "measured": {**candidate["measured"], "cost": 0}}]): "no measurement",
         entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "kind": "magic"}}]): "no such lowering",
         entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "width": "magic"}}]): "no such lowering",
         entry(candidates=[{**candidate, "lowering": {**candidate["lowering"], "keep_float32": "magic"}}]): "no such lowering",

@@ -62,10 +62,10 @@ def test_names_that_are_no_device(name):
         find(name)
 
 
-def test_a_sweep_needs_seconds():
+def test_compress_needs_seconds():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"Expected a device that measures seconds.*arm64"):
-        export.sweep(model, (np.zeros((4, 8)), np.zeros(4, int)), ks=(2,), device="arm64")
+        export.compress(model, np.zeros((4, 8)), target_size=1000, device="arm64")
 
 
 def test_more_than_one_thread_is_refused():
