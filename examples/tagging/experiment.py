@@ -226,8 +226,13 @@ class Work:
         exported = {}
         for kind, model in models.items():
             settings = {"quantize": quantize, "representative_data": inputs, "progress": False}
-            exported[kind] = export.to_tflite(of_length(model, length), **settings)
-            self.say(f"{self.task}, {kind}, {quantize or 'float32'}, {length} tokens: exported")
+            try:
+                exported[kind] = export.to_tflite(of_length(model, length), **settings)
+            except export.ParityError as error:
+                # Left out of the results: a file that disagrees with Keras is not returned.
+                self.say(f"{self.task}, {kind}, {quantize or 'float32'}, {length} tokens: refused. {error}")
+        if not exported:
+            return {}
         latencies = export.compare(exported, runs=runs, progress=False).latencies
         return {kind: self.figures(kind, file, latencies[kind].median, length) for kind, file in exported.items()}
 

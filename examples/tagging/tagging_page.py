@@ -89,7 +89,7 @@ def score_table(tree: dict) -> str:
 
 def export_table(tree: dict) -> str:
     """Return the table of exported files in Markdown: size, latency and, if it was trained, score in each precision."""
-    exports = {precision: lengths[SCORED] for precision, lengths in tree.get("exports", {}).items() if SCORED in lengths}
+    exports = {precision: lengths[SCORED] for precision, lengths in tree.get("exports", {}).items() if lengths.get(SCORED)}
     if not exports:
         return NOT_MEASURED
     scored = any("score" in row for kinds in exports.values() for row in kinds.values())
@@ -98,7 +98,7 @@ def export_table(tree: dict) -> str:
     lines = [f"| tagger | {' | '.join(header)} |", "|---" * (1 + len(header)) + "|"]
     for kind in KINDS:
         rows = [kinds[kind] for kinds in exports.values() if kind in kinds]
-        if not rows or (scored and "score" not in rows[0]):
+        if len(rows) < len(exports) or (scored and "score" not in rows[0]):
             continue
         cells = [f"{row['bytes'] / 1024:,.0f}, {row['seconds'] * 1e6:,.0f}" for row in rows]
         if scored:
