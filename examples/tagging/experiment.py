@@ -18,7 +18,7 @@ been trained get no score. Export on the TensorFlow backend.
 Output: every run is kept in FOLDER/TASK.json, and the tagger of its last epoch in FOLDER/TASK. If the program is interrupted,
 start it again: it goes on after the last whole epoch. tagging_page.py makes docs/tagging.md from the JSON files.
 
-On CPUs, the JAX backend trains about four times as fast as TensorFlow, and one thread suffices:
+On CPUs, the JAX backend needs less processor time than TensorFlow, and one thread suffices:
 
     KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=CACHE python examples/tagging/experiment.py FOLDER
 """
