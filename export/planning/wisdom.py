@@ -108,7 +108,7 @@ class Wisdom:
     Example:
         >>> model = keras.Sequential([keras.Input((16,)), Butterfly(seed=0)])
         >>> wisdom = export.Wisdom()
-        >>> exported = export.to_tflite(model, wisdom=wisdom)  # measures, and keeps what it has measured
+        >>> exported = export.to_tflite(model, effort="quick", wisdom=wisdom)  # measures, and keeps what it has measured
         >>> len(wisdom)
         1
     """

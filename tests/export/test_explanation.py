@@ -50,7 +50,7 @@ def test_no_gain_over_dense_is_said():
 def test_a_quantized_file_that_is_slower_is_said():
     device = FakeDevice(lambda name, content: {"quantized": 3e-6, "float32": 1e-6}.get(name, len(content) * 1e-9))
     notes = exported(quantize="dynamic", device=device).notes
-    assert any('With quantize="dynamic" the file is slower (3.0 us, float32 1.0 us)' in note for note in notes)
+    assert any('With quantize="dynamic" the file is slower (3.00 us, float32 1.00 us)' in note for note in notes)
 
 
 @pytest.mark.usefixtures("measured")
