@@ -18,6 +18,9 @@ sys.path.insert(0, str(EXAMPLES))
 from execute import execute  # noqa: E402
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# They train for longer than the others, and run among the long tests only, in a kernel.
+TRAINS_LONG = ("compress", "image_classifier", "speech", "tagging")
+QUICK = [path for path in NOTEBOOKS if path.stem not in TRAINS_LONG]
 
 
 def code_of(path):
@@ -44,7 +47,7 @@ def brief(monkeypatch):
     monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
 
 
-@each
+@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("brief")
 def test_notebook_runs(path, monkeypatch, capsys):
     """Run the cells in this process. A kernel would first import TensorFlow."""

@@ -86,6 +86,7 @@ def test_trained_taggers_are_exported_and_measured(experiment, trained, monkeypa
     assert "score" not in measured[DENSE]  # It has not been trained.
 
 
+@pytest.mark.long
 def test_named_entities_train(experiment, tmp_path):
     code, output = run(experiment, tmp_path, "--quick", "--task", "ner", "--kind", PRUNED)
     assert code == 0, output
@@ -94,6 +95,7 @@ def test_named_entities_train(experiment, tmp_path):
     assert found["weights"] < taggers.weights_of(tiny(PRUNED, "ner"))
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(experiment, trained, tmp_path, monkeypatch):
     score, calls = experiment.Work.score, []
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import web_site
 
+# The networks of the page have to learn first.
+pytestmark = pytest.mark.long
+
 BUILD = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "web" / "build.py"))
 MODELS = len(BUILD["MODELS"])
 # An en dash stands for nothing.

@@ -486,6 +486,7 @@ def test_a_full_standard_output_is_named(arguments, folder):
     assert done.stderr.splitlines()[-1].startswith(b"keras-butterfly: could not write to standard output: No space left")
 
 
+@pytest.mark.long
 def test_a_full_stderr_keeps_the_exit_code(folder):
     with open("/dev/full", "wb") as full:
         assert process(folder, "summary", "missing.keras", stderr=full).returncode == 2

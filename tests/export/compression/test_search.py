@@ -40,6 +40,7 @@ def compress(task, **settings):
     return export.compress(model, settings.pop("data", data), **settings)
 
 
+@pytest.mark.long
 def test_a_size(task, tmp_path):
     found = compress(task, target_size=20_000)
     original = found.points[0]
@@ -66,6 +67,7 @@ def test_a_size(task, tmp_path):
         found.plot(tmp_path / "found.png")
 
 
+@pytest.mark.long
 def test_a_drop_of_the_agreement_without_labels(task):
     """The fastest that agrees with the original on most examples, where some are held back."""
     found = compress(task, data=task[1][0], validation_data=None, max_accuracy_drop=0.3)
@@ -99,6 +101,7 @@ class Stopped(Exception):
     """What stops a search in a test."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [(trials, "try_layer", 3), (finalists, "imitate", 2), (finalists, "imitate", 3)],
