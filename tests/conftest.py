@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float
 # An export converts one lowering of each layer and times none. Tests of measuring use the fixture `measured`.
 os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "estimate")
 
-# What needs TensorFlow, and what does not depend on the backend.
+# What needs TensorFlow, what does not depend on the backend, and the experiments.
 if BACKEND != "tensorflow":
     collect_ignore = [
         "export",
@@ -23,6 +23,7 @@ if BACKEND != "tensorflow":
         "structure/test_wiring.py",
         "test_architecture.py",
         "test_backends.py",
+        "test_deploy.py",
         "test_distributed.py",
         "test_docs.py",
         "test_ecosystem.py",
@@ -30,6 +31,9 @@ if BACKEND != "tensorflow":
         "test_experiments.py",
         "test_notebooks.py",
         "test_reports.py",
+        "test_speech.py",
+        "test_tagging.py",
+        "test_web_page.py",
         "utils/test_quiet.py",
     ]
 
