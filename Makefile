@@ -20,8 +20,10 @@ test-long: $(VENV)/.dev
 	$(PYTEST) -m long
 	$(MAKE) test-jax
 
+# XLA compiles for longer than the tests run, so it optimizes less here.
 test-jax: $(VENV)/.dev
-	KERAS_BACKEND=jax $(PYTEST) -m "not long"
+	KERAS_BACKEND=jax XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
+		$(PYTEST) -m "not long"
 
 # The same tests on the other backends, and their values and gradients against TensorFlow's.
 test-backends: $(VENV)/.torch
