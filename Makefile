@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # Of `make test-backends`. torch is installed for it alone, because of its size.
 BACKENDS ?= jax torch
+# The tests of `make test-jax`, as paths. None: all.
+JAX_TESTS ?=
 
 .PHONY: demo test test-long test-jax test-backends coverage check format bench bench-arm sweep fuzz notebooks docs dist clean
 
@@ -23,7 +25,7 @@ test-long: $(VENV)/.dev
 # XLA compiles for longer than the tests run, so it optimizes less here.
 test-jax: $(VENV)/.dev
 	KERAS_BACKEND=jax XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
-		$(PYTEST) -m "not long"
+		$(PYTEST) -m "not long" $(JAX_TESTS)
 
 # The same tests on the other backends, and their values and gradients against TensorFlow's.
 test-backends: $(VENV)/.torch
