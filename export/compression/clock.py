@@ -41,7 +41,7 @@ class Clock:
 
     @property
     def left(self) -> str:
-        """How much time is left, as the end of a sentence, or nothing if too little was done to tell."""
+        """The time that is left, in words that end a sentence. It is empty if too little was done to tell."""
         if self.done < 0.02 * self.total or not self.done:
             return ""
         seconds = self.seconds * max(0.0, self.total - self.done) / self.done

@@ -59,7 +59,7 @@ class Score:
 
     @property
     def name(self) -> str:
-        """What the score is, for tables and sentences."""
+        """The name of the score in tables and sentences, such as "accuracy"."""
         if self.metric is not None:
             return "score"
         return "accuracy" if self.y is not None else "agreement with the original"

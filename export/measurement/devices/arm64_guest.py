@@ -1,7 +1,7 @@
 """What runs inside the emulator: it invokes .tflite files and marks where counts are wanted, or writes their outputs.
 
-`arm64.py` starts this file with the Python of the emulated system. For that reason it imports nothing of this package, and it
-runs in Python 3.10.
+`arm64.py` starts this file with the Python of the emulated system. For that reason it imports only standalone.py of this
+package, and it runs in Python 3.10.
 """
 
 import gc
@@ -34,6 +34,8 @@ def count(folder: Path) -> None:
 
     The blocks of a file come in pairs: one of INVOCATIONS invocations, and one of twice as many.
     """
+    from standalone import fill_inputs  # the file beside this one, which the emulated Python finds by its name alone
+
     for descriptor in (START, MARK):
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     interpreters: list = []
@@ -73,20 +75,11 @@ def loaded(path: Path) -> Interpreter:
 
 
 def run_block(invoke, invocations: int, mark: int) -> None:
-    """Call `invoke` so many times, with a mark before and after."""
+    """Call `invoke` as many times as `invocations` says, and write to the file descriptor `mark` before and after."""
     os.write(mark, b"m")
     for _ in range(invocations):
         invoke()
     os.write(mark, b"m")
-
-
-def fill_inputs(interpreter) -> None:
-    """Set the inputs of an interpreter: standard normal values for floats, zeros for other types."""
-    rng = np.random.default_rng(0)
-    for detail in interpreter.get_input_details():
-        shape, dtype = detail["shape"], detail["dtype"]
-        value = rng.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
-        interpreter.set_tensor(detail["index"], value.astype(dtype))
 
 
 def predict(folder: Path) -> None:

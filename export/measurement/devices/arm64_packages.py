@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from . import cache_folders
+
 SETUP = "keras-butterfly devices setup arm64"
 SOURCE = Path(__file__).with_name("arm64_counter.c")
 READY, PLUGIN = "ready.json", "counter.so"
@@ -39,7 +41,7 @@ PORTS = "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://p
 
 def cache_folder() -> Path:
     """Return the folder that the software is installed in, below ~/.cache or what XDG_CACHE_HOME names."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keras_butterfly" / "arm64"
+    return cache_folders.cache_folder("arm64")
 
 
 def installed() -> dict:
@@ -79,25 +81,15 @@ def setup(on_step: Callable[[str], object]) -> Path:
         on_step(f"The device is set up in {folder} already.")
         return folder
     _check_tools()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Installed beside the cache folder and then renamed, so that a folder of that name is whole.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".arm64-") as temporary:
-        new = Path(temporary) / folder.name
-        new.mkdir()
+    with cache_folders.replacing(folder) as new:
         _install(new, on_step)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
     on_step("The counts of a loop with known instructions and reads were right. The device is ready.")
     return folder
 
 
 def remove() -> Path | None:
     """Remove the software, and return the folder it was in. If there is none, return None."""
-    folder = cache_folder()
-    if not folder.exists():
-        return None
-    shutil.rmtree(folder)
-    return folder
+    return cache_folders.remove(cache_folder())
 
 
 def command(folder: Path, core: str, plugin_output: str | None = None, variables: Mapping[str, str] | None = None) -> list[str]:

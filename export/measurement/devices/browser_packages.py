@@ -1,12 +1,12 @@
 """The npm packages that the device `browser` needs, in a cache folder of the user."""
 
 import json
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from . import cache_folders
 
 PAGE = Path(__file__).parent / "browser_page"
 LOCK, PACKAGE = "package-lock.json", "package.json"
@@ -20,8 +20,7 @@ def litert_version() -> str:
 
 def cache_folder() -> Path:
     """Return the folder that the packages are installed in: one for each version, below ~/.cache or XDG_CACHE_HOME."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "keras_butterfly" / f"browser-{litert_version()}"
+    return cache_folders.cache_folder(f"browser-{litert_version()}")
 
 
 def packages_folder() -> Path:
@@ -55,31 +54,21 @@ def setup(on_step: Callable[[str], object]) -> Path:
         return folder
     npm = _npm()
     on_step(f"npm downloads LiteRT.js {litert_version()} from its registry, 10 MB, to {folder}, 38 MB.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Installed beside the cache folder and then renamed, so that a folder of that name is whole.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".browser-") as temporary:
-        new = Path(temporary) / folder.name
-        new.mkdir()
+    with cache_folders.replacing(folder) as new:
         for name in (LOCK, PACKAGE):
             shutil.copyfile(PAGE / name, new / name)
         _run(npm, new)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
     on_step("npm has checked the checksums.")
     return folder
 
 
 def remove() -> Path | None:
     """Remove the packages, and return the folder they were in. If there is none, return None."""
-    folder = cache_folder()
-    if not folder.exists():
-        return None
-    shutil.rmtree(folder)
-    return folder
+    return cache_folders.remove(cache_folder())
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the folder holds the packages of today's package-lock.json."""
+    """Return whether the folder holds the packages of today's package-lock.json."""
     lock = folder / LOCK
     return lock.is_file() and lock.read_bytes() == (PAGE / LOCK).read_bytes() and (folder / "node_modules").is_dir()
 
