@@ -35,6 +35,7 @@ SIZES, PRECISIONS = (256, 1024, 4096), (None, "int8")
 
 def exported(kind: str, n: int, quantize: str | None) -> bytes:
     """Return the .tflite file of one layer. It is the same at every call."""
+    keras.utils.set_random_seed(0)  # of initializers that take no seed from their layer, such as that of W' in ButterflyDense
     model = keras.Sequential([keras.Input((n,)), LAYERS[kind](n)])
     data = np.random.default_rng(0).standard_normal((100, n)).astype("float32") if quantize else None
     # Where an estimate is not exact enough, the candidates are measured. The counts of arm64 make that repeatable too.
