@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement import devices
@@ -36,6 +36,15 @@ class Results:
                     "Take another folder, or remove it."
                 )
 
+    def has(self, names: tuple[str, ...]) -> bool:
+        """Return whether there is a result below `names`."""
+        branch = self.tree
+        for name in names:
+            if name not in branch:
+                return False
+            branch = branch[name]
+        return True
+
     def once(self, names: tuple[str, ...], compute: Callable[[], Any]):
         """The result below `names`, computed and written where it is not there yet."""
         branch = self.tree
@@ -48,4 +57,10 @@ class Results:
 
 
 def machine() -> str:
-    return f"{devices.find('host').machine}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+    """Return the processor, the accelerator if the backend uses one, and the versions that results depend on."""
+    name = keras.backend.backend()
+    backend = import_module(name)
+    accelerators = {device.device_kind for device in backend.devices() if device.platform != "cpu"} if name == "jax" else set()
+    return ", ".join(
+        [*sorted(accelerators), devices.find("host").machine, f"Keras {keras.__version__}", f"{name} {backend.__version__}"]
+    )
