@@ -220,55 +220,55 @@ class Work:
         return self.results.once(names, train)
 
     def train_together(self, origin: str, kind: str, seeds: int) -> None:
-        """Train a kind with all rates, dropouts and seeds that have not been done. Keep the networks that are needed later."""
-        dropouts = DROPOUTS if origin == "scratch" else (0.0,)
-        teachers = {} if origin == "scratch" else {seed: self.teacher(seed) for seed in range(seeds)}
+        """Train a kind with all rates and seeds at once, and from scratch with all dropouts at the best rate."""
         # The nodes that a truncated butterfly keeps are drawn for each seed, so each seed is a network of its own.
         groups = [[seed] for seed in range(seeds)] if kind in SEEDED_NODES else [list(range(seeds))]
+        teachers = {} if origin == "scratch" else {seed: self.teacher(seed) for seed in range(seeds)}
         for group in groups:
-            runs = [(dropout, rate, seed) for dropout in dropouts for rate in RATES for seed in group]
-            runs = [run for run in runs if not self.results.has(names_of(origin, kind, *run))]
-            if runs:
-                self.train_group(origin, kind, runs, teachers)
+            self.train_group(origin, kind, [(0.0, rate, seed) for rate in RATES for seed in group], teachers)
+        if origin == "scratch":
+            rate = self.best_rate(origin, kind)
+            for group in groups:
+                self.train_group(origin, kind, [(dropout, rate, seed) for dropout in DROPOUTS for seed in group], teachers)
 
     def train_group(
         self, origin: str, kind: str, runs: list[tuple[float, float, int]], teachers: dict[int, keras.Model]
     ) -> None:
-        """Train a network with several (dropout, rate, seed) at once, and keep the results."""
+        """Train a network with several (dropout, rate, seed) at once, and keep the results of those that have not been done."""
         import ensemble  # it needs JAX
 
-        starts: dict[int, keras.Model] = {}
-        for seed in sorted({seed for _, _, seed in runs}):
-            scratch = not teachers
-            made = (
-                self.untrained(kind, seed, ensemble.VariableDropout)
-                if scratch
-                else self.student(teachers[seed], origin, kind, seed)
-            )
-            starts[seed] = made
+        runs = [run for run in runs if not self.results.has(names_of(origin, kind, *run))]
+        if not runs:
+            return
+        seeds = sorted({seed for _, _, seed in runs})
+        if teachers:
+            starts = {seed: self.student(teachers[seed], origin, kind, seed) for seed in seeds}
+        else:
+            starts = {seed: self.untrained(kind, seed, ensemble.VariableDropout) for seed in seeds}
         targets = {seed: model.predict(self.data.x_train, 1000, verbose=0) for seed, model in teachers.items()}
         values = {seed: [keras.ops.convert_to_numpy(v) for v in model.trainable_variables] for seed, model in starts.items()}
-        network = starts[min(starts)]
+        network = starts[seeds[0]]
         members = [ensemble.Member(values[seed], rate, seed, dropout, targets.get(seed)) for dropout, rate, seed in runs]
         trained = ensemble.train(network, members, self.data.x_train, self.data.y_train, self.task.epochs, self.task.batch)
-        after = self.accuracies(ensemble.outputs(network, trained, self.data.x_test))
         before = dict(
-            zip(values, self.accuracies(ensemble.outputs(network, list(values.values()), self.data.x_test)), strict=True)
+            zip(seeds, self.accuracies(ensemble.outputs(network, list(values.values()), self.data.x_test)), strict=True)
         )
+        after = self.accuracies(ensemble.outputs(network, trained, self.data.x_test))
         for run, weights, accuracy in zip(runs, trained, after, strict=True):
             found = {"before": {"accuracy": before[run[2]]}, "accuracy": accuracy, "weights": sum(map(np.size, weights))}
             if teachers and run[2] == 0 and self.task.width <= RANKED_WIDTH:
                 found["before"]["effective ranks"] = effective_ranks(assigned(network, values[0]))
                 found["effective ranks"] = effective_ranks(assigned(network, weights))
             self.results.once(names_of(origin, kind, *run), partial(dict, found))
-        best = self.best_rate(origin, kind)
-        self.say(f"{self.task.name}, {origin}, {kind}: {max(after):.4f}; without dropout the best rate is {best:g}")
-        for (dropout, rate, seed), weights in zip(runs, trained, strict=True):
-            if not dropout and rate == best and (seed == 0 or kind == DENSE):
-                kept = self.untrained(kind, seed) if origin == "scratch" else starts[seed]
-                files.write(
-                    self.path(*names_of(origin, kind, dropout, rate, seed)), assigned(kept, weights).save, overwrite=True
-                )
+        self.say(f"{self.task.name}, {origin}, {kind}: best of {len(runs)} runs {max(after):.4f}")
+        for run, weights in zip(runs, trained, strict=True):
+            if self.is_needed(origin, kind, *run):
+                model = self.untrained(kind, run[2]) if origin == "scratch" else starts[run[2]]
+                files.write(self.path(*names_of(origin, kind, *run)), assigned(model, weights).save, overwrite=True)
+
+    def is_needed(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> bool:
+        """Return whether a network is exported, or is a teacher."""
+        return not dropout and rate == self.best_rate(origin, kind) and (seed == 0 or kind == DENSE)
 
     def accuracies(self, outputs: np.ndarray) -> list[float]:
         """Return the part of the test examples that each network classifies correctly, from all outputs."""
