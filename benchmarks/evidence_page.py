@@ -107,7 +107,8 @@ def shown(setting: Setting | None, with_dropout: bool = False) -> str:
     if setting is None:
         return ""
     where = f"dropout {setting.dropout:g}" if with_dropout else f"at {setting.rate:g}"
-    few = "" if len(setting.accuracies) > 1 else ", one seed"
+    seeds = len(setting.accuracies)
+    few = "" if seeds == 3 else f", {seeds} seed{'s' * (seeds > 1)}"
     return f"{setting.mean:.4f} ({min(setting.accuracies):.4f} to {max(setting.accuracies):.4f}), {where}{few}"
 
 
