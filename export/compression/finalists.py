@@ -18,13 +18,14 @@ from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
 # At most so many models are trained to the end.
-MOST = 8
+MOST = 12
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.
 CORRECTIONS = 4
-# The families among which the fastest model is looked for. All trainings together are limited.
-SEARCHED = 2
+# If a model is fast enough, families without such a model are searched up to this multiple of its seconds, so that the result
+# says what the other families cost.
+SLOWER = 2
 # Whether XLA compiles the step of a final training, which pays after some hundred steps.
 COMPILED = True
 
@@ -67,24 +68,20 @@ class Finalists:
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
         """Train the best model of each family that keeps the limits of latency and size."""
         for family in families:
-            entry = self._best_within_limits(family)
-            if entry.blueprint not in self.found and not self._is_over:
-                self._train(entry.blueprint)
+            if self._is_over:
+                return
+            self._train(self._best_within_limits(family).blueprint)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:
         """Find in each family the fastest model whose score drops by at most `drop`, by bisection over its models.
 
-        The families take turns. Models that are predicted to be slower than the fastest one found are left out.
+        The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
+        all families are left out. A model of several families is trained once.
         """
         least = self.found[Blueprint()].score - drop
-        searches = [_Bisection(family) for family in families[:SEARCHED]]
+        searches = [_Bisection(family) for family in families]
         fastest = float("inf")
-        while True:
-            for search in searches:
-                search.leave_out_slower(fastest)
-            open_searches = [search for search in searches if search.is_open]
-            if not open_searches:
-                return
+        while open_searches := [search for search in searches if search.is_open]:
             for search in open_searches:
                 if len(self.found) + len(self.skipped) > MOST or self._is_over:
                     return
@@ -93,6 +90,8 @@ class Finalists:
                 if meets:
                     fastest = min(fastest, search.middle.cost.seconds)
                 search.halve(meets)
+            for search in searches:
+                search.leave_out_slower(fastest if search.has_good else SLOWER * fastest)
 
     @property
     def _is_over(self) -> bool:
@@ -111,6 +110,8 @@ class Finalists:
         """
         ratio, measured = 1.0, dict[int, float]()
         for _ in range(CORRECTIONS):
+            if measured and self.task.clock.is_over():
+                break
             fitting = [index for index, entry in enumerate(family) if entry.load * ratio <= MARGIN]
             index = fitting[-1] if fitting else 0
             if index in measured:
@@ -133,8 +134,13 @@ class Finalists:
         return Cost(*self.task.memory.once("costs", f"untrained {_key(blueprint)}", measured))
 
     def _train(self, blueprint: Blueprint) -> Finalist | None:
-        """Return a model that imitates the original, with its file and score, or None if it diverges or cannot be exported."""
-        task, key = self.task, _key(blueprint)
+        """Return a model that imitates the original, with its file and score.
+
+        It is None if the training diverges, if the time limit ends it and other models are there, or if the export fails.
+        """
+        if blueprint in self.found:
+            return self.found[blueprint]
+        task, key, finished = self.task, _key(blueprint), True
         task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
         new, report = self._built(blueprint)
         known = task.memory.known("finalists", key)
@@ -144,19 +150,30 @@ class Finalists:
             task.training.seeded(key)
             epochs, batch_size, rate, _ = task.training
             try:
-                imitate(new, task.lesson, epochs=epochs, batch_size=batch_size, learning_rate=rate, compiled=COMPILED)
+                finished = imitate(
+                    new,
+                    task.lesson,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=rate,
+                    compiled=COMPILED,
+                    is_over=task.clock.is_over,
+                )
+                if not finished and len(self.found) > 1:
+                    raise ValueError("the time limit ended its training")
             except ValueError as error:
                 self.skipped[blueprint.name] = str(error)
                 return None
-            task.memory.keep_arrays("finalist", key, new.get_weights())
-            task.memory.once("finalists", key, lambda: blueprint.name)
+            if finished:
+                task.memory.keep_arrays("finalist", key, new.get_weights())
+                task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each)
         try:
             exported = task.export(new, blueprint.name)
         except ValueError as error:
             self.skipped[blueprint.name] = str(error)
             return None
-        score = task.memory.once("scores", key, lambda: task.score(exported))
+        score = task.memory.once("scores", key, lambda: task.score(exported), is_finished=lambda: finished)
         self.found[blueprint] = Finalist(blueprint, new, report, exported, score)
         return self.found[blueprint]
 
@@ -178,11 +195,13 @@ class _Bisection:
         family: the models, the cheapest first.
         bad: the index of the most expensive model that is known to be bad, or -1.
         good: the index of the cheapest model that is known to be good or is not wanted.
+        has_good: whether a model is known to be good.
     """
 
     family: Sequence[Entry]
     bad: int = -1
     good: int = field(init=False)
+    has_good: bool = False
 
     def __post_init__(self):
         self.good = len(self.family)
@@ -201,6 +220,7 @@ class _Bisection:
         """Note whether the model in the middle is good."""
         middle = (self.bad + self.good) // 2
         self.bad, self.good = (self.bad, middle) if is_good else (middle, self.good)
+        self.has_good = self.has_good or is_good
 
     def leave_out_slower(self, seconds: float) -> None:
         """Leave out the models that are predicted to take this many seconds or more."""

@@ -1,6 +1,6 @@
 """Training a student to give outputs that were computed before by the original."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,33 @@ class Imitator(keras.Model):
         return loss + sum(self.losses)
 
 
+class _EndIf(keras.callbacks.Callback):
+    """A callback that ends the training after an epoch, but for the last, if `is_over` returns True."""
+
+    def __init__(self, is_over: Callable[[], bool]):
+        super().__init__()
+        self.is_over = is_over
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 < self.params["epochs"] and self.is_over():
+            self.model.stop_training = True
+
+
 @warnings_not_raised()
 @quiet_tensorflow()
 def imitate(
-    student: keras.Model, lesson: Lesson, *, epochs: int, batch_size: int, learning_rate: float, compiled: bool
-) -> None:
-    """Train `student`, in place. Adam's learning rate decays from `learning_rate` to 0 by a cosine.
+    student: keras.Model,
+    lesson: Lesson,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    compiled: bool,
+    is_over: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train `student`, in place, and return whether it has trained for all epochs.
+
+    Adam's learning rate decays from `learning_rate` to 0 by a cosine.
 
     Args:
         student: a built model.
@@ -104,6 +125,7 @@ def imitate(
         batch_size: number of examples of a step.
         learning_rate: the initial learning rate.
         compiled: whether to let XLA compile the step. This takes seconds, and makes each step faster.
+        is_over: is called between epochs. If it returns True, the training ends.
 
     Raises:
         ValueError: if the training has made weights NaN or infinite.
@@ -115,8 +137,9 @@ def imitate(
     wanted: dict[str, Any] = {"targets": list(lesson.targets)}
     if lesson.y is not None:
         wanted["labels"] = lesson.y
-    imitator.fit(lesson.x, wanted, batch_size, epochs, verbose=0)
+    history = imitator.fit(lesson.x, wanted, batch_size, epochs, verbose=0, callbacks=[_EndIf(is_over)])
     check_finite_weights(student)
+    return len(history.epoch) == epochs
 
 
 def outputs_of(model: keras.Model, x) -> tuple[np.ndarray, ...]:

@@ -81,7 +81,8 @@ def compress(
             else the fastest.
         quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x.
         device: where latency is measured, as in `measure`.
-        time_limit: in seconds. The search ends soon after it, with what it has found. At least one model is trained.
+        time_limit: in seconds. The search ends soon after it, with what it has found. It measures costs in the first quarter, and
+            begins no trials of layers in the second half. At least one model is trained for at least one epoch.
         folder: a folder in which all results are kept at once. A search that was stopped goes on from there if it is called
             with the same arguments, data and model. None (default): nothing is kept.
         validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
@@ -208,7 +209,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
         for (made, model, report, exported, score), latency in zip(found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
-    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.is_over() else ()))
+    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.has_cut else ()))
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
     if not meets:
         raise TargetError(

@@ -1,0 +1,66 @@
+"""Which models are trained to the end, if the fastest that is good enough is wanted."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from keras_butterfly.export.compression.blueprint import Blueprint
+from keras_butterfly.export.compression.costs import Cost
+from keras_butterfly.export.compression.families import Entry
+from keras_butterfly.export.compression.finalists import Finalist, Finalists
+from keras_butterfly.export.compression.structures import Structure
+
+
+def family(name, seconds, scores):
+    """Models of one layer, and the scores that they get."""
+    entries = [
+        Entry(Blueprint((("layer", Structure(f"{name} {number}", name)),)), Cost(each, 1), each, 1 / each)
+        for number, each in enumerate(seconds)
+    ]
+    return entries, dict(zip([entry.blueprint for entry in entries], scores, strict=True))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the models that are trained, and a function (families, drop) that looks for the fastest."""
+    names, scores = [], {}
+
+    def train(self, blueprint):
+        if blueprint not in self.found:
+            names.append(blueprint.name)
+            self.found[blueprint] = Finalist(blueprint, None, None, None, scores[blueprint])
+        return self.found[blueprint]
+
+    def find(families, drop):
+        names.clear()
+        for _, more in families:
+            scores.update(more)
+        task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))
+        finalists = Finalists(task, {Blueprint(): Finalist(Blueprint(), None, None, None, 1.0)})
+        finalists.train_the_fastest([entries for entries, _ in families], drop)
+        return [name.split(":")[0] for name in names]
+
+    monkeypatch.setattr(Finalists, "_train", train)
+    return find
+
+
+LOW = family("low", [1, 2, 3, 4, 5, 6, 7], [0.1, 0.5, 0.9, 0.91, 0.92, 0.93, 0.94])
+
+
+def test_the_fastest_good_model_of_a_family_is_found(trained):
+    assert trained([LOW], 0.1) == ["low 3", "low 1", "low 2"]
+
+
+def test_a_model_of_two_families_is_trained_once(trained):
+    assert trained([LOW, LOW], 0.1) == ["low 3", "low 1", "low 2"]
+
+
+def test_other_families_are_searched_until_they_have_a_good_model(trained):
+    """Also a model that is slower than a good one of another family, but not more than twice as slow."""
+    names = trained([LOW, family("butterfly", [3.5, 4.5, 5.5, 6.5, 9], [0.2, 0.3, 0.4, 0.95, 0.96])], 0.1)
+    assert names == ["low 3", "butterfly 2", "low 1", "butterfly 3", "low 2"]
+
+
+def test_a_family_with_a_good_model_is_searched_among_faster_ones_only(trained):
+    names = trained([LOW, family("butterfly", [4.1, 4.2, 5.5, 6.5, 9], [0.9, 0.9, 0.95, 0.95, 0.96])], 0.1)
+    assert names == ["low 3", "butterfly 2", "low 1", "low 2"]
