@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_butterfly.compression.distillation import are_probabilities, difference, label_loss
-from keras_butterfly.utils.labels import check_against_loss, in_output_order, label_arrays
+from keras_butterfly.compression.distillation import are_probabilities, default_optimizer, difference, labels_and_loss
 from keras_butterfly.utils.model_checks import check_finite_weights
 from keras_butterfly.utils.model_inputs import examples_at
 from keras_butterfly.utils.quiet import quiet_tensorflow, warnings_not_raised
@@ -40,13 +39,8 @@ class Lesson:
         Raises:
             ValueError: if the labels `y` do not fit the loss.
         """
-        targets = outputs_of(model, x)
-        if y is None:
-            return cls(x, targets)
-        arrays = in_output_order(model, label_arrays(y, len(targets[0]), len(targets)))
-        used = label_loss(loss, (), model, model, [are_probabilities(target[:8]) for target in targets], arrays)["loss"]
-        check_against_loss(arrays, used, [target.shape for target in targets])
-        return cls(x, targets, arrays, used)
+        labels = () if y is None else labels_and_loss(model, x, y, loss)
+        return cls(x, outputs_of(model, x), *labels)
 
     @property
     def probabilities(self) -> tuple[bool, ...]:
@@ -131,9 +125,9 @@ def imitate(
         ValueError: if the training has made weights NaN or infinite.
     """
     imitator = Imitator(student, lesson.probabilities)
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * -(-len(lesson) // batch_size))
+    optimizer = default_optimizer(learning_rate, epochs * -(-len(lesson) // batch_size))
     loss = {} if lesson.y is None else {"loss": lesson.loss}
-    imitator.compile(keras.optimizers.Adam(rate), jit_compile="auto" if compiled else False, **loss)
+    imitator.compile(optimizer, jit_compile="auto" if compiled else False, **loss)
     wanted: dict[str, Any] = {"targets": list(lesson.targets)}
     if lesson.y is not None:
         wanted["labels"] = lesson.y

@@ -81,8 +81,8 @@ def compress(
             else the fastest.
         quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x.
         device: where latency is measured, as in `measure`.
-        time_limit: in seconds. The search ends soon after it, with what it has found. It measures costs in the first quarter, and
-            begins no trials of layers in the second half. At least one model is trained for at least one epoch.
+        time_limit: in seconds. The search ends soon after it, with what it has found. No more costs are measured after a
+            quarter of it, and no more trials are begun after a half. At least one model is trained for at least one epoch.
         folder: a folder in which all results are kept at once. A search that was stopped goes on from there if it is called
             with the same arguments, data and model. None (default): nothing is kept.
         validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
