@@ -62,7 +62,7 @@ class Finalists:
     def add_original(self, exported: TFLiteModel) -> None:
         """Score the original and add it."""
         task, blueprint = self.task, Blueprint()
-        score = task.memory.once("scores", "original", lambda: task.score(exported))
+        score = task.memory.once(task.scores, "original", lambda: task.score(exported))
         self.found[blueprint] = Finalist(blueprint, task.model, None, exported, score)
 
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
@@ -131,7 +131,7 @@ class Finalists:
             except ValueError:
                 return Cost(float("inf"), float("inf"))
 
-        return Cost(*self.task.memory.once("costs", f"untrained {_key(blueprint)}", measured))
+        return Cost(*self.task.memory.once(self.task.costs, f"untrained {_key(blueprint)}", measured))
 
     def _train(self, blueprint: Blueprint) -> Finalist | None:
         """Return a model that imitates the original, with its file and score.
@@ -173,7 +173,7 @@ class Finalists:
         except ValueError as error:
             self.skipped[blueprint.name] = str(error)
             return None
-        score = task.memory.once("scores", key, lambda: task.score(exported), is_finished=lambda: finished)
+        score = task.memory.once(task.scores, key, lambda: task.score(exported), is_finished=lambda: finished)
         self.found[blueprint] = Finalist(blueprint, new, report, exported, score)
         return self.found[blueprint]
 

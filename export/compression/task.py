@@ -60,6 +60,16 @@ class Task:
     memory: Memory
     clock: Clock
 
+    @property
+    def costs(self) -> str:
+        """The kind under which the memory keeps costs. They depend on what the files are made small or fast for."""
+        return f"costs for {self.exporter.objective}"
+
+    @property
+    def scores(self) -> str:
+        """The kind under which the memory keeps scores."""
+        return f"scores for {self.exporter.objective}"
+
     def export(self, model: keras.Model, name: str) -> TFLiteModel:
         """Return `model` as a file, and keep what was measured for it.
 

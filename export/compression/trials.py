@@ -106,19 +106,19 @@ class LayerTrials:
             by_key.setdefault(layer.key, []).append(layer)
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
-            known, part = self.task.memory.known("costs", key), COSTS_PART * (number + 1) / len(by_key)
+            known, part = self.task.memory.known(self.task.costs, key), COSTS_PART * (number + 1) / len(by_key)
             if any(kept.values()) and not known and self.task.clock.is_over(part):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
                 continue
             self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
             costs = self._costs_alone(alike[0], part)
-            choices = [structure for structure in structures_of(alike[0].dense) if structure.name in costs]
+            choices = [structure for structure in structures_of(alike[0].dense) if self._is_of_use(structure, costs)]
             kept |= {layer.path: choices for layer in alike}
             (self.task.clock.skip if known else self.task.clock.finish)(self._quota * EXPORT_WORK)
         return kept
 
     def _costs_alone(self, layer: Replaceable, part: float = COSTS_PART) -> dict[str, Cost]:
-        """Return the costs of a model of one layer alone by the names of the structures: "dense", and those of use.
+        """Return the costs of a model of one layer alone by the names of the structures, "dense" among them.
 
         After `part` of the time limit no more than one structure is exported.
         """
@@ -127,12 +127,12 @@ class LayerTrials:
             return self.task.clock.is_over(part)
 
         measured = self.task.memory.once(
-            "costs", layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()
+            self.task.costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()
         )
         return {name: Cost(*cost) for name, cost in measured.items()}
 
     def _measured_alone(self, layer: Replaceable, is_over: Callable[[], bool]) -> dict[str, Cost]:
-        exporter, targets, rows = self.task.exporter, self.task.targets, layer.shapes[0][0]
+        exporter, rows = self.task.exporter, layer.shapes[0][0]
         dense_model = layer.alone(DENSE)
         exports = {DENSE.name: exporter.export_layer(dense_model, layer.inputs, rows)}
         dense = exporter.measure(exports)[DENSE.name]
@@ -149,13 +149,14 @@ class LayerTrials:
             except ValueError:  # this layer cannot have this structure, or the file would be off
                 continue
             self.task.memory.learn(exporter.wisdom)
-        costs = exporter.measure(exports)
-        limits = [MAX_COST_RATIO * part for part in targets.costs(*costs[DENSE.name])]
+        return exporter.measure(exports)
 
-        def is_of_use(name: str, cost: Cost) -> bool:
-            return name == DENSE.name or any(part <= limit for part, limit in zip(targets.costs(*cost), limits, strict=True))
-
-        return {name: cost for name, cost in costs.items() if is_of_use(name, cost)}
+    def _is_of_use(self, structure: Structure, costs: Mapping[str, Cost]) -> bool:
+        """Return whether a structure costs clearly less than the dense layer, in one of the costs that count."""
+        if structure.name not in costs:
+            return False
+        pairs = zip(*(self.task.targets.costs(*costs[name]) for name in (structure.name, DENSE.name)), strict=True)
+        return any(cost <= MAX_COST_RATIO * dense for cost, dense in pairs)
 
     def _rest(self, layers: Sequence[Replaceable], structures: Mapping[str, Sequence[Structure]]) -> Cost:
         """Return the cost of all the model but the layers.
@@ -177,7 +178,7 @@ class LayerTrials:
                 return Cost(0.0, 0.0)
 
         name = json.dumps(["the cheapest layers", [[path, structure.name] for path, structure in replaced]])
-        rest = Cost(*self.task.memory.once("costs", name, measured)) if replaced else self.original
+        rest = Cost(*self.task.memory.once(self.task.costs, name, measured)) if replaced else self.original
         for layer, structure in cheapest:
             rest = rest.minus(self._cost_in_model(layer, structure))
         return Cost(max(rest.seconds, self.empty.seconds), max(rest.size_bytes, self.empty.size_bytes))
@@ -225,7 +226,7 @@ def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel
             exports = {name: exports[name] for name in ("1", "empty")}
         return task.exporter.measure(exports)
 
-    found = dict(task.memory.once("costs", "widths", measured, is_finished=lambda: not is_over()))
+    found = dict(task.memory.once(task.costs, "widths", measured, is_finished=lambda: not is_over()))
     empty = Cost(*found.pop("empty"))
     return {float(factor): Cost(*cost) for factor, cost in found.items()}, empty
 
