@@ -17,8 +17,8 @@ from .imitation import imitate
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
-# At most so many models are trained to the end.
-MOST = 12
+# At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
+MOST, FAMILIES = 12, 4
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.
@@ -57,7 +57,7 @@ class Finalists:
     @property
     def work(self) -> float:
         """The expected work, in training steps."""
-        return MOST * self._work_of_each
+        return (FAMILIES if self.task.targets.limits_cost else MOST) * self._work_of_each
 
     def add_original(self, exported: TFLiteModel) -> None:
         """Score the original and add it."""
