@@ -184,7 +184,8 @@ class Finalists:
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure))
             for path, structure in blueprint.structures
         }
-        return blueprint.build(task.model, task.lesson.x, starts, task.training.seeded(_key(blueprint)))
+        task.training.seeded(_key(blueprint))
+        return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial)
 
 
 @dataclass

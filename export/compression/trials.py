@@ -172,7 +172,8 @@ class LayerTrials:
 
         def measured() -> Cost:
             try:
-                new, _ = Blueprint(structures=replaced).build(self.task.model, self.task.lesson.x, {}, self.task.training.seed)
+                blueprint = Blueprint(structures=replaced)
+                new, _ = blueprint.build(self.task.model, self.task.lesson.x, {}, self.task.seed_of_trial)
                 return self.task.exporter.measure({"new": self.task.export(new, "the cheapest layers")})["new"]
             except ValueError:  # with random weights the export is off
                 return Cost(0.0, 0.0)
