@@ -66,11 +66,16 @@ class Finalists:
         self.found[blueprint] = Finalist(blueprint, task.model, None, exported, score)
 
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
-        """Train the best model of each family that keeps the limits of latency and size."""
-        for family in families:
+        """Train the best model of each family that keeps the limits of latency and size.
+
+        If no model of any family does, the nearest of each is trained.
+        """
+        best = [self._best_within_limits(family) for family in families]
+        for entry, load in best:
             if self._is_over:
                 return
-            self._train(self._best_within_limits(family).blueprint)
+            if load <= 1 or min(load for _, load in best) > 1:
+                self._train(entry.blueprint)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:
         """Find in each family the fastest model whose score drops by at most `drop`, by bisection over its models.
@@ -103,8 +108,8 @@ class Finalists:
         training = self.task.training
         return training.epochs * -(-len(self.task.lesson) // training.batch_size) + 3 * EXPORT_WORK
 
-    def _best_within_limits(self, family: Sequence[Entry]) -> Entry:
-        """Return the best model of a family that keeps the limits as measured, or the nearest.
+    def _best_within_limits(self, family: Sequence[Entry]) -> tuple[Entry, float]:
+        """Return the best model of a family that keeps the limits as measured, or the nearest, and its measured load.
 
         Predicted costs are corrected by the ratio of the measured and the predicted one, some times.
         """
@@ -119,7 +124,8 @@ class Finalists:
             measured[index] = self.task.targets.load(*self._untrained_cost(family[index].blueprint))
             ratio = measured[index] / family[index].load
         within = [index for index, load in measured.items() if load <= 1]
-        return family[max(within) if within else min(measured, key=measured.__getitem__)]
+        index = max(within) if within else min(measured, key=measured.__getitem__)
+        return family[index], measured[index]
 
     def _untrained_cost(self, blueprint: Blueprint) -> Cost:
         """Return the cost of a model before its training, which hardly changes it. It is infinite if the export fails."""

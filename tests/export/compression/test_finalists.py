@@ -1,4 +1,4 @@
-"""Which models are trained to the end, if the fastest that is good enough is wanted."""
+"""Which models are trained to the end."""
 
 from types import SimpleNamespace
 
@@ -64,3 +64,16 @@ def test_other_families_are_searched_until_they_have_a_good_model(trained):
 def test_a_family_with_a_good_model_is_searched_among_faster_ones_only(trained):
     names = trained([LOW, family("butterfly", [4.1, 4.2, 5.5, 6.5, 9], [0.9, 0.9, 0.95, 0.95, 0.96])], 0.1)
     assert names == ["low 3", "butterfly 2", "low 1", "low 2"]
+
+
+@pytest.mark.parametrize(
+    ("loads", "names"),
+    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([1.2, 2.0, 3.0], ["a 0", "b 0", "c 0"])],
+)
+def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monkeypatch, loads, names):
+    families = [family(name, [load], [0.9])[0] for name, load in zip("abc", loads, strict=True)]
+    found = []
+    monkeypatch.setattr(Finalists, "_best_within_limits", lambda self, entries: (entries[0], entries[0].load))
+    monkeypatch.setattr(Finalists, "_train", lambda self, blueprint: found.append(blueprint.name.split(":")[0]))
+    Finalists(SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))).train_those_within_limits(families)
+    assert found == names
