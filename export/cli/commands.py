@@ -15,7 +15,7 @@ from rich.console import Console
 import keras_butterfly
 from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
-from keras_butterfly.compression.distillation import check_training_labels
+from keras_butterfly.compression.distillation import labels_and_loss
 from keras_butterfly.export import files
 from keras_butterfly.export.compression.score import accuracy, check_scorable
 from keras_butterfly.export.measurement.devices import find
@@ -124,7 +124,7 @@ def _replaced(original, arrays, options, settings, checkpoint):
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
     scores = _scores("original", original, arrays) if options["epochs"] else {}
     if labels is not None:
-        check_training_labels(original, x, labels)
+        labels_and_loss(original, x, labels)  # labels that do not fit are found before the long work
     if settings["initialize"] == "auto" and not options["epochs"]:
         settings["initialize"] = "fit"
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights

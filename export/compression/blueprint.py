@@ -1,6 +1,6 @@
 """How a compressed model is made of the original: which layers are replaced by what, or how narrow they become."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -59,7 +59,11 @@ class Blueprint:
         return "; ".join(parts) or "original"
 
     def build(
-        self, model: keras.Model, x, starts: Mapping[tuple[str, str], Sequence[np.ndarray]], seed: int | None
+        self,
+        model: keras.Model,
+        x,
+        starts: Mapping[tuple[str, str], Sequence[np.ndarray]],
+        seed_of: Callable[[str, Structure], int | None],
     ) -> tuple[keras.Model, ReplacementReport | None]:
         """Return the new model, and the report of the layers that were replaced, or None if none was.
 
@@ -67,12 +71,13 @@ class Blueprint:
             model: the original.
             x: inputs of the model.
             starts: the weights to start a layer with, by its path and the name of its structure.
-            seed: seed of the random weights of the layers that have no start.
+            seed_of: gives the seed of a layer, by its path and its structure. It has to be that of the layer's start, because
+                the nodes of a `ButterflyDense` depend on it.
         """
         if self.widths:
             return narrow(model, dict(self.widths)), None
-        settings = {path: structure.settings for path, structure in self.structures}
-        new, report = replace_each(model, settings, data=examples_at(x, slice(1)), seed=seed)
+        settings = {path: {**structure.settings, "seed": seed_of(path, structure)} for path, structure in self.structures}
+        new, report = replace_each(model, settings, data=examples_at(x, slice(1)))
         for path, structure in self.structures:
             if (path, structure.name) in starts:
                 layer_at(new, path).set_weights(starts[path, structure.name])

@@ -10,11 +10,14 @@ class Clock:
 
     Args:
         limit: the largest number of seconds. None: no limit.
+
+    Attributes:
+        has_cut: whether the limit, or a part of it, was found to be over, so that work was left out.
     """
 
     def __init__(self, limit: float | None):
         self.limit, self.started = limit, time.monotonic()
-        self.total, self.done = 0.0, 0.0
+        self.total, self.done, self.has_cut = 0.0, 0.0, False
         self.advance: Advance = lambda amount, text=None: None
 
     @property
@@ -49,6 +52,8 @@ class Clock:
             seconds = min(seconds, max(0.0, self.limit - self.seconds))
         return f", about {seconds:.0f} s left" if seconds < 90 else f", about {seconds / 60:.0f} min left"
 
-    def is_over(self, part: float = 1.0, needed: float = 0.0) -> bool:
-        """Return whether `part` of the time limit is over, or will be after `needed` more seconds."""
-        return self.limit is not None and self.seconds + needed > part * self.limit
+    def is_over(self, part: float = 1.0) -> bool:
+        """Return whether `part` of the time limit is over. Who asks leaves out work if it is."""
+        over = self.limit is not None and self.seconds > part * self.limit
+        self.has_cut = self.has_cut or over
+        return over

@@ -17,14 +17,15 @@ from .imitation import imitate
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
-# At most so many models are trained to the end.
-MOST = 8
+# At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
+MOST, FAMILIES = 12, 4
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.
 CORRECTIONS = 4
-# The families among which the fastest model is looked for. All trainings together are limited.
-SEARCHED = 2
+# If a model is fast enough, families without such a model are searched up to this multiple of its seconds, so that the result
+# says what the other families cost.
+SLOWER = 2
 # Whether XLA compiles the step of a final training, which pays after some hundred steps.
 COMPILED = True
 
@@ -56,35 +57,36 @@ class Finalists:
     @property
     def work(self) -> float:
         """The expected work, in training steps."""
-        return MOST * self._work_of_each
+        return (FAMILIES if self.task.targets.limits_cost else MOST) * self._work_of_each
 
     def add_original(self, exported: TFLiteModel) -> None:
         """Score the original and add it."""
         task, blueprint = self.task, Blueprint()
-        score = task.memory.once("scores", "original", lambda: task.score(exported))
+        score = task.memory.once(task.scores, "original", lambda: task.score(exported))
         self.found[blueprint] = Finalist(blueprint, task.model, None, exported, score)
 
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
-        """Train the best model of each family that keeps the limits of latency and size."""
-        for family in families:
-            entry = self._best_within_limits(family)
-            if entry.blueprint not in self.found and not self._is_over:
+        """Train the best model of each family that keeps the limits of latency and size.
+
+        If no model of any family does, the nearest of each is trained.
+        """
+        best = [self._best_within_limits(family) for family in families]
+        for entry, load in best:
+            if self._is_over:
+                return
+            if load <= 1 or min(load for _, load in best) > 1:
                 self._train(entry.blueprint)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:
         """Find in each family the fastest model whose score drops by at most `drop`, by bisection over its models.
 
-        The families take turns. Models that are predicted to be slower than the fastest one found are left out.
+        The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
+        all families are left out. A model of several families is trained once.
         """
         least = self.found[Blueprint()].score - drop
-        searches = [_Bisection(family) for family in families[:SEARCHED]]
+        searches = [_Bisection(family) for family in families]
         fastest = float("inf")
-        while True:
-            for search in searches:
-                search.leave_out_slower(fastest)
-            open_searches = [search for search in searches if search.is_open]
-            if not open_searches:
-                return
+        while open_searches := [search for search in searches if search.is_open]:
             for search in open_searches:
                 if len(self.found) + len(self.skipped) > MOST or self._is_over:
                     return
@@ -93,6 +95,8 @@ class Finalists:
                 if meets:
                     fastest = min(fastest, search.middle.cost.seconds)
                 search.halve(meets)
+            for search in searches:
+                search.leave_out_slower(fastest if search.has_good else SLOWER * fastest)
 
     @property
     def _is_over(self) -> bool:
@@ -104,13 +108,15 @@ class Finalists:
         training = self.task.training
         return training.epochs * -(-len(self.task.lesson) // training.batch_size) + 3 * EXPORT_WORK
 
-    def _best_within_limits(self, family: Sequence[Entry]) -> Entry:
-        """Return the best model of a family that keeps the limits as measured, or the nearest.
+    def _best_within_limits(self, family: Sequence[Entry]) -> tuple[Entry, float]:
+        """Return the best model of a family that keeps the limits as measured, or the nearest, and its measured load.
 
         Predicted costs are corrected by the ratio of the measured and the predicted one, some times.
         """
         ratio, measured = 1.0, dict[int, float]()
         for _ in range(CORRECTIONS):
+            if measured and self.task.clock.is_over():
+                break
             fitting = [index for index, entry in enumerate(family) if entry.load * ratio <= MARGIN]
             index = fitting[-1] if fitting else 0
             if index in measured:
@@ -118,7 +124,8 @@ class Finalists:
             measured[index] = self.task.targets.load(*self._untrained_cost(family[index].blueprint))
             ratio = measured[index] / family[index].load
         within = [index for index, load in measured.items() if load <= 1]
-        return family[max(within) if within else min(measured, key=measured.__getitem__)]
+        index = max(within) if within else min(measured, key=measured.__getitem__)
+        return family[index], measured[index]
 
     def _untrained_cost(self, blueprint: Blueprint) -> Cost:
         """Return the cost of a model before its training, which hardly changes it. It is infinite if the export fails."""
@@ -130,11 +137,16 @@ class Finalists:
             except ValueError:
                 return Cost(float("inf"), float("inf"))
 
-        return Cost(*self.task.memory.once("costs", f"untrained {_key(blueprint)}", measured))
+        return Cost(*self.task.memory.once(self.task.costs, f"untrained {_key(blueprint)}", measured))
 
     def _train(self, blueprint: Blueprint) -> Finalist | None:
-        """Return a model that imitates the original, with its file and score, or None if it diverges or cannot be exported."""
-        task, key = self.task, _key(blueprint)
+        """Return a model that imitates the original, with its file and score.
+
+        It is None if the training diverges, if the time limit ends it and other models are there, or if the export fails.
+        """
+        if blueprint in self.found:
+            return self.found[blueprint]
+        task, key, finished = self.task, _key(blueprint), True
         task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
         new, report = self._built(blueprint)
         known = task.memory.known("finalists", key)
@@ -144,19 +156,30 @@ class Finalists:
             task.training.seeded(key)
             epochs, batch_size, rate, _ = task.training
             try:
-                imitate(new, task.lesson, epochs=epochs, batch_size=batch_size, learning_rate=rate, compiled=COMPILED)
+                finished = imitate(
+                    new,
+                    task.lesson,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=rate,
+                    compiled=COMPILED,
+                    is_over=task.clock.is_over,
+                )
+                if not finished and len(self.found) > 1:
+                    raise ValueError("the time limit ended its training")
             except ValueError as error:
                 self.skipped[blueprint.name] = str(error)
                 return None
-            task.memory.keep_arrays("finalist", key, new.get_weights())
-            task.memory.once("finalists", key, lambda: blueprint.name)
+            if finished:
+                task.memory.keep_arrays("finalist", key, new.get_weights())
+                task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each)
         try:
             exported = task.export(new, blueprint.name)
         except ValueError as error:
             self.skipped[blueprint.name] = str(error)
             return None
-        score = task.memory.once("scores", key, lambda: task.score(exported))
+        score = task.memory.once(task.scores, key, lambda: task.score(exported), is_finished=lambda: finished)
         self.found[blueprint] = Finalist(blueprint, new, report, exported, score)
         return self.found[blueprint]
 
@@ -167,7 +190,8 @@ class Finalists:
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure))
             for path, structure in blueprint.structures
         }
-        return blueprint.build(task.model, task.lesson.x, starts, task.training.seeded(_key(blueprint)))
+        task.training.seeded(_key(blueprint))
+        return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial)
 
 
 @dataclass
@@ -178,11 +202,13 @@ class _Bisection:
         family: the models, the cheapest first.
         bad: the index of the most expensive model that is known to be bad, or -1.
         good: the index of the cheapest model that is known to be good or is not wanted.
+        has_good: whether a model is known to be good.
     """
 
     family: Sequence[Entry]
     bad: int = -1
     good: int = field(init=False)
+    has_good: bool = False
 
     def __post_init__(self):
         self.good = len(self.family)
@@ -201,6 +227,7 @@ class _Bisection:
         """Note whether the model in the middle is good."""
         middle = (self.bad + self.good) // 2
         self.bad, self.good = (self.bad, middle) if is_good else (middle, self.good)
+        self.has_good = self.has_good or is_good
 
     def leave_out_slower(self, seconds: float) -> None:
         """Leave out the models that are predicted to take this many seconds or more."""

@@ -1,14 +1,13 @@
 """Training a student to give outputs that were computed before by the original."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_butterfly.compression.distillation import are_probabilities, difference, label_loss
-from keras_butterfly.utils.labels import check_against_loss, in_output_order, label_arrays
+from keras_butterfly.compression.distillation import are_probabilities, default_optimizer, difference, labels_and_loss
 from keras_butterfly.utils.model_checks import check_finite_weights
 from keras_butterfly.utils.model_inputs import examples_at
 from keras_butterfly.utils.quiet import quiet_tensorflow, warnings_not_raised
@@ -40,13 +39,8 @@ class Lesson:
         Raises:
             ValueError: if the labels `y` do not fit the loss.
         """
-        targets = outputs_of(model, x)
-        if y is None:
-            return cls(x, targets)
-        arrays = in_output_order(model, label_arrays(y, len(targets[0]), len(targets)))
-        used = label_loss(loss, (), model, model, [are_probabilities(target[:8]) for target in targets], arrays)["loss"]
-        check_against_loss(arrays, used, [target.shape for target in targets])
-        return cls(x, targets, arrays, used)
+        labels = () if y is None else labels_and_loss(model, x, y, loss)
+        return cls(x, outputs_of(model, x), *labels)
 
     @property
     def probabilities(self) -> tuple[bool, ...]:
@@ -90,12 +84,33 @@ class Imitator(keras.Model):
         return loss + sum(self.losses)
 
 
+class _EndIf(keras.callbacks.Callback):
+    """A callback that ends the training after an epoch, but for the last, if `is_over` returns True."""
+
+    def __init__(self, is_over: Callable[[], bool]):
+        super().__init__()
+        self.is_over = is_over
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 < self.params["epochs"] and self.is_over():
+            self.model.stop_training = True
+
+
 @warnings_not_raised()
 @quiet_tensorflow()
 def imitate(
-    student: keras.Model, lesson: Lesson, *, epochs: int, batch_size: int, learning_rate: float, compiled: bool
-) -> None:
-    """Train `student`, in place. Adam's learning rate decays from `learning_rate` to 0 by a cosine.
+    student: keras.Model,
+    lesson: Lesson,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    compiled: bool,
+    is_over: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train `student`, in place, and return whether it has trained for all epochs.
+
+    Adam's learning rate decays from `learning_rate` to 0 by a cosine.
 
     Args:
         student: a built model.
@@ -104,19 +119,21 @@ def imitate(
         batch_size: number of examples of a step.
         learning_rate: the initial learning rate.
         compiled: whether to let XLA compile the step. This takes seconds, and makes each step faster.
+        is_over: is called between epochs. If it returns True, the training ends.
 
     Raises:
         ValueError: if the training has made weights NaN or infinite.
     """
     imitator = Imitator(student, lesson.probabilities)
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * -(-len(lesson) // batch_size))
+    optimizer = default_optimizer(learning_rate, epochs * -(-len(lesson) // batch_size))
     loss = {} if lesson.y is None else {"loss": lesson.loss}
-    imitator.compile(keras.optimizers.Adam(rate), jit_compile="auto" if compiled else False, **loss)
+    imitator.compile(optimizer, jit_compile="auto" if compiled else False, **loss)
     wanted: dict[str, Any] = {"targets": list(lesson.targets)}
     if lesson.y is not None:
         wanted["labels"] = lesson.y
-    imitator.fit(lesson.x, wanted, batch_size, epochs, verbose=0)
+    history = imitator.fit(lesson.x, wanted, batch_size, epochs, verbose=0, callbacks=[_EndIf(is_over)])
     check_finite_weights(student)
+    return len(history.epoch) == epochs
 
 
 def outputs_of(model: keras.Model, x) -> tuple[np.ndarray, ...]:

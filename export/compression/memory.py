@@ -34,6 +34,7 @@ class Memory:
     def __init__(self, folder, settings: dict):
         self.folder = None if folder is None else Path(folder)
         self.tree: dict[str, Any] = {"settings": json.loads(json.dumps(settings)), "results": {}}
+        self.unfinished: dict[tuple[str, str], Any] = {}
         self.arrays: dict[str, list[np.ndarray]] = {}
         if self.folder is None:
             return
@@ -69,13 +70,26 @@ class Memory:
                 ) from None
             yield
 
-    def once(self, kind: str, name: str, compute: Callable[[], Any]):
-        """Return the result of a kind and a name, a plain value for JSON. It is computed, and kept, if it is not known."""
+    def once(self, kind: str, name: str, compute: Callable[[], Any], is_finished: Callable[[], bool] = lambda: True):
+        """Return the result of a kind and a name, a plain value for JSON. It is computed, and kept, if it is not known.
+
+        Args:
+            kind, name: what the result is called.
+            compute: computes it.
+            is_finished: is called after `compute`. If it returns False, for example because a time limit has cut the work
+                short, the result serves this search, and is not written to the folder.
+        """
         results = self.tree["results"].setdefault(kind, {})
-        if name not in results:
-            results[name] = compute()
-            self._write()
-        return results[name]
+        if name in results:
+            return results[name]
+        if (kind, name) not in self.unfinished:
+            value = compute()
+            if is_finished():
+                results[name] = value
+                self._write()
+                return value
+            self.unfinished[kind, name] = value
+        return self.unfinished[kind, name]
 
     def known(self, kind: str, name: str) -> bool:
         """Return whether the result of a kind and a name is kept."""

@@ -81,9 +81,11 @@ def compress(
             else the fastest.
         quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x.
         device: where latency is measured, as in `measure`.
-        time_limit: in seconds. The search ends soon after it, with what it has found. At least one model is trained.
+        time_limit: in seconds. The search ends soon after it, with what it has found. No more costs are measured after a
+            quarter of it, and no more trials are begun after a half. At least one model is trained for at least one epoch.
         folder: a folder in which all results are kept at once. A search that was stopped goes on from there if it is called
-            with the same arguments, data and model. None (default): nothing is kept.
+            with the same arguments, data and model. A search with other targets uses what was trained and measured there.
+            None (default): nothing is kept.
         validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
             10,000 examples, which are not trained on. If the original was trained on `data`, its score on them is too high,
             and drops look larger than they are: then give examples that it has never seen.
@@ -145,7 +147,6 @@ def compress(
         "the model": [fingerprint_of_weights(model), [type(layer).__name__ for layer in all_layers(model)]],
         "the data": _fingerprint(examples.x, examples.y),
         "the examples to score on": _fingerprint(examples.held_x, examples.held_y),
-        "the targets": str(targets),
         "quantize": quantize,
         "the device": [exporter.device.name, exporter.device.machine, exporter.device.runtime],
         "metric": None if metric is None else str(getattr(metric, "__name__", "other")),
@@ -208,7 +209,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
         for (made, model, report, exported, score), latency in zip(found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
-    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.is_over() else ()))
+    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.has_cut else ()))
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
     if not meets:
         raise TargetError(

@@ -24,15 +24,18 @@ class Training(NamedTuple):
     learning_rate: float
     seed: int | None
 
-    def seeded(self, name: str) -> int | None:
-        """Set all seeds for the training of a model of this name, and return the seed of its random weights.
+    def seed_of(self, name: str) -> int | None:
+        """Return the seed for a model of this name, or None if nothing is seeded.
 
-        The seed depends on the name, not on what was trained before, so that a search that was stopped goes on alike.
+        It depends on the name, not on what was trained before, so that a search that was stopped goes on alike.
         """
-        if self.seed is None:
-            return None
-        seed = (self.seed + zlib.crc32(name.encode())) % 2**32
-        keras.utils.set_random_seed(seed)
+        return None if self.seed is None else (self.seed + zlib.crc32(name.encode())) % 2**32
+
+    def seeded(self, name: str) -> int | None:
+        """Set all seeds to the seed for a model of this name, and return it."""
+        seed = self.seed_of(name)
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
         return seed
 
 
@@ -60,6 +63,16 @@ class Task:
     memory: Memory
     clock: Clock
 
+    @property
+    def costs(self) -> str:
+        """The kind under which the memory keeps costs. They depend on what the files are made small or fast for."""
+        return f"costs for {self.exporter.objective}"
+
+    @property
+    def scores(self) -> str:
+        """The kind under which the memory keeps scores."""
+        return f"scores for {self.exporter.objective}"
+
     def export(self, model: keras.Model, name: str) -> TFLiteModel:
         """Return `model` as a file, and keep what was measured for it.
 
@@ -70,6 +83,10 @@ class Task:
         exported = self.exporter.export(model)
         self.memory.learn(self.exporter.wisdom)
         return exported
+
+    def seed_of_trial(self, path: str, structure: Structure) -> int | None:
+        """Return the seed of the trial of a structure in the place of a layer."""
+        return self.training.seed_of(trial_name(path, structure))
 
 
 def trial_name(path: str, structure: Structure) -> str:

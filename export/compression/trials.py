@@ -1,7 +1,8 @@
 """The trials of single layers: what each costs as each structure, and how much the outputs suffer."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -30,8 +31,9 @@ MAX_COST_RATIO = 0.9
 FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # Examples on which harm is measured.
 JUDGED = 2048
-# The part of the time limit that the trials may take.
-TIME_PART = 0.5
+# The parts of the time limit after which the stages before the final trainings end: the costs of narrower networks, the costs
+# of layers, and the trials.
+WIDTHS_PART, COSTS_PART, TRIALS_PART = 0.1, 0.25, 0.5
 # What an export and a measurement take, in training steps.
 EXPORT_WORK = 100
 
@@ -59,10 +61,14 @@ class LayerTrials:
         return self._quota * (kinds * EXPORT_WORK + len(self.layers) * STEPS)
 
     def run(self) -> tuple[dict[str, list[Tried]], Cost]:
-        """Return by path what each layer may be, and the cost of all the model but these layers."""
+        """Return by path what each layer may be, and the cost of all the model but these layers.
+
+        If the time limit leaves no time for a layer, the layer is one of those that stay as they are.
+        """
         structures = self._structures()
-        rest = self._rest(structures)
-        tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in self.layers}
+        layers = [layer for layer in self.layers if layer.path in structures]
+        rest = self._rest(layers, structures)
+        tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in layers}
         steps, batch_size = STEPS * self.task.training.batch_size, self.task.training.batch_size
         order = np.random.default_rng(self.task.training.seed).permutation(len(self.task.lesson))
         count = min(JUDGED, len(order) // 5)
@@ -70,11 +76,12 @@ class LayerTrials:
         taught = self.task.lesson.part(order[count:][:steps], labels=False)
         # Structure after structure, not layer after layer, so that a time limit leaves something for each layer.
         rounds = range(max((len(each) for each in structures.values()), default=0))
-        todo = [(each, structures[each.path][i]) for i in rounds for each in self.layers if i < len(structures[each.path])]
+        todo = [(each, structures[each.path][i]) for i in rounds for each in layers if i < len(structures[each.path])]
         self.task.clock.skip((self._quota * len(self.layers) - len(todo)) * STEPS)
         for number, (layer, structure) in enumerate(todo):
             known = self.task.memory.known("harms", trial_name(layer.path, structure))
-            if not known and self.task.clock.is_over(TIME_PART):
+            some = any(len(each) > 1 for each in tried.values())
+            if some and not known and self.task.clock.is_over(TRIALS_PART):
                 self.task.clock.skip(STEPS)
                 continue
             self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
@@ -90,27 +97,42 @@ class LayerTrials:
         return max(2, MOST_STRUCTURES // max(1, len(self.layers)))
 
     def _structures(self) -> dict[str, list[Structure]]:
-        """Measure what each layer costs alone, and return by path the structures that are worth a trial."""
+        """Measure what each layer costs alone, and return by path the structures that are worth a trial.
+
+        Each kind of layers has the same part of the time. Kinds for which none is left are left out.
+        """
         by_key: dict[str, list[Replaceable]] = {}
         for layer in self.layers:
             by_key.setdefault(layer.key, []).append(layer)
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
-            known = self.task.memory.known("costs", key)
+            known, part = self.task.memory.known(self.task.costs, key), COSTS_PART * (number + 1) / len(by_key)
+            if any(kept.values()) and not known and self.task.clock.is_over(part):
+                self.task.clock.skip(self._quota * EXPORT_WORK)
+                continue
             self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
-            costs = self._costs_alone(alike[0])
-            choices = [structure for structure in structures_of(alike[0].dense) if structure.name in costs]
+            costs = self._costs_alone(alike[0], part)
+            choices = [structure for structure in structures_of(alike[0].dense) if self._is_of_use(structure, costs)]
             kept |= {layer.path: choices for layer in alike}
             (self.task.clock.skip if known else self.task.clock.finish)(self._quota * EXPORT_WORK)
         return kept
 
-    def _costs_alone(self, layer: Replaceable) -> dict[str, Cost]:
-        """Return the costs of a model of one layer alone by the names of the structures: "dense", and those of use."""
-        costs = self.task.memory.once("costs", layer.key, lambda: self._measured_alone(layer))
-        return {name: Cost(*cost) for name, cost in costs.items()}
+    def _costs_alone(self, layer: Replaceable, part: float = COSTS_PART) -> dict[str, Cost]:
+        """Return the costs of a model of one layer alone by the names of the structures, "dense" among them.
 
-    def _measured_alone(self, layer: Replaceable) -> dict[str, Cost]:
-        exporter, targets, rows = self.task.exporter, self.task.targets, layer.shapes[0][0]
+        After `part` of the time limit no more than one structure is exported.
+        """
+
+        def is_over() -> bool:
+            return self.task.clock.is_over(part)
+
+        measured = self.task.memory.once(
+            self.task.costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()
+        )
+        return {name: Cost(*cost) for name, cost in measured.items()}
+
+    def _measured_alone(self, layer: Replaceable, is_over: Callable[[], bool]) -> dict[str, Cost]:
+        exporter, rows = self.task.exporter, layer.shapes[0][0]
         dense_model = layer.alone(DENSE)
         exports = {DENSE.name: exporter.export_layer(dense_model, layer.inputs, rows)}
         dense = exporter.measure(exports)[DENSE.name]
@@ -118,6 +140,8 @@ class LayerTrials:
         if seconds < MIN_PART * self.original.seconds and dense.size_bytes < MIN_PART * self.original.size_bytes:
             return {DENSE.name: dense}
         for structure in structures_of(layer.dense)[: self._quota]:
+            if len(exports) > 1 and is_over():
+                break
             try:
                 small = layer.alone(structure)
                 if small.count_params() <= MAX_WEIGHT_RATIO * dense_model.count_params():
@@ -125,34 +149,37 @@ class LayerTrials:
             except ValueError:  # this layer cannot have this structure, or the file would be off
                 continue
             self.task.memory.learn(exporter.wisdom)
-        costs = exporter.measure(exports)
-        limits = [MAX_COST_RATIO * part for part in targets.costs(*costs[DENSE.name])]
+        return exporter.measure(exports)
 
-        def is_of_use(name: str, cost: Cost) -> bool:
-            return name == DENSE.name or any(part <= limit for part, limit in zip(targets.costs(*cost), limits, strict=True))
+    def _is_of_use(self, structure: Structure, costs: Mapping[str, Cost]) -> bool:
+        """Return whether a structure costs clearly less than the dense layer, in one of the costs that count."""
+        if structure.name not in costs:
+            return False
+        pairs = zip(*(self.task.targets.costs(*costs[name]) for name in (structure.name, DENSE.name)), strict=True)
+        return any(cost <= MAX_COST_RATIO * dense for cost, dense in pairs)
 
-        return {name: cost for name, cost in costs.items() if is_of_use(name, cost)}
-
-    def _rest(self, structures: Mapping[str, Sequence[Structure]]) -> Cost:
+    def _rest(self, layers: Sequence[Replaceable], structures: Mapping[str, Sequence[Structure]]) -> Cost:
         """Return the cost of all the model but the layers.
 
         The model is measured with the cheapest structure of each layer, whose costs are then subtracted. They are small, and so
         is their error. The costs of large dense layers depend on what else is in the processor's caches.
         """
         cheapest = []
-        for layer in self.layers:
+        for layer in layers:
             costs = {each: self._cost_in_model(layer, each) for each in (DENSE, *structures[layer.path])}
             cheapest.append((layer, min(costs, key=costs.__getitem__)))
         replaced = tuple((layer.path, each) for layer, each in cheapest if each != DENSE)
 
         def measured() -> Cost:
             try:
-                new, _ = Blueprint(structures=replaced).build(self.task.model, self.task.lesson.x, {}, self.task.training.seed)
+                blueprint = Blueprint(structures=replaced)
+                new, _ = blueprint.build(self.task.model, self.task.lesson.x, {}, self.task.seed_of_trial)
                 return self.task.exporter.measure({"new": self.task.export(new, "the cheapest layers")})["new"]
             except ValueError:  # with random weights the export is off
                 return Cost(0.0, 0.0)
 
-        rest = Cost(*self.task.memory.once("costs", "the cheapest layers", measured)) if replaced else self.original
+        name = json.dumps(["the cheapest layers", [[path, structure.name] for path, structure in replaced]])
+        rest = Cost(*self.task.memory.once(self.task.costs, name, measured)) if replaced else self.original
         for layer, structure in cheapest:
             rest = rest.minus(self._cost_in_model(layer, structure))
         return Cost(max(rest.seconds, self.empty.seconds), max(rest.size_bytes, self.empty.size_bytes))
@@ -178,36 +205,42 @@ class LayerTrials:
 def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel) -> tuple[dict[float, Cost], Cost]:
     """Return what the model costs with its widths times some factors, of which 1 is the first, and what any file costs.
 
+    If the time limit leaves no time for more, there are 1 and one other factor.
+
     Args:
         task: the search.
         widths: the widths of the layers that can be made narrower, by their paths.
         original: the exported model.
     """
 
+    def is_over() -> bool:
+        return task.clock.is_over(WIDTHS_PART)
+
     def measured() -> dict[str, Cost]:
         exports = {"1": original, "empty": task.exporter.export_layer(empty_model(), None, 1)}
         try:
-            models = narrowed(task.model, widths)
-            exports |= {str(factor): task.export(new, f"widths times {factor:g}") for factor, new in models}
+            for factor, new in narrowed(task.model, widths):
+                exports[str(factor)] = task.export(new, f"widths times {factor:g}")
+                if is_over():
+                    break
         except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
             exports = {name: exports[name] for name in ("1", "empty")}
         return task.exporter.measure(exports)
 
-    found = dict(task.memory.once("costs", "widths", measured))
+    found = dict(task.memory.once(task.costs, "widths", measured, is_finished=lambda: not is_over()))
     empty = Cost(*found.pop("empty"))
     return {float(factor): Cost(*cost) for factor, cost in found.items()}, empty
 
 
-def narrowed(model: keras.Model, widths: Mapping[str, int]) -> list[tuple[float, keras.Model]]:
-    """Return the model with its widths times some factors, each with the factor.
+def narrowed(model: keras.Model, widths: Mapping[str, int]) -> Iterator[tuple[float, keras.Model]]:
+    """Yield the model with its widths times some factors, each with the factor.
 
     Raises:
         ValueError: as `narrow`.
     """
-    models, seen = [], [dict(widths)]
+    seen = [dict(widths)]
     for factor in FACTORS:
         new = narrowed_widths(widths, factor)
         if new not in seen and all(new[path] <= width for path, width in widths.items()):
             seen.append(new)
-            models.append((factor, narrow(model, new)))
-    return models
+            yield factor, narrow(model, new)

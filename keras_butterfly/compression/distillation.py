@@ -307,12 +307,21 @@ def _optimizer(optimizer, learning_rate: float | None, steps: int) -> keras.opti
                 "learning rate in the optimizer."
             )
         return keras.optimizers.get(optimizer)
-    initial = LEARNING_RATE if learning_rate is None else positive_number(learning_rate, "learning_rate")
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(initial, steps))
+    return default_optimizer(LEARNING_RATE if learning_rate is None else learning_rate, steps)
 
 
-def check_training_labels(model: keras.Model, x, labels, loss=None) -> None:
-    """Check labels as `distill` does before it trains a copy of `model`.
+def default_optimizer(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
+    """Return Adam with a learning rate that decays from `learning_rate` to 0 by a cosine over `steps` steps.
+
+    Raises:
+        ValueError: if the rate is not positive.
+    """
+    rate = positive_number(learning_rate, "learning_rate")
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+
+
+def labels_and_loss(model: keras.Model, x, labels, loss=None) -> tuple[Any, Any]:
+    """Return labels and their loss, in the order of the outputs, as `distill` trains a copy of `model` with them.
 
     Raises:
         ValueError: as `distill`.
@@ -321,6 +330,7 @@ def check_training_labels(model: keras.Model, x, labels, loss=None) -> None:
     arrays = in_output_order(model, label_arrays(labels, len(keras.tree.flatten(x)[0]), len(outputs)))
     compiled = label_loss(loss, (), model, model, [are_probabilities(output) for output in outputs], arrays)
     check_against_loss(arrays, compiled["loss"], [output.shape for output in outputs])
+    return arrays, compiled["loss"]
 
 
 def label_loss(loss, metrics, student, teacher, probabilities: Sequence[bool], labels) -> dict:

@@ -139,23 +139,21 @@ def replace_dense(
 
 
 @warnings_not_raised()
-def replace_each(
-    model: keras.Model, settings: Mapping[str, Mapping], *, data=None, seed: int | None = None
-) -> tuple[keras.Model, ReplacementReport]:
+def replace_each(model: keras.Model, settings: Mapping[str, Mapping], *, data=None) -> tuple[keras.Model, ReplacementReport]:
     """Return a copy of `model` in which each layer is replaced in its own way. The new layers start from random weights.
 
     Args:
         model: a built model.
-        settings: maps the path of a layer to the arguments `kind`, `k`, `rank`, `stacks` and `radix` of `replace_dense`.
-        data, seed: as in `replace_dense`.
+        settings: maps the path of a layer to the arguments `kind`, `k`, `rank`, `stacks`, `radix` and `seed` of
+            `replace_dense`.
+        data: as in `replace_dense`.
 
     Raises:
         ValueError: as `replace_dense`, and if a layer cannot be replaced as its settings say.
     """
     layers, targets = dict(candidates_of(model)), []
-    for index, (path, given) in enumerate(settings.items()):
-        arguments = {"kind": "auto", "k": None, "rank": None, "stacks": 1, "radix": None, **given}
-        factory = _LayerFactory(**arguments, seed=None if seed is None else (seed + 2 * index) % 2**32)
+    for path, given in settings.items():
+        factory = _LayerFactory(**{"kind": "auto", "k": None, "rank": None, "stacks": 1, "radix": None, "seed": None, **given})
         target = _target_or_reason(model, path, layers[path], factory, None)
         if not isinstance(target, _Target):
             raise ValueError(f"Layer '{path}' {target}. Choose other arguments for it.")

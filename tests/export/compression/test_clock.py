@@ -34,7 +34,8 @@ def test_the_limit(now):
     now[0] += 8
     clock.finish(1)
     assert clock.left == ", about 12 s left"
-    assert not clock.is_over() and not clock.is_over(0.5) and clock.is_over(0.3)
+    assert not clock.is_over() and not clock.is_over(0.5) and not clock.has_cut
+    assert clock.is_over(0.3) and clock.has_cut
     now[0] += 13
     assert clock.is_over()
 

@@ -33,6 +33,16 @@ def test_a_result_that_fails_is_not_kept(tmp_path):
     assert not Memory(tmp_path, SETTINGS).known("harms", "a")
 
 
+def test_a_result_that_was_cut_short_serves_one_search_only(tmp_path):
+    memory = Memory(tmp_path, SETTINGS)
+    assert memory.once("costs", "a", lambda: 1.0, is_finished=lambda: False) == 1.0
+    assert memory.once("costs", "a", lambda: pytest.fail("computed twice")) == 1.0
+    again = Memory(tmp_path, SETTINGS)
+    assert not again.known("costs", "a")
+    assert again.once("costs", "a", lambda: 2.0) == 2.0
+    assert Memory(tmp_path, SETTINGS).known("costs", "a")
+
+
 def test_folders_of_other_searches_are_refused(tmp_path):
     Memory(tmp_path / "search", SETTINGS)
     with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: seed\. Go on"):

@@ -8,9 +8,14 @@ import pytest
 from keras import layers
 from sklearn.datasets import load_digits
 
+import keras_butterfly.export.compression.costs as costs
 import keras_butterfly.export.compression.finalists as finalists
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import LowRank, export
+from keras_butterfly.export.compression.harm import try_layer
+from keras_butterfly.export.compression.imitation import imitate
+from keras_butterfly.export.compression.memory import FILE
+from keras_butterfly.export.convert import to_tflite
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -126,8 +131,10 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, mo
     assert [point.size_bytes for point in found.points] == [point.size_bytes for point in whole.points]
     assert [point.name for point in found.front("size")] == [point.name for point in whole.front("size")]
     assert found.pick.name == whole.pick.name
-    with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: the targets"):
-        compress(task, target_size=21_000, folder=tmp_path / "search", epochs=2)
+    with pytest.raises(ValueError, match=r"holds a search with other settings\. What differs: epochs, batch size, "):
+        compress(task, target_size=20_000, folder=tmp_path / "search", epochs=1)
+    monkeypatch.setattr(trials, "try_layer", lambda *rest: pytest.fail("tried again"))
+    assert compress(task, target_size=25_000, folder=tmp_path / "search", epochs=2).exported.size_bytes <= 25_000
 
 
 @pytest.fixture
@@ -138,10 +145,21 @@ def whole(task, kept={}):  # noqa: B006
     return kept["found"]
 
 
-def test_a_time_limit_leaves_one_trained_model(task):
-    found = compress(task, max_accuracy_drop=1.0, time_limit=1e-3)
+def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
+    """One model is trained, for one epoch. What was cut short is not kept."""
+    exported, trained = [], []
+    monkeypatch.setattr(costs, "to_tflite", lambda model, **rest: exported.append(model.name) or to_tflite(model, **rest))
+    monkeypatch.setattr(trials, "try_layer", lambda *rest: trained.append("layer") or try_layer(*rest))
+    monkeypatch.setattr(finalists, "imitate", lambda *rest, **how: trained.append(imitate(*rest, **how)) or trained[-1])
+    found = compress(task, max_accuracy_drop=1.0, time_limit=1e-3, folder=tmp_path / "search")
     assert len(found.points) == 2
     assert "The time limit ended the search early" in found.why[-1]
+    # The original, no layer, a narrower network, each layer as it is and in one other way, the cheapest and the trained model.
+    assert len(exported) <= 3 + 2 * 3 + 2
+    assert trained in ([False], ["layer", False])
+    results = json.loads((tmp_path / "search" / FILE).read_text())["results"]
+    assert list(results["scores for latency"]) == ["original"] and not results.get("finalists")
+    assert not [name for name in results.get("costs for latency", ()) if name == "widths" or "Dense" in name]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""Which structure `export.compress` picks for each limit of size and of latency, and what the other structures reach there.
+
+    python benchmarks/fronts.py FOLDER [--task NAME ...] [--data DATA] [--json docs/compress]
+
+Network: the features, two dense hidden layers of 1024 units with ReLU, a dense head. It is trained on the labels of a data set,
+or read from FOLDER/NAME.keras if it is there. The limits are 1/40, 1/20 and 1/10 of its size, and the same of its latency, in
+float32.
+
+Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
+scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower dense
+networks and low-rank layers.
+
+Output: NAME.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted, start it
+again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME and shared by all limits.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+import supervised
+from data_sets import load
+from keras_butterfly_cli.datasets import Data
+from results import Results
+
+from keras_butterfly import export
+from keras_butterfly.export.compression.compression import Compression, Point
+
+WIDTH, RUNS = 1024, 200
+PARTS = (40, 20, 10)
+TARGETS = {"size": "target_size", "latency": "target_latency"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task is a data set, with the length of the training and the learning rate of the dense network."""
+
+    name: str
+    epochs: int
+    batch: int
+    rate: float
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("fashion_mnist", 6, 128, 1e-3),
+        Task("hapt", 30, 64, 2.5e-4),
+        Task("isolet", 40, 32, 2.5e-4),
+    )
+}
+
+
+def teacher(path: Path, task: Task, data: Data) -> keras.Model:
+    """Return the dense network in the file `path`, or a newly trained one, which is saved there."""
+    if path.exists():
+        return keras.models.load_model(path)
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(WIDTH, activation="relu", name=f"hidden_{index}") for index in range(2)]
+    head = keras.layers.Dense(int(data.y_train.max()) + 1, activation="softmax", name="class")
+    model = keras.Sequential([keras.Input(data.x_train.shape[1:]), *hidden, head])
+    supervised.fit(model, data, task.rate, task.epochs, task.batch)
+    model.save(path)
+    return model
+
+
+def halves(data: Data) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return two random halves of the test examples."""
+    order = np.random.default_rng(0).permutation(len(data.x_test))
+    first, second = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    return (data.x_test[first], data.y_test[first]), (data.x_test[second], data.y_test[second])
+
+
+def facts(point: Point, unseen: tuple[np.ndarray, np.ndarray]) -> dict:
+    """Return the figures of a model, with its accuracy on examples that the search has not seen."""
+    x, y = unseen
+    accuracy = float(np.mean(point.exported.predict(x).argmax(-1) == y))
+    return {**point.to_dict(), "unseen": accuracy}
+
+
+def search(model: keras.Model, data: Data, task: Task, folder: Path, **target) -> Compression:
+    """Return what `compress` finds for one limit, or the nearest."""
+    scored, _ = halves(data)
+    try:
+        return export.compress(
+            model,
+            (data.x_train, data.y_train),
+            validation_data=scored,
+            epochs=task.epochs,
+            batch_size=task.batch,
+            folder=folder,
+            runs=RUNS,
+            **target,
+        )
+    except export.TargetError as error:
+        return error.compression
+
+
+def at_limit(model: keras.Model, data: Data, task: Task, folder: Path, cost: str, limit: float) -> dict:
+    """Return the models that were trained for one limit, with the name of the pick."""
+    found, (_, unseen) = search(model, data, task, folder, **{TARGETS[cost]: limit}), halves(data)
+    points = [facts(point, unseen) for point in found.points]
+    return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
+
+
+def best_of_families(result: dict, cost: str) -> dict[str, dict]:
+    """Return for each family the most accurate model that keeps the limit."""
+    name = {"size": "size_bytes", "latency": "median_seconds"}[cost]
+    best: dict[str, dict] = {}
+    for point in sorted(result["points"], key=lambda point: point["score"]):
+        if point[name] <= result["limit"]:
+            best[point["family"]] = point
+    return best
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), default=list(TASKS), show_default=True)
+@click.option("--data", "data_folder", type=click.Path(exists=True, path_type=Path), help="Folder with the data sets' files.")
+@click.option("--json", "json_folder", type=click.Path(path_type=Path), default=Path("docs/compress"), show_default=True)
+def main(folder: Path, names: tuple[str, ...], data_folder: Path | None, json_folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        task, data = TASKS[name], load(name, data_folder)
+        model = teacher(folder / f"{name}.keras", task, data)
+        results = Results(json_folder / f"{name}.json", {"width": WIDTH, "epochs": task.epochs, "batch": task.batch})
+        original = results.once(("original",), lambda model=model: costs(model))
+        for cost in TARGETS:
+            for part in PARTS:
+                limit = original[cost] / part
+                settings = (model, data, task, folder / name, cost, limit)
+                result = results.once((cost, f"1/{part}"), lambda settings=settings: at_limit(*settings))
+                click.echo(f"{name}, {cost} 1/{part}: {result['pick']}")
+                for family, point in best_of_families(result, cost).items():
+                    figures = f"{point['size_bytes'] / 1024:,.0f} KiB, {point['median_seconds'] * 1e6:.1f} us"
+                    click.echo(f"  {family}: {point['score']:.4f}, unseen {point['unseen']:.4f}, {figures}: {point['name']}")
+
+
+def costs(model: keras.Model) -> dict[str, float]:
+    """Return the size of the exported model in bytes, and its latency in seconds."""
+    exported = export.to_tflite(model)
+    return {"size": exported.size_bytes, "latency": export.measure(exported, runs=RUNS).median}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How a compressed model is made of the original."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_butterfly.export.compression.blueprint import Blueprint
+from keras_butterfly.export.compression.harm import layer_at, try_layer
+from keras_butterfly.export.compression.imitation import Lesson
+from keras_butterfly.export.compression.replaceable import replaceable_layers
+from keras_butterfly.export.compression.structures import structures_of
+
+X = np.random.default_rng(0).normal(size=(64, 40)).astype("float32")
+
+
+@pytest.mark.parametrize("name", ["two stages", "radix 4 + rank 1", "J2^T W' J1, k = 8", "low rank 8"])
+def test_a_layer_starts_as_its_trial_ended(name, monkeypatch):
+    monkeypatch.setattr("keras_butterfly.export.compression.harm.STEPS", 2)
+    keras.utils.set_random_seed(0)
+    first, second = (keras.layers.Dense(units, "relu", name=name) for name, units in (("first", 70), ("second", 70)))
+    model = keras.Sequential([keras.Input((40,)), first, second])
+    lesson = Lesson.of(model, X)
+    place = next(each for each in replaceable_layers(model, X, None, None) if each.path == "second")
+    structures = {each.name: each for each in structures_of(place.dense)}
+    tried = structures[name]
+    trial = try_layer(model, place, tried, lesson, lesson, 32, seed=7)
+    blueprint = Blueprint(structures=(("first", structures["two stages"]), ("second", tried)))
+    seeds = {"first": 3, "second": 7}
+    new, report = blueprint.build(model, X, {("second", name): trial.weights}, lambda path, structure: seeds[path])
+    assert [each.layer for each in report.replacements] == ["first", "second"]
+    alone, _ = Blueprint(structures=(("second", tried),)).build(
+        model, X, {("second", name): trial.weights}, lambda path, structure: 7
+    )
+    # The model with this layer alone is that of the trial: its harm is the same.
+    outputs = np.asarray(alone.predict(X, verbose=0))
+    error = np.square(outputs - lesson.targets[0]).mean() / np.square(lesson.targets[0]).mean()
+    assert error == pytest.approx(trial.harm, rel=1e-4)
+    np.testing.assert_allclose(layer_at(new, "second").kernel, layer_at(alone, "second").kernel)

@@ -1,0 +1,79 @@
+"""Which models are trained to the end."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from keras_butterfly.export.compression.blueprint import Blueprint
+from keras_butterfly.export.compression.costs import Cost
+from keras_butterfly.export.compression.families import Entry
+from keras_butterfly.export.compression.finalists import Finalist, Finalists
+from keras_butterfly.export.compression.structures import Structure
+
+
+def family(name, seconds, scores):
+    """Models of one layer, and the scores that they get."""
+    entries = [
+        Entry(Blueprint((("layer", Structure(f"{name} {number}", name)),)), Cost(each, 1), each, 1 / each)
+        for number, each in enumerate(seconds)
+    ]
+    return entries, dict(zip([entry.blueprint for entry in entries], scores, strict=True))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the models that are trained, and a function (families, drop) that looks for the fastest."""
+    names, scores = [], {}
+
+    def train(self, blueprint):
+        if blueprint not in self.found:
+            names.append(blueprint.name)
+            self.found[blueprint] = Finalist(blueprint, None, None, None, scores[blueprint])
+        return self.found[blueprint]
+
+    def find(families, drop):
+        names.clear()
+        for _, more in families:
+            scores.update(more)
+        task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))
+        finalists = Finalists(task, {Blueprint(): Finalist(Blueprint(), None, None, None, 1.0)})
+        finalists.train_the_fastest([entries for entries, _ in families], drop)
+        return [name.split(":")[0] for name in names]
+
+    monkeypatch.setattr(Finalists, "_train", train)
+    return find
+
+
+LOW = family("low", [1, 2, 3, 4, 5, 6, 7], [0.1, 0.5, 0.9, 0.91, 0.92, 0.93, 0.94])
+
+
+def test_the_fastest_good_model_of_a_family_is_found(trained):
+    assert trained([LOW], 0.1) == ["low 3", "low 1", "low 2"]
+
+
+def test_a_model_of_two_families_is_trained_once(trained):
+    assert trained([LOW, LOW], 0.1) == ["low 3", "low 1", "low 2"]
+
+
+def test_other_families_are_searched_until_they_have_a_good_model(trained):
+    """Also a model that is slower than a good one of another family, but not more than twice as slow."""
+    names = trained([LOW, family("butterfly", [3.5, 4.5, 5.5, 6.5, 9], [0.2, 0.3, 0.4, 0.95, 0.96])], 0.1)
+    assert names == ["low 3", "butterfly 2", "low 1", "butterfly 3", "low 2"]
+
+
+def test_a_family_with_a_good_model_is_searched_among_faster_ones_only(trained):
+    names = trained([LOW, family("butterfly", [4.1, 4.2, 5.5, 6.5, 9], [0.9, 0.9, 0.95, 0.95, 0.96])], 0.1)
+    assert names == ["low 3", "butterfly 2", "low 1", "low 2"]
+
+
+@pytest.mark.parametrize(
+    ("loads", "names"),
+    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([1.2, 2.0, 3.0], ["a 0", "b 0", "c 0"])],
+)
+def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monkeypatch, loads, names):
+    families = [family(name, [load], [0.9])[0] for name, load in zip("abc", loads, strict=True)]
+    found = []
+    monkeypatch.setattr(Finalists, "_best_within_limits", lambda self, entries: (entries[0], entries[0].load))
+    monkeypatch.setattr(Finalists, "_train", lambda self, blueprint: found.append(blueprint.name.split(":")[0]))
+    Finalists(SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))).train_those_within_limits(families)
+    assert found == names
