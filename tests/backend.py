@@ -8,6 +8,8 @@ NAME = keras.backend.backend()
 ROUNDOFF = 1e-6 if NAME == "torch" else 1e-12
 # `jit_compile` of small trainings. TensorFlow takes longer to compile them by XLA than to run them.
 JIT = False if NAME == "tensorflow" else "auto"
+# Of hypothesis. JAX compiles anew for every size that an example has.
+EXAMPLES = 8 if NAME == "jax" else 25
 
 
 def value_and_gradients(function, sources, upstream):

@@ -68,6 +68,26 @@ def measured(monkeypatch):
 
 
 @pytest.fixture
+def graph():
+    """A training in this test is long enough to pay for tracing a graph, which `eager` then leaves to Keras."""
+
+
+@pytest.fixture
+def eager(request, monkeypatch):
+    """Let Keras train operation by operation on TensorFlow. Tracing and compiling a graph takes longer than a few steps."""
+    if BACKEND == "tensorflow" and "graph" not in request.fixturenames:
+        import keras
+
+        trainer = next(base for base in keras.Model.__mro__ if "compile" in vars(base))
+        compile_model = trainer.compile
+
+        def compile_eagerly(model, *arguments, **settings):
+            compile_model(model, *arguments, **settings | {"jit_compile": False, "run_eagerly": True})
+
+        monkeypatch.setattr(trainer, "compile", compile_eagerly)
+
+
+@pytest.fixture
 def rng():
     import numpy as np
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from keras_butterfly_cli import datasets
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 ROOT = Path(__file__).parent.parent
 NAMES = runpy.run_path(str(ROOT / "docs" / "_extensions" / "public_names.py"))
 PUBLIC = NAMES["public_objects"]()

@@ -18,9 +18,7 @@ sys.path.insert(0, str(EXAMPLES))
 from execute import execute  # noqa: E402
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# They train for longer than the others, and run among the long tests only, in a kernel.
-TRAINS_LONG = ("compress", "image_classifier", "speech", "tagging")
-QUICK = [path for path in NOTEBOOKS if path.stem not in TRAINS_LONG]
+QUICKSTART = EXAMPLES / "quickstart.ipynb"
 
 
 def code_of(path):
@@ -47,16 +45,15 @@ def brief(monkeypatch):
     monkeypatch.setenv("KERAS_BUTTERFLY_QUICK", "1")
 
 
-@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("brief")
-def test_notebook_runs(path, monkeypatch, capsys):
+def test_quickstart_runs(monkeypatch, capsys):
     """Run the cells in this process. A kernel would first import TensorFlow."""
-    monkeypatch.chdir(path.parent)
-    monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
     plt.switch_backend("agg")
     names = {"__name__": "__main__"}
-    for number, cell in enumerate(code_of(path), 1):
-        exec(compile(cell.source, f"{path.name}, cell {number}", "exec"), names)
+    for number, cell in enumerate(code_of(QUICKSTART), 1):
+        exec(compile(cell.source, f"{QUICKSTART.name}, cell {number}", "exec"), names)
     plt.close("all")
     assert capsys.readouterr().out
 
@@ -82,4 +79,4 @@ def test_saved_outputs_are_there_and_name_no_machine(path):
 
 
 def test_there_is_a_notebook():
-    assert EXAMPLES / "quickstart.ipynb" in NOTEBOOKS
+    assert QUICKSTART in NOTEBOOKS

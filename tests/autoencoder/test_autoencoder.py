@@ -13,6 +13,7 @@ from keras_butterfly.autoencoder import landscape
 from keras_butterfly.autoencoder.model import default_ell
 from keras_butterfly.layers import initializers
 
+pytestmark = pytest.mark.usefixtures("eager")
 N, RANK, EXAMPLES = 64, 12, 96
 
 
@@ -69,6 +70,7 @@ def test_the_count_is_that_of_all_paths():
     assert [row.layer for row in summary(model).rows] == ["encoder/butterfly", "encoder/code", "decoder"]
 
 
+@pytest.mark.usefixtures("graph")
 def test_fit_reaches_principal_components(x):
     """Adam gets within 2 % of PCA, which the initial butterfly cannot reach."""
     model = ButterflyAutoencoder(4, 6, seed=0)
@@ -111,6 +113,7 @@ class Snapshots(keras.callbacks.Callback):
         self.decoders.append(ops.convert_to_numpy(self.model.decoder.kernel).copy())
 
 
+@pytest.mark.usefixtures("graph")
 def test_two_phases(x):
     model, seen = ButterflyAutoencoder(4, 6, seed=0), Snapshots()
     model.build(x.shape)

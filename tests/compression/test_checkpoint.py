@@ -11,6 +11,7 @@ import pytest
 
 from keras_butterfly.compression.checkpoint import FILE, PARTIAL, Checkpoint, fingerprint, state_of
 
+pytestmark = pytest.mark.usefixtures("eager")
 SETTINGS = {"epochs": 10, "hint": 0.5}
 
 

@@ -10,6 +10,7 @@ from keras import layers
 from keras_butterfly import distill, replace_dense
 from keras_butterfly.compression.distillation import Distiller, matching_layers
 
+pytestmark = pytest.mark.usefixtures("eager")
 QUIET = {"progress": False, "jit_compile": JIT}
 SPARSE = keras.losses.SparseCategoricalCrossentropy()
 
@@ -61,7 +62,8 @@ def test_the_teacher_itself_has_no_loss_and_does_not_learn(rng):
     assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize(("hint", "labels"), [(0.0, True), (0.5, False)])
+@pytest.mark.parametrize(("hint", "labels"), [pytest.param(0.0, True, marks=pytest.mark.long), (0.5, False)])
+@pytest.mark.usefixtures("graph")
 def test_a_replaced_model_recovers(hint, labels, rng):
     teacher = classifier(1)
     if labels:
@@ -94,7 +96,9 @@ class StopBeforeEpoch(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("optimizer", [None, lambda: keras.optimizers.SGD(0.1, momentum=0.9)], ids=["default", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", [None, pytest.param(lambda: keras.optimizers.SGD(0.1, momentum=0.9), marks=pytest.mark.long)]
+)
 def test_an_interrupted_training_goes_on(optimizer, rng, tmp_path):
     x = rng.standard_normal((200, 32)).astype("float32")
     y = rng.integers(0, 5, 200)
@@ -202,6 +206,7 @@ def test_class_weights_change_the_loss_of_the_labels_alone(rng):
     assert first_loss(class_weight={0: 3.0}) == pytest.approx(plain + 2 * labels_alone, rel=1e-5)
 
 
+@pytest.mark.usefixtures("graph")
 def test_verbose_prints_what_fit_prints(rng, capsys):
     x = rng.standard_normal((64, 32)).astype("float32")
     distill(classifier(2), classifier(1), x, epochs=2, verbose=2)  # compiled by XLA

@@ -17,6 +17,7 @@ from keras_butterfly.utils.model_inputs import check_data
 from keras_butterfly.utils.model_walk import named_layers
 from keras_butterfly.utils.recording import value_of
 
+pytestmark = pytest.mark.usefixtures("eager")
 QUICK = {"steps": 2, "seed": 0, "progress": False}
 FIT = {**QUICK, "initialize": "fit"}
 
@@ -109,6 +110,7 @@ def test_a_butterfly_in_dense_clothes_is_carried_over_exactly(rng):
         assert np.abs(values(new, x) - values(model, x)).max() < 1e-2
 
 
+@pytest.mark.usefixtures("graph")
 def test_fitting_to_data_comes_nearer_than_to_the_kernel(rng):
     model = keras.Sequential([keras.Input((64,)), layers.Dense(64, activation="relu"), layers.Dense(64)])
     x = (rng.standard_normal((400, 6)) @ rng.standard_normal((6, 64))).astype("float32")
@@ -326,7 +328,7 @@ class Network(keras.Model):
         return {"units": self.units, "name": self.name}
 
 
-@pytest.mark.parametrize("subclassed", [False, True])
+@pytest.mark.parametrize("subclassed", [pytest.param(False, marks=pytest.mark.long), True])
 def test_layers_and_models_of_a_users_class(subclassed, rng, tmp_path):
     x = rng.standard_normal((60, 4, 32)).astype("float32")
     if subclassed:
@@ -477,6 +479,7 @@ def test_kernels_that_another_layer_works_on_stay():
         replace_dense(model, where="normed", **FIT)
 
 
+@pytest.mark.usefixtures("graph")
 def test_data_of_unequal_scale_are_fitted_and_the_error_is_true(rng):
     """What little energy the inputs have in a direction says nothing of what the layer makes of it."""
     model = keras.Sequential([keras.Input((32,)), layers.Dense(32, use_bias=False, name="dense")])

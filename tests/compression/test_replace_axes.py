@@ -12,6 +12,7 @@ from keras_butterfly.compression.distillation import matching_layers
 from keras_butterfly.layers.flattened_axes import FlattenedAxes
 from keras_butterfly.utils.model_walk import named_layers
 
+pytestmark = pytest.mark.usefixtures("eager")
 QUICK = {"steps": 2, "seed": 0, "progress": False}
 FIT = {**QUICK, "initialize": "fit"}
 
@@ -150,8 +151,11 @@ def fold_back(model, new):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: self_attention(dropout=0.2), cross_attention, image_attention, grouped_attention, called_twice],
-    ids=["causal with dropout", "cross", "image", "grouped", "twice"],
+    [
+        *(lambda: self_attention(dropout=0.2), cross_attention, grouped_attention),
+        *(pytest.param(make, marks=pytest.mark.long) for make in (image_attention, called_twice)),
+    ],
+    ids=["causal with dropout", "cross", "grouped", "image", "twice"],
 )
 def test_attention_equals_that_of_keras_with_the_kernels_of_the_butterflies(make, rng, tmp_path):
     model, shapes = make()

@@ -47,7 +47,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    "lowering", ["auto", "fused", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("gather", "folded", "dense"))]
+    "lowering", ["auto", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("gather", "fused", "folded", "dense"))]
 )
 def test_export_agrees_with_keras_and_is_built_in(name, lowering):
     exported = export.to_tflite(MODELS[name](), lowering=lowering)
@@ -345,7 +345,7 @@ def test_input_names_are_kept_where_a_signature_can_hold_them(names, expected, r
     np.testing.assert_allclose(exported.predict(dict(zip(expected, x, strict=True))), x[0] - x[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.long), "float64"])
 def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
     model = keras.Sequential(
         [keras.Input((20,), name="x"), Butterfly(16, "relu", dtype=policy), ButterflyDense(8, k1=4, k2=4, dtype=policy)]

@@ -22,13 +22,18 @@ LAYERS = {
     "low rank": (LowRank, {"units": 12, "rank": 3}),
     "kaleidoscope": (Kaleidoscope, {"units": 12, "activation": "relu"}),
 }
+REGULARISED = ["truncated", "dense", "low rank"]
+QUICK = ["stacks", "dense with lora", "radices", "kaleidoscope"]
 CLASSES = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
 REGULARISERS = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
 
 
 @pytest.mark.parametrize(
     ("name", "regularised"),
-    [*((name, False) for name in LAYERS), *((name, True) for name in ("truncated", "dense", "low rank"))],
+    [
+        *(pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.long) for name in LAYERS),
+        *((name, True) for name in REGULARISED),
+    ],
 )
 def test_keras_own_test_of_a_layer(name, regularised):
     cls, arguments = LAYERS[name]
@@ -124,6 +129,7 @@ def test_bias_is_on_by_default_and_starts_at_zero(cls):
 
 
 @pytest.mark.parametrize("cls", [Butterfly, ButterflyDense])
+@pytest.mark.usefixtures("eager")
 def test_replacing_dense_in_code_needs_no_other_change(cls, rng):
     arguments = {
         "units": 6,

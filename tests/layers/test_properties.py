@@ -6,7 +6,7 @@ from math import prod
 import keras
 import numpy as np
 import pytest
-from backend import NAME, ROUNDOFF, value_and_gradients
+from backend import EXAMPLES, NAME, ROUNDOFF, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -16,7 +16,7 @@ from keras_butterfly.layers import initializers
 from keras_butterfly.structure import kernels
 from keras_butterfly.structure.wiring import Wiring
 
-settings.register_profile("properties", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("properties", deadline=None, max_examples=EXAMPLES, derandomize=True)
 settings.load_profile("properties")
 
 sizes = st.integers(1, 40)

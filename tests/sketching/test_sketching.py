@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import NAME, value_and_gradients
+from backend import EXAMPLES, NAME, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -127,16 +127,17 @@ def test_a_butterfly_sketch_is_the_papers():
     assert isinstance(sketch.butterfly.kernel_initializer, FJLT)
 
 
+@pytest.mark.parametrize("draws", [40, pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seeded", [True, False])
 @kinds
-def test_expected_norms_are_kept(kind, seeded):
+def test_expected_norms_are_kept(kind, seeded, draws):
     """The mean of ||B x||^2 over the draws is ||x||^2, with a seed of the sketch and without one."""
     x, norms, config = np.linspace(1, 2, 16)[:, None], [], KINDS[kind](4).get_config()
-    for seed in range(120):
+    for seed in range(draws):
         sketch = type(KINDS[kind](4)).from_config({**config, "seed": seed if seeded else None})
         sketch.build((16, 1))
         norms.append(np.sum((matrix(sketch) @ x) ** 2))
-    assert np.mean(norms) == pytest.approx(np.sum(x**2), rel=0.2)
+    assert np.mean(norms) == pytest.approx(np.sum(x**2), rel=2.2 / np.sqrt(draws))
 
 
 @kinds
@@ -151,7 +152,7 @@ def test_saved_and_loaded(kind, rng, tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(X)), ops.convert_to_numpy(model(X)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.data())
 def test_the_value_of_the_objective_is_the_error_of_the_best_approximation(ell, n, d, data):
     """Compare for all sizes and ranks, rank 0 too."""
@@ -212,7 +213,8 @@ def awkward():
 
 
 @kinds
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long)])
+@pytest.mark.usefixtures("eager")
 def test_the_objective_and_its_gradient_are_finite(kind, dtype):
     if kind == "Gaussian":
         pytest.skip("nothing to learn")
@@ -228,7 +230,13 @@ def test_the_objective_and_its_gradient_are_finite(kind, dtype):
     assert np.isfinite(matrix(sketch)).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Gaussian"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("butterfly", "sparse", "dense"),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("butterfly by stages", "butterflies", "sparse, 3")),
+    ],
+)
 def test_training_lowers_the_error(kind, rng):
     common = rng.standard_normal((4, 12))  # the rows of all matrices are near one space of dimension 4
     mixing = rng.standard_normal((32, 4))
@@ -345,6 +353,7 @@ def test_other_numbers(dtype, rng):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.usefixtures("eager")
 def test_mixed_precision(policy, rng):
     sketch = ButterflySketch(4, seed=0, dtype=policy)
     loss = sketch.fit(rng.standard_normal((4, 16, 9)), 2, steps=5).history["loss"]

@@ -49,6 +49,7 @@ def test_demo_trains_exports_compares_and_writes_five_files(tmp_path):
     assert measure(tmp_path / "out" / "butterfly.tflite", runs=1).median > 0
 
 
+@pytest.mark.usefixtures("eager")
 def test_demo_on_the_digits_learns_and_overwrites_when_told_to(tmp_path, monkeypatch, capsys):
     (tmp_path / "report.json").write_text("an earlier run")
     monkeypatch.chdir(tmp_path)
@@ -63,6 +64,7 @@ def test_demo_on_the_digits_learns_and_overwrites_when_told_to(tmp_path, monkeyp
         assert word in output
 
 
+@pytest.mark.usefixtures("eager")
 def test_each_network_is_repeated_exactly_by_its_seed_whatever_was_trained_before():
     data = demo.load("digits")
     few = demo.Data(data.x_train[:64], data.y_train[:64], data.x_test, data.y_test)

@@ -20,6 +20,7 @@ import keras_butterfly.export.compression.harm as harm
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import Butterfly, export
 
+pytestmark = pytest.mark.usefixtures("eager")
 COMPRESS = ("compress", "model.keras", "-o", "new.tflite")
 
 
@@ -190,6 +191,7 @@ def test_compress_writes_the_pick(folder, call):
     assert "try a layer" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
     before = sorted(entry.name for entry in folder.iterdir())

@@ -22,6 +22,7 @@ from keras_butterfly import export
 from keras_butterfly.compression.checkpoint import FILE, Checkpoint, SaveEachEpoch
 from keras_butterfly.export.tflite.converter import convert
 
+pytestmark = pytest.mark.usefixtures("eager")
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((64, 16)).astype("float32"), RNG.integers(0, 4, 64)
 
@@ -471,14 +472,8 @@ def test_a_closed_stderr_is_no_failure(folder):
     assert b"hidden" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--help",),
-        pytest.param(("summary", "m.keras"), marks=pytest.mark.long),
-        pytest.param(("summary", "m.keras", "--json"), marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [("--help",), ("summary", "m.keras"), ("summary", "m.keras", "--json")])
 def test_a_full_standard_output_is_named(arguments, folder):
     with open("/dev/full", "wb") as full:
         done = process(folder, *arguments, stdout=full)
@@ -508,12 +503,9 @@ main(["replace", "m.keras", "-o", "stopped.keras", "--where", "wide", "--initial
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("number", "code", "message"),
-    [
-        (signal.SIGTERM, 143, b"terminated"),
-        pytest.param(signal.SIGINT, 1, b"interrupted", marks=pytest.mark.long),
-    ],
+    ("number", "code", "message"), [(signal.SIGTERM, 143, b"terminated"), (signal.SIGINT, 1, b"interrupted")]
 )
 def test_a_stopped_command_leaves_no_files(number, code, message, folder):
     before = sorted(os.listdir(folder))

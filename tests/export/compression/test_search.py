@@ -34,7 +34,7 @@ def task():
             layers.Dense(10, "softmax", name="head"),
         ]
     )
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(x[:1200], y[:1200], 64, 6, verbose=0)
     return model, (x[:1200], y[:1200]), (x[1200:], y[1200:])
 
@@ -89,6 +89,7 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task):
     assert found.pick is found.points[0]
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_target_that_nothing_meets(task):
     with pytest.raises(
         export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
@@ -145,6 +146,7 @@ def whole(task, kept={}):  # noqa: B006
     return kept["found"]
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
     """One model is trained, for one epoch. What was cut short is not kept."""
     exported, trained = [], []
@@ -188,6 +190,7 @@ def test_bad_arguments(task, change, message, monkeypatch):
         compress(task, **change)
 
 
+@pytest.mark.usefixtures("eager")
 def test_int8_and_several_outputs(task):
     """A model of a user's metric, with a shared layer and two outputs, in int8."""
     keras.utils.set_random_seed(0)

@@ -9,7 +9,7 @@ import pytest
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export.lowering import KINDS, Dense, Fused, Gather, Grouping
 from keras_butterfly.export.planning import planner as planning
-from keras_butterfly.export.planning.candidates import lowerings
+from keras_butterfly.export.planning.candidates import Limits, lowerings
 from keras_butterfly.export.planning.cost import estimate, estimated_bytes, work
 from keras_butterfly.export.planning.plan import LayerPlan
 from keras_butterfly.export.planning.wisdom import Candidate, Measurement, WisdomKey
@@ -131,6 +131,8 @@ def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path
 
 
 def test_effort_says_how_much_is_measured(monkeypatch):
+    monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
+    monkeypatch.setattr(planning, "THOROUGH", Limits(4, 1, 1))
     counts, known = {}, export.Wisdom()
     for effort in ("quick", "measure", "estimate"):
         (plan,) = export.to_tflite(model(), effort=effort, device=Clock(matmul_is_fast), wisdom=known).plan
@@ -147,7 +149,8 @@ def test_effort_says_how_much_is_measured(monkeypatch):
 
 
 @measured
-def test_wisdom_holds_for_one_shape_precision_and_machine():
+def test_wisdom_holds_for_one_shape_precision_and_machine(monkeypatch):
+    monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
     clock, known = Clock(matmul_is_fast), export.Wisdom()
     for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}, {"objective": "size"}):
         export.to_tflite(model(16), device=clock, wisdom=known, **settings)
@@ -256,7 +259,7 @@ def test_the_smallest_file_at_4096_is_a_hundred_and_fiftieth_of_dense():
     assert small.size_bytes * 150 <= 4 * 4096**2
 
 
-@pytest.mark.parametrize("n", [8, 128])
+@pytest.mark.parametrize("n", [pytest.param(8, marks=pytest.mark.long), 128])
 def test_a_small_layer_is_estimated_to_be_small_as_what_it_is(n):
     """An operator takes some hundred bytes: below n = 64 a dense kernel is the smallest."""
     net = keras.Sequential([keras.Input((n,)), Butterfly(seed=0)])
@@ -301,6 +304,7 @@ def test_the_front_is_what_nothing_beats():
     assert [each.lowering.kind for each in plan.pareto_candidates] == ["dense", "fused", "slice"]
 
 
+@pytest.mark.long
 @measured
 def test_a_front_of_whole_models():
     def fewer_factors_are_faster(name):
@@ -356,6 +360,7 @@ def test_wisdom_that_other_weights_do_not_keep_is_measured_anew():
     assert second.error <= max(second.limit, min(c.measured.error for c in second.candidates))
 
 
+@pytest.mark.long
 @measured
 def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a_dense(monkeypatch):
     """Rounding between factors adds to the error; a layer in float32 rounds only on the way in and out, as Dense does."""
@@ -364,13 +369,13 @@ def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a
         return 5.0 if name == "dense" else 2.0 if name.endswith("float32") else 1.0
 
     def planned():
-        settings = {"quantize": "int8", "representative_data": data(512)[:60], "wisdom": export.Wisdom()}
+        settings = {"quantize": "int8", "representative_data": data(256)[:60], "wisdom": export.Wisdom()}
         (plan,) = export.to_tflite(net, device=Clock(seconds), **settings).plan
         return plan, {candidate.lowering: candidate.measured.error for candidate in plan.candidates}
 
-    net = keras.Sequential([keras.Input((512,), name="x"), Butterfly(seed=0), keras.layers.Dense(3)])
+    net = keras.Sequential([keras.Input((256,), name="x"), Butterfly(seed=0), keras.layers.Dense(3)])
     plan, errors = planned()
-    assert plan.limit == pytest.approx(1.4 * dense_error([data(512)[:60]], 512))
+    assert plan.limit == pytest.approx(1.4 * dense_error([data(256)[:60]], 256))
     assert errors[plan.lowering] <= plan.limit
     in_float = max(error for lowering, error in errors.items() if lowering.keep_float32 == "weights")
     in_int8 = min(error for lowering, error in errors.items() if lowering.keep_float32 != "weights")
@@ -462,23 +467,23 @@ def test_calibration_gives_each_input_its_own_values():
     assert exported.parity.relative_error < 0.2  # held-out values beyond the calibrated range are clipped
 
 
-def test_every_layer_reports_its_error():
+@pytest.mark.parametrize("lowering", ["auto", pytest.param("gather", marks=pytest.mark.long)])
+def test_every_layer_reports_its_error(lowering):
     net = keras.Sequential([keras.Input((128,), name="x"), Butterfly(seed=0), ButterflyDense(16, seed=0)])
-    for lowering in ("auto", "gather"):
-        plans = export.to_tflite(net, quantize="int8", representative_data=data(), lowering=lowering).plan
-        assert len(plans) == 2
-        assert all(1e-3 < plan.error < 0.25 for plan in plans)
+    plans = export.to_tflite(net, quantize="int8", representative_data=data(), lowering=lowering).plan
+    assert len(plans) == 2
+    assert all(1e-3 < plan.error < 0.25 for plan in plans)
 
 
-def test_a_dynamic_batch():
+@pytest.mark.parametrize(
+    "lowering", ["auto", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("gather", "fused", "folded"))]
+)
+def test_a_dynamic_batch(lowering):
     net = keras.Sequential([keras.Input((6, 16), name="x"), Butterfly(seed=0), ButterflyDense(8, seed=0)])
-    exported = export.to_tflite(net, batch_size=None)
+    exported = export.to_tflite(net, batch_size=None, lowering=lowering)
     assert exported.plan[0].input_shape == (None, 6, 16)
     for count in (1, 5, 17):
         x = np.random.default_rng(count).standard_normal((count, 6, 16)).astype("float32")
-        np.testing.assert_allclose(exported.predict(x), net.predict(x, verbose=0), atol=1e-5)
-    for lowering in ("gather", "fused", "folded"):
-        exported = export.to_tflite(net, batch_size=None, lowering=lowering)
         np.testing.assert_allclose(exported.predict(x), net.predict(x, verbose=0), atol=1e-5)
 
 

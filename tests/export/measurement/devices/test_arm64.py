@@ -133,6 +133,7 @@ def test_the_plugin_compiles_without_warnings(tmp_path):
     subprocess.run(["cc", *options, str(arm64_packages.SOURCE)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(MISSING is not None, reason=f"real counts need the emulator: {MISSING}")
 def test_real_counts_repeat_exactly_and_outputs_equal_those_of_the_host():
     layers = {"dense": keras.layers.Dense(256), "butterfly": Butterfly(256, seed=0)}
