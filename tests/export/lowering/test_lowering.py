@@ -60,6 +60,7 @@ LAYERS = {
 
 # A few layers that differ most, for tests of every candidate.
 QUICK = [(name, (3,)) for name in ("single node", "expanding at random", "stacks", "radices 3, 4, 5", "product, thinner left")]
+LEADING = ("padded", "truncated at random", "product")
 OPERATORS = ("conv", "matmul", "split", "sum")
 GROUPINGS = [(64,), (8, 8), (2, 32), (4, 2, 8), (4, 4, 4), (2, 2, 2, 2, 2, 2)]
 MIXES = [(blocks, (operator,) * len(blocks)) for blocks in GROUPINGS for operator in OPERATORS]
@@ -82,7 +83,7 @@ def test_equals_the_dense_product(name, rng):
 
 
 @pytest.mark.parametrize("leading", [(1,), (3,), (2, 3, 4)], ids=str)
-@pytest.mark.parametrize("name", ["padded", "truncated at random", "product"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in LEADING else pytest.mark.long) for name in LAYERS])
 def test_any_leading_axes(name, leading, rng):
     layer = LAYERS[name]()
     for kind in KINDS.values():
