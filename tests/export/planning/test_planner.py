@@ -132,7 +132,7 @@ def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path
 
 def test_effort_says_how_much_is_measured(monkeypatch):
     monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
-    monkeypatch.setattr(planning, "THOROUGH", Limits(4, 1, 1))
+    monkeypatch.setattr(planning, "THOROUGH", Limits(8, 2, 1))
     counts, known = {}, export.Wisdom()
     for effort in ("quick", "measure", "estimate"):
         (plan,) = export.to_tflite(model(), effort=effort, device=Clock(matmul_is_fast), wisdom=known).plan
