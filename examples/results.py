@@ -1,16 +1,16 @@
 """Results of a long experiment in one JSON file, so that it can be interrupted and goes on where it stopped."""
 
 import json
+import platform
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_butterfly.export import files
-from keras_butterfly.export.measurement import devices
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 
 class Results:
@@ -43,9 +43,39 @@ class Results:
             branch = branch.setdefault(name, {})
         if names[-1] not in branch:
             branch[names[-1]] = compute()
-            files.write(self.path, json.dumps(self.tree, indent=1).encode(), overwrite=True)
+            write_whole(self.path, lambda path: path.write_text(json.dumps(self.tree, indent=1)))
         return branch[names[-1]]
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file of an experiment, and replace the one that is there, so that a reader sees the whole file or none.
+
+    `keras_butterfly.export.files` does more, but it needs TensorFlow, which may be missing where a network is only trained.
+
+    Args:
+        path: path of the file.
+        write: a function that takes a path, which ends as `path` does, and writes the file there.
+    """
+    temporary = path.with_name(f".{path.name}")
+    write(temporary)
+    temporary.replace(path)
+
+
 def machine() -> str:
-    return f"{devices.find('host').machine}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+    """Return the processor or the GPU that computes, and the versions of Keras and its backend."""
+    backend = keras.backend.backend()
+    return f"{_processor(backend)}, Keras {keras.__version__}, {BACKENDS[backend]} {import_module(backend).__version__}"
+
+
+def _processor(backend: str) -> str:
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform != "cpu":
+            return device.device_kind
+    try:
+        from keras_butterfly.export.measurement import devices
+    except ImportError:  # TensorFlow is missing.
+        return platform.processor() or platform.machine()
+    return devices.find("host").machine
