@@ -1,4 +1,9 @@
-"""Results of a long experiment in one JSON file, so that it can be interrupted and goes on where it stopped."""
+"""Results of a long experiment in one JSON file, so that it can be interrupted and goes on where it stopped.
+
+    python examples/results.py OUT FILE ...
+
+merges files of the same settings, such as those of several processes, to the new file OUT.
+"""
 
 import json
 import platform
@@ -8,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import keras
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -43,8 +49,13 @@ class Results:
             branch = branch.setdefault(name, {})
         if names[-1] not in branch:
             branch[names[-1]] = compute()
-            write_whole(self.path, lambda path: path.write_text(json.dumps(self.tree, indent=1)))
+            write_json(self.path, self.tree)
         return branch[names[-1]]
+
+
+def write_json(path: Path, tree: dict) -> None:
+    """Write a tree of results to a JSON file, and replace the one that is there."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(tree, indent=1)))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -79,3 +90,43 @@ def _processor(backend: str) -> str:
     except ImportError:  # TensorFlow is missing.
         return platform.processor() or platform.machine()
     return devices.find("host").machine
+
+
+def merged(trees: list[dict]) -> dict:
+    """Return one tree with the results of all `trees`. The machine and the date are those of the first tree.
+
+    Raises:
+        ValueError: if their settings differ.
+    """
+    for tree in trees:
+        if tree["settings"] != trees[0]["settings"]:
+            raise ValueError(f"Expected results of the settings {trees[0]['settings']}. Received: {tree['settings']}")
+    result: dict = {}
+    for tree in trees:
+        _add(result, tree)
+    return result
+
+
+def _add(tree: dict, other: dict) -> None:
+    """Add to `tree` what it lacks of `other`."""
+    for name, value in other.items():
+        if isinstance(value, dict):
+            _add(tree.setdefault(name, {}), value)
+        else:
+            tree.setdefault(name, value)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("paths", metavar="FILE ...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def main(out, paths):
+    try:
+        if out.exists():
+            raise ValueError(f"Expected a path where no file exists. '{out}' exists. Choose another path.")
+        write_json(out, merged([json.loads(path.read_text()) for path in paths]))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
