@@ -17,7 +17,7 @@ from keras_butterfly import replace_dense
 from keras_butterfly.compression.report import ReplacementReport
 
 DENSE, REFERENCE, TWO_STAGES = "dense", "radix 4", "two stages"
-LOW_RANK, NARROW, PRUNED = "low rank", "narrow dense", "pruned dense"
+LOW_RANK, NARROW, PRUNED, EQUAL_LATENCY = "low rank", "narrow dense", "pruned dense", "narrow dense, equal latency"
 KINDS = (DENSE, REFERENCE, TWO_STAGES, LOW_RANK, NARROW, PRUNED)
 RADICES = {REFERENCE: 4, TWO_STAGES: "auto"}
 STEP = 8  # widths are multiples of it
