@@ -3,12 +3,12 @@
     python examples/dense_heavy/wide.py FOLDER [--data DATA] [--recipe gpu|cpu|quick] [--model NAME ...] [--kind NAME ...]
         [--seeds 3]
 
-On a GPU, all at once, each kind in a process of its own, and then merged:
+On a GPU, all at once, each kind in a process of its own. What is done after 450 seconds is merged to wide.json:
 
     export KERAS_BACKEND=jax XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_COMPILATION_CACHE_DIR=/tmp/jax PYTHONPATH=.
     for model in vgg mixer transformer; do
-        for kind in dense "radix 4" "two stages" "low rank" "narrow dense" "pruned dense"; do
-            python examples/dense_heavy/wide.py FOLDER --data DATA --model $model --kind "$kind" &
+        for kind in dense "radix 4" "two stages" "low rank" "narrow dense" "pruned dense" "narrow dense, equal latency"; do
+            timeout 450 python examples/dense_heavy/wide.py FOLDER --data DATA --model $model --kind "$kind" &
         done
     done
     wait
@@ -17,20 +17,20 @@ On a GPU, all at once, each kind in a process of its own, and then merged:
 Networks: `wide_models.py`. Kinds of layers: `wide_kinds.py`. DATA holds cifar10/cifar10_residual.npz, see
 `cifar.py`; without `--data` Keras downloads CIFAR-10. TensorFlow is not needed.
 
-Recipes: "gpu" trains the networks whose latency `wide_latency.py` measures, on all images. "cpu" has narrower networks and fewer
-images, a minute or two for each network on one core. "quick" trains for moments on the sample of CIFAR-10 that is part
-of this repository.
+Recipes: "gpu" trains the networks whose latency `wide_latency.py` measures, on all images. "cpu" has narrower networks and
+fewer images, a minute or two for each network on one core. "quick" trains for moments on the sample of CIFAR-10 that is part of
+this repository.
 
-Training: Adam with a short rise of the learning rate and cosine decay. Images are cropped and mirrored at random (`augmentation.py`).
-Each kind is trained at its own best rate of one grid: the search begins at 1e-3 with seed 0 and takes the accuracy on the last tenth
-of the training images, which no network is trained on. Then the other seeds are trained at this rate.
+Training: Adam with a short rise of the learning rate and cosine decay. Images are cropped and mirrored at random
+(`augmentation.py`). Each kind is trained at its own best rate of one grid: the search begins at 1e-3 with seed 0 and takes the
+accuracy on the last tenth of the training images, which no network is trained on. Then the other seeds are trained at this rate.
 
 Output: the results of each network and kind are kept in their own file, FOLDER/MODEL-KIND.json. If the program is interrupted,
 start it again to continue. `python examples/dense_heavy/dense_heavy_page.py` makes the tables and plots of docs/dense-heavy.md.
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from augmentation import Crops
 from pruning import MagnitudePruning, PrunedDense
 from results import Results
 from search import climb
-from wide_kinds import KINDS, Network, weights_of
+from wide_kinds import EQUAL_LATENCY, KINDS, Network, weights_of
 
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 START = 1e-3
@@ -66,12 +66,19 @@ class Recipe:
         batch: images in a batch.
         epochs: number of epochs, by network.
         sizes: arguments of the functions in `wide_models.py`, by network.
+        equal_latency: width of the network of equal latency, by network. Empty: that kind is not trained.
     """
 
     images: int
     batch: int
     epochs: dict[str, int]
     sizes: dict[str, dict]
+    equal_latency: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of layers that can be trained."""
+        return KINDS if self.equal_latency else tuple(kind for kind in KINDS if kind != EQUAL_LATENCY)
 
 
 RECIPES = {
@@ -80,6 +87,7 @@ RECIPES = {
         256,
         {"vgg": 8, "mixer": 4, "transformer": 4},
         {name: wide_models.SIZES[name] for name in wide_models.MODELS},
+        wide_models.WIDTHS_OF_EQUAL_LATENCY,
     ),
     "cpu": Recipe(
         10_000,
@@ -124,9 +132,8 @@ class Work:
 
     def __init__(self, folder: Path, recipe: Recipe, model: str, kind: str, data: Data, seeds: int, say):
         self.recipe, self.model, self.kind, self.data, self.seeds, self.say = recipe, model, kind, data, seeds, say
-        self.results = Results(folder / f"{model}-{kind.replace(' ', '_')}.json", asdict(recipe))
-        sizes = dict(recipe.sizes[model])
-        self.network = cache(lambda: Network(partial(wide_models.MODELS[model], **others(sizes)), sizes["width"]))
+        self.results = Results(folder / f"{model}-{kind.replace(',', '').replace(' ', '_')}.json", asdict(recipe))
+        self.network = cache(partial(network, model, recipe))
 
     def run(self, rate: float, seed: int) -> dict:
         """Train a network unless it has been done.
@@ -173,9 +180,10 @@ class Work:
         return [self.run(rate, seed) for seed in range(self.seeds)]
 
 
-def others(sizes: dict) -> dict:
-    """Return the arguments without the width."""
-    return {name: value for name, value in sizes.items() if name != "width"}
+def network(name: str, recipe: Recipe) -> Network:
+    """Return a network of `wide_models.py` in the sizes of a recipe."""
+    others = {argument: value for argument, value in recipe.sizes[name].items() if argument != "width"}
+    return Network(partial(wide_models.MODELS[name], **others), recipe.sizes[name]["width"], recipe.equal_latency.get(name))
 
 
 def table(works: list[Work]) -> Table:
@@ -204,7 +212,7 @@ def main(folder, data, recipe, models, kinds, seeds):
         works = [
             Work(folder, RECIPES[recipe], model, kind, images, seeds, partial(console.print, highlight=False))
             for model in models or wide_models.MODELS
-            for kind in kinds or KINDS
+            for kind in kinds or RECIPES[recipe].kinds
         ]
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -2,7 +2,8 @@
 
 "radix 4" and "two stages" are butterflies. All rivals have about as many weights as the network with butterflies of radix 4:
 "low rank", pairs of thin matrices; "narrow dense", the same network with dense layers, made narrower; "pruned dense", dense
-layers whose smallest weights become zero during the training.
+layers whose smallest weights become zero during the training. "narrow dense, equal latency" is the same network with dense
+layers, made narrower until its exported file is as fast as that with butterflies of radix 4.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from keras_butterfly.compression.report import ReplacementReport
 
 DENSE, REFERENCE, TWO_STAGES = "dense", "radix 4", "two stages"
 LOW_RANK, NARROW, PRUNED, EQUAL_LATENCY = "low rank", "narrow dense", "pruned dense", "narrow dense, equal latency"
-KINDS = (DENSE, REFERENCE, TWO_STAGES, LOW_RANK, NARROW, PRUNED)
+KINDS = (DENSE, REFERENCE, TWO_STAGES, LOW_RANK, NARROW, PRUNED, EQUAL_LATENCY)
 RADICES = {REFERENCE: 4, TWO_STAGES: "auto"}
 STEP = 8  # widths are multiples of it
 
@@ -29,10 +30,11 @@ class Network:
     Args:
         make: a function `make(width=, dense=)` that returns the untrained network.
         width: width of the dense original.
+        width_of_equal_latency: width of the dense network of equal latency. None: it is not known.
     """
 
-    def __init__(self, make: Callable[..., keras.Model], width: int):
-        self.make, self.width = make, width
+    def __init__(self, make: Callable[..., keras.Model], width: int, width_of_equal_latency: int | None = None):
+        self.make, self.width, self.width_of_equal_latency = make, width, width_of_equal_latency
 
     @cached_property
     def reference(self) -> tuple[keras.Model, ReplacementReport]:
@@ -55,7 +57,11 @@ class Network:
         return max(1, round(self.kept / sum(each.inputs + each.units for each in self.reference[1].replacements)))
 
     def untrained(self, kind: str, seed: int = 0) -> keras.Model:
-        """Return a network of the given kind with random weights."""
+        """Return a network of the given kind with random weights.
+
+        Raises:
+            ValueError: if the kind is that of equal latency, whose width is not known.
+        """
         if kind in RADICES:
             return self.replaced(seed, radix=RADICES[kind])[0]
         if kind == LOW_RANK:
@@ -63,6 +69,10 @@ class Network:
         keras.utils.set_random_seed(seed)
         if kind == NARROW:
             return self.make(width=self.width_of(self.weights))
+        if kind == EQUAL_LATENCY:
+            if self.width_of_equal_latency is None:
+                raise ValueError(f"Expected the width of '{kind}', but it was not measured for this recipe. Take another kind.")
+            return self.make(width=self.width_of_equal_latency)
         return self.make(width=self.width, dense=PrunedDense if kind == PRUNED else keras.layers.Dense)
 
     def replaced(self, seed: int, **arguments) -> tuple[keras.Model, ReplacementReport]:

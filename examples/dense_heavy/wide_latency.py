@@ -3,9 +3,8 @@
     python examples/dense_heavy/wide_latency.py FOLDER [--model NAME ...] [--precision NAME ...] [--quick]
 
 Networks: those of `wide_models.py`, and "head", the dense head of the VGG-like classifier alone. Kinds of layers: those of
-`wide_kinds.py` but the pruned ones, whose file is that of the dense network, and "narrow dense, equal latency": the network with
-dense layers, made narrower until in float32 it is as fast as that with butterflies of radix 4. The weights are random, because
-their values change neither size nor latency.
+`wide_kinds.py` but the pruned ones, whose file is as large and as fast as that of the dense network. The width of "narrow dense,
+equal latency" is searched for, in float32. The weights are random, because their values change neither size nor latency.
 
 All files of one network and precision are measured in turn: one image at a time, one thread. Run it when nothing else runs.
 
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import wide_models
 from results import Results
-from wide_kinds import DENSE, EQUAL_LATENCY, KINDS, PRUNED, REFERENCE, STEP, Network
+from wide_kinds import DENSE, KINDS, PRUNED, REFERENCE, STEP, Network
 
 from keras_butterfly import export
 
@@ -60,15 +59,17 @@ class Work:
         butterfly, slow, fast = self.export(self.network.untrained(REFERENCE)), self.network.width, STEP
         while slow - fast > STEP:
             width = (slow + fast) // (2 * STEP) * STEP
-            latencies = export.compare({"butterfly": butterfly, "dense": self.export(self.network.make(width=width))}, runs=RUNS)
+            latencies = export.compare(
+                {"butterfly": butterfly, "dense": self.export(self.network.make(width=width))}, runs=RUNS
+            )
             fast, slow = (width, slow) if latencies.speedup("dense") >= 1 else (fast, width)
         return fast
 
     def networks(self) -> dict[str, keras.Model]:
         """Return the network in its variants, by kind."""
         width = self.results.once((self.name, "width of equal latency"), self.width_of_equal_latency)
-        found = {kind: self.network.untrained(kind) for kind in KINDS if kind != PRUNED}
-        return found | {EQUAL_LATENCY: self.network.make(width=width)}
+        self.network.width_of_equal_latency = width
+        return {kind: self.network.untrained(kind) for kind in KINDS if kind != PRUNED}
 
     def measure(self, precision: str) -> dict[str, dict]:
         """Return the weights, the bytes, the seconds and the lowerings of each variant of the network."""

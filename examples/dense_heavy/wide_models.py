@@ -1,7 +1,8 @@
 """Networks for images of 32 x 32 pixels in which dense layers are most of the cost: VGG-like, an MLP-Mixer, a transformer.
 
-The networks take images with values from 0 to 255. In each of them the argument `width` sets the sizes of all wide layers, so a smaller width gives the same network, narrower. The
-argument `dense` is the class of the wide layers, whose names begin as `WIDE` says. Small layers are always `Dense`.
+The networks take images with values from 0 to 255. In each of them the argument `width` sets the sizes of all wide layers, so a
+smaller width gives the same network, narrower. The argument `dense` is the class of the wide layers, whose names begin as `WIDE`
+says. Small layers are always `Dense`.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,8 @@ def mixer(width: int = 512, blocks: int = 2, dense=layers.Dense) -> keras.Model:
     """Return an MLP-Mixer: two dense layers across the tokens in turn with two across the channels.
 
     Args:
-        width: channels of each token. The first layer across the channels has 4 `width` units, that across the tokens `width` / 4.
+        width: channels of each token. The first layer across the channels has 4 `width` units, and the first across the tokens
+            `width` / 4.
         blocks: number of blocks.
         dense: class of the layers across the channels. Those across the tokens are small.
 
@@ -133,4 +135,6 @@ def classifier(images, x, name: str) -> keras.Model:
 
 # Arguments of the networks whose latency is measured, and which are trained on a GPU.
 SIZES = {"head": {"width": 4096}, "vgg": {"width": 4096}, "mixer": {"width": 512}, "transformer": {"width": 512}}
+# The widths at which the networks with dense layers are as fast as with butterflies of radix 4: what wide_latency.py measured.
+WIDTHS_OF_EQUAL_LATENCY = {"vgg": 512, "mixer": 256, "transformer": 256}
 MODELS: dict[str, Callable[..., keras.Model]] = {"vgg": vgg, "mixer": mixer, "transformer": transformer}
