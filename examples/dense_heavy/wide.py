@@ -23,7 +23,7 @@ this repository.
 
 Training: Adam with a short rise of the learning rate and cosine decay. Images are cropped and mirrored at random
 (`augmentation.py`). Each kind is trained at its own best rate of one grid: the search begins at 1e-3 with seed 0 and takes the
-accuracy on the last tenth of the training images, which no network is trained on. Then the other seeds are trained at this rate.
+accuracy on the last tenth of the training images, which no network is trained on. Then the other seeds follow at this rate.
 
 Output: the results of each network and kind are kept in their own file, FOLDER/MODEL-KIND.json. If the program is interrupted,
 start it again to continue. `python examples/dense_heavy/dense_heavy_page.py` makes the tables and plots of docs/dense-heavy.md.

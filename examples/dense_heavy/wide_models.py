@@ -1,8 +1,8 @@
 """Networks for images of 32 x 32 pixels in which dense layers are most of the cost: VGG-like, an MLP-Mixer, a transformer.
 
 The networks take images with values from 0 to 255. In each of them the argument `width` sets the sizes of all wide layers, so a
-smaller width gives the same network, narrower. The argument `dense` is the class of the wide layers, whose names begin as `WIDE`
-says. Small layers are always `Dense`.
+smaller width gives the same network, narrower. The argument `dense` is the class of the wide layers. Their names begin as in
+`WIDE`. Small layers are always `Dense`.
 """
 
 from collections.abc import Callable
