@@ -3,7 +3,7 @@
     python examples/dense_heavy/wide_latency.py FOLDER [--model NAME ...] [--precision NAME ...] [--quick]
 
 Networks: those of `wide_models.py`, and "head", the dense head of the VGG-like classifier alone. Kinds of layers: those of
-`wide_kinds.py` but the pruned ones, whose file is as large and as fast as the dense network's. The width of "narrow dense, equal
+`wide_kinds.py` but the pruned ones, whose file is as large and fast as the dense network's. The width of "narrow dense, equal
 latency" is searched for, in float32. The weights are random, because their values change neither size nor latency.
 
 All files of one network and precision are measured in turn: one image at a time, one thread. Run it when nothing else runs.
