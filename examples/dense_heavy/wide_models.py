@@ -136,5 +136,5 @@ def classifier(images, x, name: str) -> keras.Model:
 # Arguments of the networks whose latency is measured, and which are trained on a GPU.
 SIZES = {"head": {"width": 4096}, "vgg": {"width": 4096}, "mixer": {"width": 512}, "transformer": {"width": 512}}
 # The widths at which the networks with dense layers are as fast as with butterflies of radix 4: what wide_latency.py measured.
-WIDTHS_OF_EQUAL_LATENCY = {"vgg": 512, "mixer": 256, "transformer": 256}
+WIDTHS_OF_EQUAL_LATENCY = {"vgg": 336, "mixer": 240, "transformer": 224}
 MODELS: dict[str, Callable[..., keras.Model]] = {"vgg": vgg, "mixer": mixer, "transformer": transformer}
