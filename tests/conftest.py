@@ -34,6 +34,7 @@ if BACKEND != "tensorflow":
         "test_speech.py",
         "test_tagging.py",
         "test_web_page.py",
+        "test_wide.py",
         "utils/test_quiet.py",
     ]
 
