@@ -19,6 +19,7 @@ import wide  # noqa: E402
 import wide_kinds  # noqa: E402
 import wide_latency  # noqa: E402
 import wide_models  # noqa: E402
+import wide_tables  # noqa: E402
 from pruning import PrunedDense  # noqa: E402
 
 SMALL = {
@@ -140,3 +141,42 @@ def test_latencies_are_measured_in_every_kind(tmp_path, monkeypatch):
     outcome = CliRunner().invoke(wide_latency.main, [str(tmp_path), "--model", "head"])
     assert outcome.exit_code == 2
     assert "holds results of other settings" in outcome.output
+
+
+def runs(choice, *accuracies, weights=100):
+    return {
+        f"seed {seed}": {"accuracy": accuracy, "choice": choice, "weights": weights} for seed, accuracy in enumerate(accuracies)
+    }
+
+
+def test_the_best_rate_is_that_of_most_seeds_and_the_best_choice():
+    tree = {"vgg": {"dense": {"rate 0.001": runs(0.7, 0.6, 0.62, 0.64), "rate 0.002": runs(0.8, 0.9)}}}
+    found = wide_tables.runs_of(tree, "vgg", "dense")
+    assert (found.rate, found.weights, found.mean, found.deviation) == (1e-3, 100, pytest.approx(62), pytest.approx(2))
+    assert str(found) == "62.00 ± 2.00 (60.00 to 64.00)"
+    tree["vgg"]["dense"] = {"rate 0.001": runs(0.7, 0.6), "rate 0.002": runs(0.8, 0.5)}
+    assert str(wide_tables.runs_of(tree, "vgg", "dense")) == "50.00 ± 0.00 (50.00 to 50.00), seeds: 1"
+    assert wide_tables.runs_of(tree, "mixer", "dense") is None
+
+
+def test_claims_are_answered_against_the_noise():
+    def kind(*accuracies, weights=100):
+        return {"rate 0.001": runs(0.7, *accuracies, weights=weights)}
+
+    tree = {
+        "vgg": {
+            "dense": kind(0.80, 0.81, 0.82, weights=1000),
+            "radix 4": kind(0.799, 0.81, 0.82),
+            "two stages": kind(0.70, 0.70, 0.70, weights=200),
+            "low rank": kind(0.70, 0.71, 0.72),
+        }
+    }
+    files = {"dense": {"seconds": 8e-3}, "radix 4": {"seconds": 1e-3}, "two stages": {"seconds": 9e-3}}
+    lines = wide_tables.claim_table(tree, {"vgg": dict.fromkeys(wide_tables.PRECISIONS, files)}).splitlines()
+    cells = {line.split(" | ")[0][2:]: line[:-2].split(" | ")[1:] for line in lines}
+    assert cells["the paper's claim"] == ["VGG-like, radix 4", "VGG-like, two stages"]
+    assert cells["as accurate as dense"] == ["yes: -0.03", "**no**: -11.00"]
+    assert cells["fewer weights"] == ["yes: 1/10", "yes: 1/5"]
+    assert cells["faster inference, int8"] == ["yes: 8.0x", "**no**: 0.9x"]
+    assert cells["beyond the paper: more accurate than low rank"] == ["yes: +9.97", "no difference: -1.00"]
+    assert cells["beyond the paper: more accurate than pruned dense"] == ["not run", "not run"]
