@@ -115,6 +115,24 @@ RECIPES = {
 }
 
 
+class PeakedAdam(keras.optimizers.Adam):
+    """An optimizer like Adam that multiplies its learning rate by `peak`.
+
+    `peak` is a variable. So JAX compiles the training for all rates and seeds only once, if it keeps what it has compiled.
+    """
+
+    def __init__(self, learning_rate, peak: float):
+        super().__init__(learning_rate)
+        self.first_peak = peak
+
+    def build(self, variables):
+        super().build(variables)
+        self.peak = self.add_variable((), keras.initializers.Constant(self.first_peak), name="peak")
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate * self.peak)
+
+
 class Data:
     """Images, uint8, with their classes: those for training, those that the rate is chosen on, and those of the test.
 
@@ -161,8 +179,8 @@ class Work:
         batches = Crops(*self.data.train, self.recipe.batch[self.model], seed)
         steps = epochs * len(batches)
         rise = max(1, round(RISE * steps))
-        schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rise, warmup_target=rate, warmup_steps=rise)
-        model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+        schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rise, warmup_target=1.0, warmup_steps=rise)
+        model.compile(PeakedAdam(schedule, rate), "sparse_categorical_crossentropy")
         pruned = [layer for layer in model.layers if isinstance(layer, PrunedDense)]
         every = max(1, steps // PRUNINGS)
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))]
