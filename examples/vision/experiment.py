@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from zlib import crc32
 
 import click
 import keras
@@ -266,6 +265,9 @@ class Backup(keras.callbacks.BackupAndRestore):
         every: number of epochs between two backups.
     """
 
+    # It does nothing after a batch. Keras, which cannot see that, would wait for the device after every batch.
+    async_safe = True
+
     def __init__(self, folder: str, every: int):
         super().__init__(folder, double_checkpoint=True)
         self.every = every
@@ -277,11 +279,11 @@ class Backup(keras.callbacks.BackupAndRestore):
 
 def restart_dropout(model: keras.Model, seed: int, epoch: int) -> None:
     """Let the random numbers of dropout depend on the seed and the epoch alone. A backup does not hold their state."""
+    rng = np.random.default_rng((seed, epoch))
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout) and layer.rate:
+        if isinstance(layer, keras.layers.Dropout):
             state = layer.seed_generator.state
-            drawn = np.random.default_rng((seed, epoch, crc32(layer.path.encode()))).integers(2**31, size=2)
-            state.assign(drawn.astype(keras.backend.standardize_dtype(state.dtype)))
+            state.assign(rng.integers(2**31, size=2).astype(keras.backend.standardize_dtype(state.dtype)))
 
 
 def predicted(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
