@@ -58,7 +58,7 @@ from classifier import (
 )
 from convolution import FINAL
 from pruning import MagnitudePruning
-from results import Results, write_whole
+from results import Results, machine, write_whole
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Training images for calibration, and test images on which files are scored.
@@ -188,6 +188,7 @@ class Work:
         A kind that has not been trained is exported untrained, because the values of the weights change neither size nor
         latency. It gets no accuracy.
         """
+        self.results.once(("exports on",), machine)
         models = {kind: self.exported_classifier(kind) for kind in kinds}
         for precision, quantize in PRECISIONS.items():
             self.results.once(("exports", precision), partial(self.files_of, models, quantize, runs))

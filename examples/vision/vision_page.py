@@ -54,7 +54,7 @@ def deviation(values: np.ndarray) -> float:
 
 
 def epochs_to(runs: list[dict], goal: float) -> int | None:
-    """Return the number of epochs until the accuracy on the held-out images, the mean of all seeds, reaches `goal`, if it does."""
+    """Return after how many epochs the accuracy on the held-out images, the mean of all seeds, reaches `goal`, if it does."""
     means = np.mean([run["dev"] for run in runs], axis=0)
     return next((epoch for epoch, mean in enumerate(means, 1) if mean >= goal), None)
 
