@@ -211,6 +211,8 @@ class Work:
         calibration, exported = self.training[0][:CALIBRATION].astype("float32"), {}
         for kind, model in models.items():
             settings = {"quantize": quantize, "representative_data": calibration, "progress": False}
+            if not self.is_trained(kind):
+                settings["tolerance"] = 1.0  # Before the training, rounding is amplified from layer to layer.
             try:
                 exported[kind] = export.to_tflite(model, **settings)
             except export.ParityError as error:
