@@ -40,7 +40,7 @@ def images(name: str) -> Callable[[Path | None], Data]:
 
 def load_cifar10(folder: Path | None) -> Data:
     """Return the flattened images of CIFAR-10: 3,072 values from 0 to 1, the three colors of a pixel together."""
-    images = cifar.load("cifar10", folder if folder is not None and (folder / cifar.PACKED).exists() else None)
+    images = cifar.load("cifar10", folder if folder is not None and (folder / "cifar10").exists() else None)
     x_train, x_test = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (images.x_train, images.x_test))
     return Data(x_train, images.y_train, x_test, images.y_test)
 

@@ -33,6 +33,7 @@ if BACKEND != "tensorflow":
         "test_reports.py",
         "test_speech.py",
         "test_tagging.py",
+        "test_vision.py",
         "test_web_page.py",
         "test_wide.py",
         "utils/test_quiet.py",

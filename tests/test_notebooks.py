@@ -19,7 +19,7 @@ from execute import execute  # noqa: E402
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 # They train for longer than the others, and run among the long tests only, in a kernel.
-TRAINS_LONG = ("compress", "image_classifier", "speech", "tagging")
+TRAINS_LONG = ("compress", "image_classifier", "speech", "tagging", "vision")
 QUICK = [path for path in NOTEBOOKS if path.stem not in TRAINS_LONG]
 
 

@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from zlib import crc32
 
 import click
 import keras
@@ -59,7 +58,7 @@ from classifier import (
 )
 from convolution import FINAL
 from pruning import MagnitudePruning
-from results import Results, write_whole
+from results import Results, machine, write_whole
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Training images for calibration, and test images on which files are scored.
@@ -189,6 +188,7 @@ class Work:
         A kind that has not been trained is exported untrained, because the values of the weights change neither size nor
         latency. It gets no accuracy.
         """
+        self.results.once(("exports on",), machine)
         models = {kind: self.exported_classifier(kind) for kind in kinds}
         for precision, quantize in PRECISIONS.items():
             self.results.once(("exports", precision), partial(self.files_of, models, quantize, runs))
@@ -211,6 +211,8 @@ class Work:
         calibration, exported = self.training[0][:CALIBRATION].astype("float32"), {}
         for kind, model in models.items():
             settings = {"quantize": quantize, "representative_data": calibration, "progress": False}
+            if not self.is_trained(kind):
+                settings["tolerance"] = 1.0  # Before the training, rounding is amplified from layer to layer.
             try:
                 exported[kind] = export.to_tflite(model, **settings)
             except export.ParityError as error:
@@ -266,6 +268,9 @@ class Backup(keras.callbacks.BackupAndRestore):
         every: number of epochs between two backups.
     """
 
+    # It does nothing after a batch. Keras, which cannot see that, would wait for the device after every batch.
+    async_safe = True
+
     def __init__(self, folder: str, every: int):
         super().__init__(folder, double_checkpoint=True)
         self.every = every
@@ -277,11 +282,11 @@ class Backup(keras.callbacks.BackupAndRestore):
 
 def restart_dropout(model: keras.Model, seed: int, epoch: int) -> None:
     """Let the random numbers of dropout depend on the seed and the epoch alone. A backup does not hold their state."""
+    rng = np.random.default_rng((seed, epoch))
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout) and layer.rate:
+        if isinstance(layer, keras.layers.Dropout):
             state = layer.seed_generator.state
-            drawn = np.random.default_rng((seed, epoch, crc32(layer.path.encode()))).integers(2**31, size=2)
-            state.assign(drawn.astype(keras.backend.standardize_dtype(state.dtype)))
+            state.assign(rng.integers(2**31, size=2).astype(keras.backend.standardize_dtype(state.dtype)))
 
 
 def predicted(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
