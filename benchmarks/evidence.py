@@ -1,7 +1,7 @@
 """Compare kinds of hidden layers on several data sets, trained from scratch and distilled from a dense network.
 
     python benchmarks/evidence.py FOLDER [--dataset NAME ...] [--data DATA] [--origin NAME ...] [--kind NAME ...] [--seeds 3]
-        [--export]
+        [--together] [--export]
 
 Network: the features, two hidden layers of 1024 units with ReLU (2048 on CIFAR-10), a dense head. `KINDS` has the hidden layers
 of every kind. The rivals of a butterfly are dense layers made narrower until the network has as many weights, or takes as much
@@ -16,6 +16,9 @@ start from the leading singular vectors of the teacher's outputs.
 Search: Adam with cosine decay. Every kind has its own best learning rate of one grid, found with seed 0 from 1e-3 on, and then
 its own best dropout of another grid. All seeds are trained with these, and with rates that are at most 0.2 points worse. The
 best is the one with the highest test accuracy, so all figures are a little too high, for all kinds alike.
+
+`--together` is for a GPU, with KERAS_BACKEND=jax: the whole grid of rates, dropouts and seeds of a kind is trained at once, see
+`ensemble.py`. Only the networks that `--export` and the distillation need are kept.
 
 `--export` measures the exports of the networks of seed 0 in turn, in float32, "dynamic" and "int8". Run it when nothing else
 runs. It also sets the width of the dense network of equal latency, so run it first.
@@ -51,6 +54,8 @@ DROPOUTS = (0.0, 0.1, 0.2, 0.5)
 # Learning rates whose accuracy with seed 0 is at most this much lower than the best are trained with all seeds.
 NEAR = 0.002
 FITTED_ON = 4096  # examples
+# Up to this width the effective ranks are worth the time that they take.
+RANKED_WIDTH = 1024
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,22 @@ DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED = "dense", "dense, equal weights", "
 KINDS = (DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED, *REPLACED)
 REFERENCE = "radix 4"
 ORIGINS = ("scratch", "distilled", "fitted")
+SEEDED_NODES = ("J2^T W' J1, k = 64",)
+# Kinds whose training needs a callback.
+ALONE = (PRUNED,)
 
 
-def dense_network(features: int, classes: int, width: int, dropout: float = 0.0, layer=keras.layers.Dense) -> keras.Model:
-    """Return an untrained network with two hidden dense layers."""
+def dense_network(features: int, classes: int, width: int, dropout=0.0, layer=keras.layers.Dense) -> keras.Model:
+    """Return an untrained network with two hidden dense layers. `dropout` is a rate, or a class of layers."""
     hidden = [[layer(width, activation="relu", name=name), *behind(dropout)] for name in HIDDEN]
     head = keras.layers.Dense(classes, activation="softmax", name="class")
     return keras.Sequential([keras.Input((features,)), *hidden[0], *hidden[1], head])
 
 
-def behind(dropout: float) -> list[keras.layers.Layer]:
-    """Return the layers that come behind a hidden one."""
+def behind(dropout) -> list[keras.layers.Layer]:
+    """Return the layers that come behind a hidden one. `dropout` is a rate, or a class of layers."""
+    if isinstance(dropout, type):
+        return [dropout()]
     return [keras.layers.Dropout(dropout)] if dropout else []
 
 
@@ -137,9 +147,18 @@ def names_of(origin: str, kind: str, dropout: float, rate: float, seed: int) -> 
 def effective_ranks(model: keras.Model) -> list[float]:
     """Return the effective rank exp(-sum p log p) of each hidden kernel, with p = s^2 / sum s^2 of its singular values s."""
     kernels = [keras.ops.convert_to_numpy(model.get_layer(name).kernel) for name in HIDDEN]
+    if not all(np.isfinite(kernel).all() for kernel in kernels):
+        return [float("nan")] * len(kernels)
     energies = [np.square(np.linalg.svd(kernel, compute_uv=False)) for kernel in kernels]
     parts = [energy[energy > 0] / energy.sum() for energy in energies]
     return [float(np.exp(-np.sum(part * np.log(part)))) for part in parts]
+
+
+def assigned(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
+    """Return `model` with other values of its trainable variables."""
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)
+    return model
 
 
 class Work:
@@ -152,7 +171,7 @@ class Work:
         self.features, self.classes = data.x_train.shape[1], int(data.y_train.max()) + 1
         self.steps = task.epochs * ceil(len(data.x_train) / task.batch)
 
-    def untrained(self, kind: str, seed: int = 0, dropout: float = 0.0) -> keras.Model:
+    def untrained(self, kind: str, seed: int = 0, dropout=0.0) -> keras.Model:
         """Return a network of the given kind with random weights."""
         keras.utils.set_random_seed(seed)
         layer = PrunedDense if kind == PRUNED else keras.layers.Dense
@@ -199,6 +218,61 @@ class Work:
             return found
 
         return self.results.once(names, train)
+
+    def train_together(self, origin: str, kind: str, seeds: int) -> None:
+        """Train a kind with all rates and seeds at once, and from scratch with all dropouts at the best rate."""
+        # The nodes that a truncated butterfly keeps are drawn for each seed, so each seed is a network of its own.
+        groups = [[seed] for seed in range(seeds)] if kind in SEEDED_NODES else [list(range(seeds))]
+        teachers = {} if origin == "scratch" else {seed: self.teacher(seed) for seed in range(seeds)}
+        for group in groups:
+            self.train_group(origin, kind, [(0.0, rate, seed) for rate in RATES for seed in group], teachers)
+        if origin == "scratch":
+            rate = self.best_rate(origin, kind)
+            for group in groups:
+                self.train_group(origin, kind, [(dropout, rate, seed) for dropout in DROPOUTS for seed in group], teachers)
+
+    def train_group(
+        self, origin: str, kind: str, runs: list[tuple[float, float, int]], teachers: dict[int, keras.Model]
+    ) -> None:
+        """Train a network with several (dropout, rate, seed) at once, and keep the results of those that have not been done."""
+        import ensemble  # it needs JAX
+
+        runs = [run for run in runs if not self.results.has(names_of(origin, kind, *run))]
+        if not runs:
+            return
+        seeds = sorted({seed for _, _, seed in runs})
+        if teachers:
+            starts = {seed: self.student(teachers[seed], origin, kind, seed) for seed in seeds}
+        else:
+            starts = {seed: self.untrained(kind, seed, ensemble.VariableDropout) for seed in seeds}
+        targets = {seed: model.predict(self.data.x_train, 1000, verbose=0) for seed, model in teachers.items()}
+        values = {seed: [keras.ops.convert_to_numpy(v) for v in model.trainable_variables] for seed, model in starts.items()}
+        network = starts[seeds[0]]
+        members = [ensemble.Member(values[seed], rate, seed, dropout, targets.get(seed)) for dropout, rate, seed in runs]
+        trained = ensemble.train(network, members, self.data.x_train, self.data.y_train, self.task.epochs, self.task.batch)
+        before = dict(
+            zip(seeds, self.accuracies(ensemble.outputs(network, list(values.values()), self.data.x_test)), strict=True)
+        )
+        after = self.accuracies(ensemble.outputs(network, trained, self.data.x_test))
+        for run, weights, accuracy in zip(runs, trained, after, strict=True):
+            found = {"before": {"accuracy": before[run[2]]}, "accuracy": accuracy, "weights": sum(map(np.size, weights))}
+            if teachers and run[2] == 0 and self.task.width <= RANKED_WIDTH:
+                found["before"]["effective ranks"] = effective_ranks(assigned(network, values[0]))
+                found["effective ranks"] = effective_ranks(assigned(network, weights))
+            self.results.once(names_of(origin, kind, *run), partial(dict, found))
+        self.say(f"{self.task.name}, {origin}, {kind}: best of {len(runs)} runs {max(after):.4f}")
+        for run, weights in zip(runs, trained, strict=True):
+            if self.is_needed(origin, kind, *run):
+                model = self.untrained(kind, run[2]) if origin == "scratch" else starts[run[2]]
+                files.write(self.path(*names_of(origin, kind, *run)), assigned(model, weights).save, overwrite=True)
+
+    def is_needed(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> bool:
+        """Return whether a network is exported, or is a teacher."""
+        return not dropout and rate == self.best_rate(origin, kind) and (seed == 0 or kind == DENSE)
+
+    def accuracies(self, outputs: np.ndarray) -> list[float]:
+        """Return the part of the test examples that each network classifies correctly, from all outputs."""
+        return np.mean(outputs.argmax(-1) == self.data.y_test, axis=1).tolist()
 
     def accuracy(self, model: keras.Model) -> float:
         """Return the part of the test examples that a network classifies correctly."""
@@ -310,8 +384,9 @@ class Work:
 @click.option("--origin", "origins", multiple=True, default=ORIGINS, show_default=True, type=click.Choice(ORIGINS))
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Repeatable. Default: all.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--together", is_flag=True, help="Train all settings of a kind at once. Needs KERAS_BACKEND=jax.")
 @click.option("--export", "exports", is_flag=True, help="Also export the networks and measure the files.")
-def main(folder, datasets, source, origins, kinds, seeds, exports):
+def main(folder, datasets, source, origins, kinds, seeds, together, exports):
     console = Console(width=150)
     for name in datasets or TASKS:
         work = Work(folder, TASKS[name], load(name, source), partial(console.print, highlight=False))
@@ -320,7 +395,10 @@ def main(folder, datasets, source, origins, kinds, seeds, exports):
             possible = {"scratch": KINDS, "distilled": KINDS[1:], "fitted": fitted}[origin]
             chosen = [kind for kind in kinds or KINDS if kind in possible]
             for kind in chosen:
-                work.all_seeds(origin, kind, seeds)
+                if together and kind not in ALONE:
+                    work.train_together(origin, kind, seeds)
+                else:
+                    work.all_seeds(origin, kind, seeds)
             if exports:
                 work.export(origin, chosen)
 

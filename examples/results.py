@@ -42,6 +42,15 @@ class Results:
                     "Take another folder, or remove it."
                 )
 
+    def has(self, names: tuple[str, ...]) -> bool:
+        """Return whether there is a result below `names`."""
+        branch = self.tree
+        for name in names:
+            if name not in branch:
+                return False
+            branch = branch[name]
+        return True
+
     def once(self, names: tuple[str, ...], compute: Callable[[], Any]):
         """The result below `names`, computed and written where it is not there yet."""
         branch = self.tree
