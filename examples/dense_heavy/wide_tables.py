@@ -72,7 +72,12 @@ def latency_table(tree: dict) -> str:
 def with_gain(files: dict[str, dict], kind: str) -> str:
     """Return the size and the latency of a file, and how many times as fast as the dense one it is."""
     size, gain = f"{files[kind]['bytes'] / 1024:,.0f}, {files[kind]['seconds'] * 1e6:,.0f}", gain_of(files, kind)
-    return size if kind == DENSE else f"{size} (**{gain:.1f}x**)"
+    return size if kind == DENSE else f"{size} (**{times(gain)}**)"
+
+
+def times(gain: float) -> str:
+    """Return a gain as a text: "1.3x" or "14x"."""
+    return f"{gain:.1f}x" if gain < 10 else f"{gain:.0f}x"
 
 
 def gain_of(files: dict[str, dict], kind: str) -> float:
@@ -124,7 +129,8 @@ def noise(one: Runs, other: Runs) -> float:
 
 def as_accurate(found: dict[str, Runs], kind: str) -> str:
     gap = found[kind].mean - found[DENSE].mean
-    return f"{'**no**' if gap < -noise(found[kind], found[DENSE]) else 'yes'}: {gap:+.2f}"
+    answer = "**no**" if gap < -noise(found[kind], found[DENSE]) else ("undecided" if gap < -POINTS else "yes")
+    return f"{answer}: {gap:+.2f}"
 
 
 def more_accurate(found: dict[str, Runs], kind: str, rival: str) -> str:
@@ -144,7 +150,7 @@ def faster(files: dict[str, dict], kind: str) -> str:
     gain = gain_of(files, kind)
     # Two measurements of one network differ by a few percent.
     answer = "yes" if gain > 1.05 else ("no difference" if gain > 0.95 else "**no**")
-    return f"{answer}: {gain:.1f}x"
+    return f"{answer}: {times(gain)}"
 
 
 @plots.style()
@@ -160,7 +166,7 @@ def plot(tree: dict, latencies: dict):
             microseconds = 1e6 * files[DENSE if kind == PRUNED else kind]["seconds"]
             settings = {"color": COLORS[kind], "marker": "x" if kind == PRUNED else "o", "capsize": 2, "linestyle": "none"}
             shown[kind] = axis.errorbar(microseconds, runs.mean, runs.deviation, **settings)
-        axis.set(title=NETWORKS[name], xlabel="latency, us")
+        axis.set(title=NETWORKS[name], xlabel="float32 latency, us")
         plots.log_scale(axis, "x")
     axes[0].set(ylabel="test accuracy, %")
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=4)
