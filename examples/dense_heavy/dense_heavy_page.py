@@ -2,8 +2,9 @@
 
     python examples/dense_heavy/dense_heavy_page.py [FOLDER] [--page docs/dense-heavy.md]
 
-FOLDER holds speech.json, and latency.json and wide.json of the wide networks, by default docs/dense_heavy. In the page, a table
-stands between the lines `<!-- table NAME -->` and `<!-- end -->`. Everything else in the page stays as it is.
+FOLDER, by default docs/dense_heavy, holds speech.json, and of the wide networks latency.json, and wide.json and wide_gpu.json of
+the recipes "cpu" and "gpu". In the page, a table stands between the lines `<!-- table NAME -->` and `<!-- end -->`. Everything else
+in the page stays as it is.
 """
 
 import json
@@ -117,6 +118,7 @@ TABLES: dict[str, Callable[[dict[str, dict]], str]] = {
     "speech-exports": lambda trees: export_table(trees["speech"]),
     "latency": lambda trees: wide_tables.latency_table(trees["latency"]),
     "wide": lambda trees: wide_tables.accuracy_table(trees["wide"]),
+    "wide-gpu": lambda trees: wide_tables.accuracy_table(trees["wide_gpu"]),
     "wide-claims": lambda trees: wide_tables.claim_table(trees["wide"], trees["latency"]),
 }
 
@@ -161,7 +163,7 @@ def plot_speech(tree: dict) -> Figure:
 def main(folder, page):
     trees = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     files.write(page, with_tables(page.read_text(), trees).encode(), overwrite=True)
-    plots = {"speech.png": plot_speech(trees["speech"]), "wide.png": wide_tables.plot(trees["wide"], trees["latency"])}
+    plots = {"speech.png": plot_speech(trees["speech"]), "wide.png": wide_tables.plot(trees["wide"])}
     for name, figure in plots.items():
         files.write(page.parent / name, partial(figure.savefig, dpi=110, format="png"), overwrite=True)
     click.echo(f"wrote {page}, {' and '.join(plots)}")

@@ -17,9 +17,9 @@ On a GPU, all at once, each kind in a process of its own. What is done after 450
 Networks: `wide_models.py`. Kinds of layers: `wide_kinds.py`. DATA holds cifar10/cifar10_residual.npz, see
 `cifar.py`; without `--data` Keras downloads CIFAR-10. TensorFlow is not needed.
 
-Recipes: "gpu" trains the networks whose latency `wide_latency.py` measures, on all images and in mixed bfloat16. "cpu" has
-narrower networks and fewer images, a minute or two for each network on one core. "quick" trains for moments on the sample of
-CIFAR-10 that is part of this repository.
+Recipes: "gpu" trains the networks whose latency `wide_latency.py` measures, on all images. "cpu" has narrower networks and few
+images, a minute or two for each kind on one core. "quick" trains for moments on the sample of CIFAR-10 that is part of this
+repository.
 
 Training: Adam with a short rise of the learning rate and cosine decay. Images are cropped and mirrored at random
 (`augmentation.py`). Each kind is trained at its own best rate of one grid: the search begins at 1e-3 with seed 0 and takes the
@@ -67,7 +67,6 @@ class Recipe:
         epochs: number of epochs, by network.
         sizes: arguments of the functions in `wide_models.py`, by network.
         equal_latency: width of the network of equal latency, by network. Empty: that kind is not trained.
-        precision: Keras's dtype policy of all layers but the last one.
     """
 
     images: int
@@ -75,7 +74,6 @@ class Recipe:
     epochs: dict[str, int]
     sizes: dict[str, dict]
     equal_latency: dict[str, int] = field(default_factory=dict)
-    precision: str = "float32"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -90,12 +88,11 @@ RECIPES = {
         {"vgg": 8, "mixer": 4, "transformer": 4},
         {name: wide_models.SIZES[name] for name in wide_models.MODELS},
         wide_models.WIDTHS_OF_EQUAL_LATENCY,
-        "mixed_bfloat16",
     ),
     "cpu": Recipe(
-        10_000,
+        6_000,
         dict.fromkeys(wide_models.MODELS, 64),
-        {"vgg": 5, "mixer": 4, "transformer": 4},
+        dict.fromkeys(wide_models.MODELS, 4),
         {
             "vgg": {"width": 1024, "channels": (8, 16, 32)},
             "mixer": {"width": 128, "blocks": 1},
@@ -204,16 +201,7 @@ class Work:
 def network(name: str, recipe: Recipe) -> Network:
     """Return a network of `wide_models.py` in the sizes of a recipe."""
     others = {argument: value for argument, value in recipe.sizes[name].items() if argument != "width"}
-
-    def make(**arguments) -> keras.Model:
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(recipe.precision)
-        try:
-            return wide_models.MODELS[name](**others, **arguments)
-        finally:
-            keras.config.set_dtype_policy(policy)
-
-    return Network(make, recipe.sizes[name]["width"], recipe.equal_latency.get(name))
+    return Network(partial(wide_models.MODELS[name], **others), recipe.sizes[name]["width"], recipe.equal_latency.get(name))
 
 
 def table(works: list[Work]) -> Table:

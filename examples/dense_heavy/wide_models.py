@@ -53,7 +53,7 @@ def two_wide(x, width: int, dense):
     """Return the probabilities of the classes: two wide layers with ReLU on `x`, and a layer with softmax."""
     for each in range(2):
         x = dense(width, activation="relu", name=f"head_{each}")(x)
-    return layers.Dense(CLASSES, activation="softmax", dtype="float32", name="class")(x)
+    return layers.Dense(CLASSES, activation="softmax", name="class")(x)
 
 
 def mixer(width: int = 512, blocks: int = 2, dense=layers.Dense) -> keras.Model:
@@ -130,7 +130,7 @@ def attention(x, dense, name: str):
 def classifier(images, x, name: str) -> keras.Model:
     """Return the network whose last layers take the mean of the tokens."""
     x = layers.GlobalAveragePooling1D(name="mean")(layers.LayerNormalization(name="norm")(x))
-    return keras.Model(images, layers.Dense(CLASSES, activation="softmax", dtype="float32", name="class")(x), name=name)
+    return keras.Model(images, layers.Dense(CLASSES, activation="softmax", name="class")(x), name=name)
 
 
 # Arguments of the networks whose latency is measured, and which are trained on a GPU.

@@ -154,20 +154,17 @@ def faster(files: dict[str, dict], kind: str) -> str:
 
 
 @plots.style()
-def plot(tree: dict, latencies: dict):
-    """Return a plot of the accuracy against the latency in float32, an axis for each network and a color for each kind."""
+def plot(tree: dict):
+    """Return a plot of the accuracy against the number of weights, an axis for each network and a color for each kind."""
     names = [name for name in MODELS if trained(tree, name)]
     figure, axes = plots.panels(len(names), columns=3, height=3.2)
     shown = {}
     for axis, name in zip(axes, names, strict=True):
-        files = latencies[name][PRECISIONS[0]]
         for kind, runs in trained(tree, name).items():
-            # The file of a pruned network is that of the dense one.
-            microseconds = 1e6 * files[DENSE if kind == PRUNED else kind]["seconds"]
-            settings = {"color": COLORS[kind], "marker": "x" if kind == PRUNED else "o", "capsize": 2, "linestyle": "none"}
-            shown[kind] = axis.errorbar(microseconds, runs.mean, runs.deviation, **settings)
-        axis.set(title=NETWORKS[name], xlabel="float32 latency, us")
+            settings = {"color": COLORS[kind], "marker": "o", "capsize": 2, "linestyle": "none"}
+            shown[kind] = axis.errorbar(runs.weights, runs.mean, runs.deviation, **settings)
+        axis.set(title=NETWORKS[name], xlabel="weights")
         plots.log_scale(axis, "x")
     axes[0].set(ylabel="test accuracy, %")
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4)
+    figure.legend(shown.values(), shown, loc="outside right upper")
     return figure
