@@ -2,9 +2,9 @@
 
     python examples/dense_heavy/dense_heavy_page.py [FOLDER] [--page docs/dense-heavy.md]
 
-FOLDER, by default docs/dense_heavy, holds speech.json, and of the wide networks latency.json, and wide.json and wide_gpu.json of
-the recipes "cpu" and "gpu". In the page, a table stands between the lines `<!-- table NAME -->` and `<!-- end -->`. Everything else
-in the page stays as it is.
+FOLDER, by default docs/dense_heavy, holds speech.json, and the results of the wide networks: latency.json, and wide.json and
+wide_gpu.json of the recipes "cpu" and "gpu". In the page, a table stands between the lines `<!-- table NAME -->` and
+`<!-- end -->`. Everything else in the page stays as it is.
 """
 
 import json
