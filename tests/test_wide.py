@@ -126,6 +126,15 @@ def test_missing_data_are_one_line_and_write_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_kind_that_a_recipe_does_not_have_is_one_line(tmp_path):
+    arguments = [str(tmp_path), "--recipe", "quick", "--model", "mixer", "--kind", wide_kinds.EQUAL_LATENCY]
+    outcome = CliRunner().invoke(wide.main, arguments)
+    assert outcome.exit_code == 2
+    assert "was not measured for this recipe. Take another kind." in " ".join(outcome.output.split())
+    assert wide_kinds.EQUAL_LATENCY not in wide.RECIPES["quick"].kinds("mixer")
+    assert wide_kinds.EQUAL_LATENCY in wide.RECIPES["cpu"].kinds("vgg")
+
+
 def test_latencies_are_measured_in_every_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(wide_latency, "RUNS", 2)
     monkeypatch.setitem(wide_latency.QUICK, "head", {"width": 32, "features": 16})
@@ -180,3 +189,11 @@ def test_claims_are_answered_against_the_noise():
     assert cells["faster inference, int8"] == ["yes: 8.0x", "**no**: 0.9x"]
     assert cells["beyond the paper: more accurate than low rank"] == ["yes: +9.97", "no difference: -1.00"]
     assert cells["beyond the paper: more accurate than pruned dense"] == ["not run", "not run"]
+
+
+def test_the_plot_has_a_point_for_every_kind():
+    tree = json.loads((EXAMPLES.parent / "docs" / "dense_heavy" / "wide.json").read_text())
+    figure = wide_tables.plot(tree)
+    kinds = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert kinds == list(wide_tables.trained(tree, "vgg"))
+    assert len(kinds) >= 6

@@ -66,7 +66,7 @@ class Recipe:
         batch: images in a batch, by network.
         epochs: number of epochs, by network.
         sizes: arguments of the functions in `wide_models.py`, by network.
-        equal_latency: width of the network of equal latency, by network. Empty: that kind is not trained.
+        equal_latency: width of the network of equal latency, by network. Without it that kind is not trained.
     """
 
     images: int
@@ -75,10 +75,9 @@ class Recipe:
     sizes: dict[str, dict]
     equal_latency: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of layers that can be trained."""
-        return KINDS if self.equal_latency else tuple(kind for kind in KINDS if kind != EQUAL_LATENCY)
+    def kinds(self, name: str) -> tuple[str, ...]:
+        """Return the kinds of layers with which a network can be trained."""
+        return KINDS if name in self.equal_latency else tuple(kind for kind in KINDS if kind != EQUAL_LATENCY)
 
 
 RECIPES = {
@@ -98,6 +97,7 @@ RECIPES = {
             "mixer": {"width": 128, "blocks": 1},
             "transformer": {"width": 128, "blocks": 1},
         },
+        {"vgg": 192},
     ),
     "quick": Recipe(
         200,
@@ -230,12 +230,12 @@ def main(folder, data, recipe, models, kinds, seeds):
         works = [
             Work(folder, RECIPES[recipe], model, kind, images, seeds, partial(console.print, highlight=False))
             for model in models or wide_models.MODELS
-            for kind in kinds or RECIPES[recipe].kinds
+            for kind in kinds or RECIPES[recipe].kinds(model)
         ]
+        for work in works:
+            work.all_seeds()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    for work in works:
-        work.all_seeds()
     console.print(table(works))
 
 
