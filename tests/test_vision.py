@@ -26,7 +26,7 @@ import preact_resnet  # noqa: E402
 import se_resnet  # noqa: E402
 import senet  # noqa: E402
 import vision_page as page  # noqa: E402
-from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PRUNED, RECIPES  # noqa: E402
+from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PAPER_LARGER, PRUNED, RECIPES  # noqa: E402
 from convolution import FINAL  # noqa: E402
 
 from keras_butterfly import export  # noqa: E402
@@ -166,11 +166,9 @@ def normalize_by(model, images):
 def test_networks_are_exported(name):
     model, images = small(name), cifar.load_sample().x_train[:16].astype("float32")
     normalize_by(model, images)
-    assert np.max(model.predict_on_batch(images)) < 0.99
     exported = export.to_tflite(model, representative_data=images, progress=False)
-    assert {"CONV_2D", "FULLY_CONNECTED", "SOFTMAX"} <= {*exported.operators}
+    assert {"CONV_2D", "FULLY_CONNECTED"} <= {*exported.operators}
     assert max(output.relative_error for output in exported.parity.outputs) < 1e-4
-    np.testing.assert_allclose(exported.predict(images[:1]).sum(), 1, atol=1e-4)
 
 
 @pytest.mark.long
@@ -190,6 +188,8 @@ def test_kinds_replace_the_final_layer_alone():
     assert weights[DENSE] == weights[PRUNED] == 256 * 10 + 10  # Before the training.
     assert 0.9 * weights[PAPER] < weights[LOW_RANK] <= weights[PAPER] < weights[DENSE]
     assert weights[BUTTERFLY] < weights[DENSE]
+    ranks = {kind: np.linalg.matrix_rank(model.get_layer(FINAL).kernel) for kind, model in models.items()}
+    assert (ranks[PAPER], ranks[PAPER_LARGER], ranks[BUTTERFLY]) == (4, 10, 10)
     for model in models.values():
         others = [each for layer in model.layers if layer.name != FINAL for each in layer.get_weights()]
         expected = [each for layer in models[DENSE].layers if layer.name != FINAL for each in layer.get_weights()]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PRUNED
+from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PAPER_LARGER, PRUNED
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement import plots
@@ -27,7 +27,8 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 NAMES = {"preact_resnet18": "PreActResNet18", "efficientnet_b0": "EfficientNet-B0", "se_resnet152": "SE-ResNet152"}
 NOT_MEASURED, NOT_RUN = "Not measured.", "Not run."
 # The kinds that a final layer is compared with: the claim about it holds only if it beats them.
-RIVALS = {PAPER: (LOW_RANK, PRUNED), BUTTERFLY: (LOW_RANK, PRUNED)}
+RIVALS = dict.fromkeys((PAPER, PAPER_LARGER, BUTTERFLY), (LOW_RANK, PRUNED))
+COLORS = {**plots.KINDS, PAPER_LARGER: plots.KINDS["several kinds"]}
 # A difference of means that is smaller than the larger standard deviation of the two is noise, and so is half a point.
 POINTS = 0.5
 
@@ -222,7 +223,7 @@ def plot_curves(trees: list[dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees, strict=True):
         for kind, runs in finished(tree).items():
             curves = 100 * np.array([run["dev"] for run in runs])
-            epochs, color = np.arange(1, curves.shape[1] + 1), plots.KINDS[kind]
+            epochs, color = np.arange(1, curves.shape[1] + 1), COLORS[kind]
             (shown[kind],) = axis.plot(epochs, curves.mean(0), marker="o", markersize=3, color=color, label=kind)
             axis.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=color)
         axis.set(title=title_of(tree), xlabel="epoch", ylabel="accuracy on the held-out images, %")
@@ -237,7 +238,7 @@ def plot_scores(trees: list[dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees, strict=True):
         done = finished(tree)
         for row, (kind, runs) in enumerate(reversed(done.items())):
-            color, tests = plots.KINDS[kind], tests_of(runs)
+            color, tests = COLORS[kind], tests_of(runs)
             axis.scatter(tests, [row] * len(tests), color=color, s=18, alpha=0.6)
             axis.scatter([tests.mean()], [row], color=color, s=90, marker="|")
         axis.set_yticks(range(len(done)), [*reversed(done)])
