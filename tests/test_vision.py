@@ -486,6 +486,8 @@ def test_the_page_says_no_where_the_answer_is_no():
     assert page.step_of({"settings": {"recipe": "cpu"}}, page.finished(tree)[DENSE]) == 0.2
     assert "one seed: -10.00 points" in page.claim_table(results_of(dense=(9, (0.9,)), paper=(8, (0.8,))))
     assert page.export_table({}) == page.NOT_MEASURED
+    shared = page.claim_table({**tree, "shared": True}).splitlines()
+    assert shared[6] == "| faster training step | not measured | not measured |"
     text = page.with_tables("# Title\n<!-- scores cpu -->\nold\n<!-- end -->\nprose\n", {"cpu": tree})
     assert text.startswith("# Title\n") and text.endswith("<!-- end -->\nprose\n") and "old" not in text
     with pytest.raises(ValueError, match="Expected a table of"):

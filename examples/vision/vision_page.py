@@ -4,6 +4,8 @@
 
 FOLDER holds the JSON files MODEL-RECIPE.json, by default docs/vision. In the page, a table stands between the lines
 `<!-- TABLE MODEL-RECIPE -->` and `<!-- end -->`. Everything else in the page stays as it is.
+
+If a GPU ran other trainings at the same time, add `"shared": true` to the file. Its durations are then left out.
 """
 
 import json
@@ -65,11 +67,13 @@ def goal_of(tree: dict) -> float:
     return float(np.mean([run["dev"][-1] for run in finished(tree)[DENSE]])) - POINTS / 100
 
 
-def step_of(tree: dict, runs: list[dict]) -> float:
+def step_of(tree: dict, runs: list[dict]) -> float | None:
     """Return the seconds of a training step: the median over all epochs but the first of each run, which compiles the network.
 
-    On CPUs, which other programs use too, they are those of the processors.
+    On CPUs, which other programs use too, they are those of the processors. On a GPU that was shared there are none.
     """
+    if tree.get("shared"):
+        return None
     clock = "processor seconds" if tree["settings"]["recipe"] in ("cpu", "quick") else "seconds"
     return float(np.median([seconds / run["steps"] for run in runs for seconds in run[clock][1:]]))
 
@@ -91,7 +95,8 @@ def score_table(tree: dict) -> str:
             shown += f" ± {deviation(tests):.2f} ({tests.min():.2f} to {tests.max():.2f})"
         epochs = (epochs_to(runs, goal_of(tree)) or "not reached") if DENSE in done else ""
         cells = [kind, f"{runs[0]['final weights']:,}", f"{runs[0]['weights']:,}", len(runs), shown, gap, epochs]
-        cells += [f"{1e3 * step_of(tree, runs):,.1f}", rate_of(tree, kind).split()[-1]]
+        step = step_of(tree, runs)
+        cells += ["not measured" if step is None else f"{1e3 * step:,.1f}", rate_of(tree, kind).split()[-1]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -103,7 +108,7 @@ def claim_table(tree: dict) -> str:
     if not kinds:
         return NOT_RUN
     lines = [f"| the paper's claim | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
-    steps = {kind: step_of(tree, runs) for kind, runs in done.items()}
+    steps = {kind: step for kind, runs in done.items() if (step := step_of(tree, runs)) is not None}
     rows = {
         "as accurate as dense": [same_accuracy(done, kind) for kind in kinds],
         "better than its rivals of equal weights": [against_rivals(done, kind) for kind in kinds],
