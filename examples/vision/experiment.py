@@ -135,7 +135,7 @@ class Work:
         Durations are in seconds, by the clock ("seconds") and by the processors ("processor seconds"), without the accuracy on
         the held-out images. The first epoch includes the compilation.
         """
-        kept = Results(self.backup(names).with_suffix(".json"), {})
+        kept = Results(self.path(names).with_suffix(".json"), {})
         progress = Progress(crops, kept, lambda: self.accuracy(predicted(model), "dev"))
         backup = Backup(str(self.backup(names)), self.recipe.backup)
         callbacks = [*self.pruning(model), progress, backup]
