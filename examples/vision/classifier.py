@@ -75,12 +75,13 @@ class Recipe:
 RECIPES = {
     "paper": Recipe(1.0, None, 128, 200, (1e-3,), 0.0, False, "float32", 5),
     "gpu": Recipe(1.0, None, 256, 12, (0.1,), 0.2, True, "mixed_bfloat16", 4),
-    "cpu": Recipe(0.25, 10_000, 128, 6, (0.1,), 0.2, True, "float32", 1),
+    "cpu": Recipe(0.25, 5_000, 64, 6, (0.05,), 0.2, True, "float32", 1),
     "quick": Recipe(0.125, None, 20, 4, (0.05,), 0.2, True, "float32", 1),
 }
 
-DENSE, PAPER, BUTTERFLY, LOW_RANK, PRUNED = "dense", "J2^T W' J1", "butterfly", "low rank", "dense, pruned"
-KINDS = (DENSE, PAPER, BUTTERFLY, LOW_RANK, PRUNED)
+DENSE, PAPER, PAPER_LARGER = "dense", "J2^T W' J1", "J2^T W' J1, full rank"
+BUTTERFLY, LOW_RANK, PRUNED = "butterfly", "low rank", "dense, pruned"
+KINDS = (DENSE, PAPER, PAPER_LARGER, BUTTERFLY, LOW_RANK, PRUNED)
 
 
 def classifier(kind: str, network: str, recipe: Recipe, seed: int, classes: int = 10) -> keras.Model:
@@ -88,6 +89,7 @@ def classifier(kind: str, network: str, recipe: Recipe, seed: int, classes: int 
 
     "dense": the original.
     "J2^T W' J1": the paper's, `ButterflyDense` in the final layer, with the sizes k that are its default.
+    "J2^T W' J1, full rank": the same with k1 and k2 equal to the number of classes.
     "butterfly": `Butterfly` in the final layer.
     "low rank": two thin matrices with at most as many weights as the paper's final layer.
     "dense, pruned": a final layer that keeps as many weights as the paper's. It must be trained with `MagnitudePruning`.
@@ -107,6 +109,8 @@ def classifier(kind: str, network: str, recipe: Recipe, seed: int, classes: int 
         model = NETWORKS[network].build(classes, width=recipe.width, layer=layer)
     if kind == PAPER:
         return _replaced(model, seed, kind="butterfly_dense")
+    if kind == PAPER_LARGER:
+        return _replaced(model, seed, kind="butterfly_dense", k=classes)
     if kind == BUTTERFLY:
         return _replaced(model, seed, kind="butterfly")
     if kind == LOW_RANK:
@@ -171,6 +175,11 @@ def optimizer_of(recipe: Recipe, rate: float, steps: int) -> keras.optimizers.Op
     if rising:
         schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rising, warmup_target=rate, warmup_steps=rising)
     return DecayedSGD(schedule, recipe.weight_decay, momentum=0.9, nesterov=recipe.nesterov)
+
+
+def loss_of_logits() -> keras.losses.Loss:
+    """Return the loss of all recipes: the cross entropy of logits."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def load_classifier(path: Path) -> keras.Model:

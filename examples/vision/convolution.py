@@ -54,15 +54,18 @@ def squeezed_and_excited(x, units: int, activation: str = "relu"):
 
 
 def classified(inputs, x, classes: int, layer, name: str) -> keras.Model:
-    """Return a model from `inputs` to probabilities: the mean of `x` over all pixels, and the final layer.
+    """Return a model from `inputs` to logits of the classes: the mean of `x` over all pixels, and the final layer.
+
+    There is no softmax. With probabilities, a network that is sure of a wrong class would get no gradient from the cross
+    entropy, because Keras clips them.
 
     Args:
         inputs: input of the model.
         x: features of the pixels.
         classes: number of classes.
-        layer: class of the final layer. It computes in float32, because probabilities need it.
+        layer: class of the final layer. It computes in float32.
         name: name of the model.
     """
     if x.ndim == 4:
         x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layer(classes, activation="softmax", dtype="float32", name=FINAL)(x), name=name)
+    return keras.Model(inputs, layer(classes, dtype="float32", name=FINAL)(x), name=name)

@@ -47,7 +47,7 @@ def efficientnet_b0(classes: int = 10, *, width: float = 1.0, layer=layers.Dense
         layer: class of the final layer.
         stages: the stages of blocks.
 
-    Input: images (batch, 32, 32, 3) from 0 to 255. Output: probabilities (batch, classes).
+    Input: images (batch, 32, 32, 3) from 0 to 255. Output: logits (batch, classes).
     """
     inputs, x = images(cifar.SIDE, cifar.MEAN, cifar.DEVIATION)
     x = normalized(convolution(x, round(width * 32), 3), "swish")

@@ -53,6 +53,7 @@ from classifier import (
     classifier,
     final_weights,
     load_classifier,
+    loss_of_logits,
     optimizer_of,
     weights_of,
 )
@@ -86,7 +87,7 @@ class Work:
         self.name, self.folder = f"{network}-{recipe}", folder / f"{network}-{recipe}"
         self.classes = cifar.CLASSES[NETWORKS[network].data]
         self.training, self.splits = split(images, self.recipe)
-        settings = {"model": network, "recipe": recipe, "data": origin, **facts_of(self.recipe)}
+        settings = {"model": network, "recipe": recipe, "data": origin, "loss": "of logits", **facts_of(self.recipe)}
         self.results = Results(folder / f"{self.name}.json", settings)
         self.results.once(
             ("images",), lambda: {part: len(y) for part, (_, y) in (("train", self.training), *self.splits.items())}
@@ -120,7 +121,7 @@ class Work:
         model = self.untrained(kind, seed)
         # On TensorFlow, XLA takes long to compile convolutions and does not make them faster.
         jit = False if keras.backend.backend() == "tensorflow" else "auto"
-        model.compile(optimizer_of(self.recipe, rate, self.steps), "sparse_categorical_crossentropy", jit_compile=jit)
+        model.compile(optimizer_of(self.recipe, rate, self.steps), loss_of_logits(), jit_compile=jit)
         return model
 
     @property
@@ -134,7 +135,7 @@ class Work:
         Durations are in seconds, by the clock ("seconds") and by the processors ("processor seconds"), without the accuracy on
         the held-out images. The first epoch includes the compilation.
         """
-        kept = Results(self.backup(names).with_suffix(".json"), {})
+        kept = Results(self.path(names).with_suffix(".json"), {})
         progress = Progress(crops, kept, lambda: self.accuracy(predicted(model), "dev"))
         backup = Backup(str(self.backup(names)), self.recipe.backup)
         callbacks = [*self.pruning(model), progress, backup]
@@ -154,7 +155,7 @@ class Work:
         """Return the part of the images of "dev" or "test" whose class is predicted right.
 
         Args:
-            predict: function from images, float32, to probabilities of the classes.
+            predict: function from images, float32, to logits of the classes.
             part: "dev" or "test".
             most: number of images, the first ones. None: all.
         """
@@ -290,7 +291,7 @@ def restart_dropout(model: keras.Model, seed: int, epoch: int) -> None:
 
 
 def predicted(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from a batch of images to the probabilities of their classes."""
+    """Return a function from a batch of images to the logits of their classes."""
     return lambda images: keras.ops.convert_to_numpy(model.predict_on_batch(images))
 
 

@@ -22,7 +22,7 @@ def preact_resnet18(classes: int = 10, *, width: float = 1.0, layer=layers.Dense
         layer: class of the final layer.
         blocks: number of blocks in each of the four stages.
 
-    Input: images (batch, 32, 32, 3) from 0 to 255. Output: probabilities (batch, classes).
+    Input: images (batch, 32, 32, 3) from 0 to 255. Output: logits (batch, classes).
     """
     inputs, x = images(cifar.SIDE, cifar.MEAN, cifar.DEVIATION)
     x = convolution(x, round(width * CHANNELS[0]), 3)

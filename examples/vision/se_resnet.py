@@ -22,7 +22,7 @@ def se_resnet152(classes: int = 100, *, width: float = 1.0, layer=layers.Dense, 
         layer: class of the final layer.
         blocks: number of blocks in each of the four stages.
 
-    Input: images (batch, 32, 32, 3) from 0 to 255. Output: probabilities (batch, classes).
+    Input: images (batch, 32, 32, 3) from 0 to 255. Output: logits (batch, classes).
     """
     inputs, x = images(cifar.SIDE, cifar.MEAN, cifar.DEVIATION)
     x = normalized(convolution(x, round(width * CHANNELS[0]), 3, use_bias=True), "relu")

@@ -28,7 +28,7 @@ def senet154(
         blocks: number of blocks in each of the four stages.
         side: height and width of the images in pixels.
 
-    Input: images (batch, side, side, 3) from 0 to 255. Output: probabilities (batch, classes).
+    Input: images (batch, side, side, 3) from 0 to 255. Output: logits (batch, classes).
     """
     inputs, x = images(side, MEAN, DEVIATION)
     first, groups = round(width * CHANNELS[0]), round(width * GROUPS)

@@ -4,6 +4,8 @@
 
 FOLDER holds the JSON files MODEL-RECIPE.json, by default docs/vision. In the page, a table stands between the lines
 `<!-- TABLE MODEL-RECIPE -->` and `<!-- end -->`. Everything else in the page stays as it is.
+
+If a GPU ran other trainings at the same time, add `"shared": true` to the file. Its durations are then left out.
 """
 
 import json
@@ -18,7 +20,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PRUNED
+from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PAPER_LARGER, PRUNED
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement import plots
@@ -27,7 +29,8 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 NAMES = {"preact_resnet18": "PreActResNet18", "efficientnet_b0": "EfficientNet-B0", "se_resnet152": "SE-ResNet152"}
 NOT_MEASURED, NOT_RUN = "Not measured.", "Not run."
 # The kinds that a final layer is compared with: the claim about it holds only if it beats them.
-RIVALS = {PAPER: (LOW_RANK, PRUNED), BUTTERFLY: (LOW_RANK, PRUNED)}
+RIVALS = dict.fromkeys((PAPER, PAPER_LARGER, BUTTERFLY), (LOW_RANK, PRUNED))
+COLORS = {**plots.KINDS, PAPER_LARGER: plots.KINDS["several kinds"]}
 # A difference of means that is smaller than the larger standard deviation of the two is noise, and so is half a point.
 POINTS = 0.5
 
@@ -64,11 +67,13 @@ def goal_of(tree: dict) -> float:
     return float(np.mean([run["dev"][-1] for run in finished(tree)[DENSE]])) - POINTS / 100
 
 
-def step_of(tree: dict, runs: list[dict]) -> float:
+def step_of(tree: dict, runs: list[dict]) -> float | None:
     """Return the seconds of a training step: the median over all epochs but the first of each run, which compiles the network.
 
-    On CPUs, which other programs use too, they are those of the processors.
+    On CPUs, which other programs use too, they are those of the processors. On a GPU that was shared there are none.
     """
+    if tree.get("shared"):
+        return None
     clock = "processor seconds" if tree["settings"]["recipe"] in ("cpu", "quick") else "seconds"
     return float(np.median([seconds / run["steps"] for run in runs for seconds in run[clock][1:]]))
 
@@ -90,7 +95,8 @@ def score_table(tree: dict) -> str:
             shown += f" ± {deviation(tests):.2f} ({tests.min():.2f} to {tests.max():.2f})"
         epochs = (epochs_to(runs, goal_of(tree)) or "not reached") if DENSE in done else ""
         cells = [kind, f"{runs[0]['final weights']:,}", f"{runs[0]['weights']:,}", len(runs), shown, gap, epochs]
-        cells += [f"{1e3 * step_of(tree, runs):,.1f}", rate_of(tree, kind).split()[-1]]
+        step = step_of(tree, runs)
+        cells += ["not measured" if step is None else f"{1e3 * step:,.1f}", rate_of(tree, kind).split()[-1]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -102,7 +108,7 @@ def claim_table(tree: dict) -> str:
     if not kinds:
         return NOT_RUN
     lines = [f"| the paper's claim | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
-    steps = {kind: step_of(tree, runs) for kind, runs in done.items()}
+    steps = {kind: step for kind, runs in done.items() if (step := step_of(tree, runs)) is not None}
     rows = {
         "as accurate as dense": [same_accuracy(done, kind) for kind in kinds],
         "better than its rivals of equal weights": [against_rivals(done, kind) for kind in kinds],
@@ -222,7 +228,7 @@ def plot_curves(trees: list[dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees, strict=True):
         for kind, runs in finished(tree).items():
             curves = 100 * np.array([run["dev"] for run in runs])
-            epochs, color = np.arange(1, curves.shape[1] + 1), plots.KINDS[kind]
+            epochs, color = np.arange(1, curves.shape[1] + 1), COLORS[kind]
             (shown[kind],) = axis.plot(epochs, curves.mean(0), marker="o", markersize=3, color=color, label=kind)
             axis.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=color)
         axis.set(title=title_of(tree), xlabel="epoch", ylabel="accuracy on the held-out images, %")
@@ -237,7 +243,7 @@ def plot_scores(trees: list[dict]) -> Figure:
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees, strict=True):
         done = finished(tree)
         for row, (kind, runs) in enumerate(reversed(done.items())):
-            color, tests = plots.KINDS[kind], tests_of(runs)
+            color, tests = COLORS[kind], tests_of(runs)
             axis.scatter(tests, [row] * len(tests), color=color, s=18, alpha=0.6)
             axis.scatter([tests.mean()], [row], color=color, s=90, marker="|")
         axis.set_yticks(range(len(done)), [*reversed(done)])
