@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import activity_data
-import image_data
+import cifar
 import keras_butterfly_cli.datasets
 from keras_butterfly_cli.datasets import Data
 from sklearn.datasets import fetch_openml
@@ -40,20 +40,9 @@ def images(name: str) -> Callable[[Path | None], Data]:
 
 def load_cifar10(folder: Path | None) -> Data:
     """Return the flattened images of CIFAR-10: 3,072 values from 0 to 1, the three colors of a pixel together."""
-    if folder is None or not (folder / "cifar10").exists():
-        (x_train, y_train), (x_test, y_test) = image_data.load("cifar10")
-    else:
-        with np.load(folder / "cifar10" / "cifar10_residual.npz") as file:
-            x_train, x_test = (from_residual(file[f"x_{part}_residual"]) for part in ("train", "test"))
-            y_train, y_test = file["y_train"], file["y_test"]
-    return Data(x_train.reshape(len(x_train), -1), y_train, x_test.reshape(len(x_test), -1), y_test)
-
-
-def from_residual(residual: np.ndarray) -> np.ndarray:
-    """Return images (examples, 32, 32, 3) from 0 to 1, which are stored as double differences of the planes G, R - G, B - G."""
-    planes = residual.cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
-    planes[:, 1:] += planes[:, :1]
-    return planes[:, [1, 0, 2]].transpose(0, 2, 3, 1).astype(np.float32) / 255
+    images = cifar.load("cifar10", folder if folder is not None and (folder / "cifar10").exists() else None)
+    x_train, x_test = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (images.x_train, images.x_test))
+    return Data(x_train, images.y_train, x_test, images.y_test)
 
 
 def load_hapt(folder: Path | None) -> Data:

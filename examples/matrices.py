@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from cifar import from_residual
 
 SAMPLE = Path(__file__).parent / "data" / "abu_sample.npz"
 SIDE, MNIST_IMAGES = 32, 1024
@@ -153,9 +154,7 @@ def cifar10(folder: Path | None = None) -> tuple[np.ndarray, str]:
         images = keras.datasets.cifar10.load_data()[0][0][:500, :, :, 0]
     else:
         with np.load(_existing(folder / "cifar10" / "cifar10_residual.npz")) as file:
-            planes = file["x_train_residual"][:500]  # differences over rows and columns of G, R - G, B - G
-        planes = planes.cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
-        images = planes[:, 0] + planes[:, 1]
+            images = from_residual(file["x_train_residual"][:500])[..., 0]
     return images.astype(float), "the red channel of the first 500 training images of CIFAR-10, 32 x 32"
 
 

@@ -65,8 +65,9 @@ class MagnitudePruning(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):  # On JAX the variables hold the state of the last synchronization.
             self.model.jax_state_sync()
         magnitudes = [np.abs(ops.convert_to_numpy(layer.kernel)) for layer in self.layers]
-        flat = np.sort(np.concatenate([magnitude.reshape(-1) for magnitude in magnitudes]))
+        flat = np.concatenate([magnitude.reshape(-1) for magnitude in magnitudes])
         left = self.kept / flat.size + (1 - self.kept / flat.size) * (1 - self.step / self.ramp) ** 3
-        threshold = flat[-max(1, round(left * flat.size))]
+        place = flat.size - max(1, round(left * flat.size))
+        threshold = np.partition(flat, place)[place]
         for layer, magnitude in zip(self.layers, magnitudes, strict=True):
             layer.mask.assign((magnitude >= threshold).astype("float32"))

@@ -33,7 +33,9 @@ if BACKEND != "tensorflow":
         "test_reports.py",
         "test_speech.py",
         "test_tagging.py",
+        "test_vision.py",
         "test_web_page.py",
+        "test_wide.py",
         "utils/test_quiet.py",
     ]
 

@@ -207,7 +207,7 @@ TREES = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "doc
 def test_the_tables_of_the_page_are_those_of_the_results():
     page = (ROOT / "docs" / "dense-heavy.md").read_text()
     assert dense_heavy_page.with_tables(page, TREES) == page
-    for name in dense_heavy_page.TABLES:
+    for name in ("speech", "speech-exports"):
         assert f"<!-- table {name} -->\n| front end |" in page
 
 

@@ -2,19 +2,27 @@
 
     python examples/dense_heavy/dense_heavy_page.py [FOLDER] [--page docs/dense-heavy.md]
 
-FOLDER holds speech.json, by default docs/dense_heavy. In the page, a table stands between the lines `<!-- table NAME -->` and
+FOLDER, by default docs/dense_heavy, holds speech.json, and the results of the wide networks: latency.json, and wide.json and
+wide_gpu.json of the recipes "cpu" and "gpu". In the page, a table stands between the lines `<!-- table NAME -->` and
 `<!-- end -->`. Everything else in the page stays as it is.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import wide_tables
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement.plots import COLORS
@@ -104,9 +112,14 @@ def export_table(tree: dict) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict], str]] = {
-    "speech": accuracy_table,
-    "speech-exports": export_table,
+# name -> a function of all results, by file
+TABLES: dict[str, Callable[[dict[str, dict]], str]] = {
+    "speech": lambda trees: accuracy_table(trees["speech"]),
+    "speech-exports": lambda trees: export_table(trees["speech"]),
+    "latency": lambda trees: wide_tables.latency_table(trees["latency"]),
+    "wide": lambda trees: wide_tables.accuracy_table(trees["wide"]),
+    "wide-gpu": lambda trees: wide_tables.accuracy_table(trees["wide_gpu"]),
+    "wide-claims": lambda trees: wide_tables.claim_table(trees["wide"], trees["latency"]),
 }
 
 
@@ -121,7 +134,7 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
         name = match.group(1)
         if name not in TABLES:
             raise ValueError(f"Expected a table of {list(TABLES)}. Received: '<!-- table {name} -->'")
-        return f"<!-- table {name} -->\n{TABLES[name](trees[name.split('-')[0]])}\n<!-- end -->"
+        return f"<!-- table {name} -->\n{TABLES[name](trees)}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\S+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
@@ -150,9 +163,10 @@ def plot_speech(tree: dict) -> Figure:
 def main(folder, page):
     trees = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     files.write(page, with_tables(page.read_text(), trees).encode(), overwrite=True)
-    figure = plot_speech(trees["speech"])
-    files.write(page.parent / "speech.png", lambda temporary: figure.savefig(temporary, dpi=110, format="png"), overwrite=True)
-    click.echo(f"wrote {page} and speech.png")
+    plots = {"speech.png": plot_speech(trees["speech"]), "wide.png": wide_tables.plot(trees["wide"])}
+    for name, figure in plots.items():
+        files.write(page.parent / name, partial(figure.savefig, dpi=110, format="png"), overwrite=True)
+    click.echo(f"wrote {page}, {' and '.join(plots)}")
 
 
 if __name__ == "__main__":

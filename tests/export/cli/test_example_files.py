@@ -49,7 +49,8 @@ def test_examples_are_copied(folder, call, tmp_path):
 def test_the_copies_are_what_the_notebooks_need(call, tmp_path):
     call("new")
     expected = {"quickstart.ipynb", "image_data.py", "data/hapt_sample.npz", "data/README.md", "sketching/sketching.ipynb"}
-    assert expected | {"tagging/tagger.py", "data/ewt_sample.conll.xz"} <= {*FILES}
+    expected |= {"tagging/tagger.py", "data/ewt_sample.conll.xz", "vision/classifier.py", "data/cifar10_sample.npz"}
+    assert expected <= {*FILES}
     assert not [path for path in FILES if "__" in path or "/." in path]
     for path in FILES:
         if path.endswith((".ipynb", ".py")):
