@@ -118,7 +118,7 @@ class Work:
 
     def fit(self, model: keras.Model, names: tuple[str, ...], seed: int) -> list[dict[str, float]]:
         """Train `model`, or go on where its training was interrupted. Return loss and development score of each epoch."""
-        batches, kept = self.batches["train"], Results(self.backup(names).with_suffix(".json"), {})
+        batches, kept = self.batches["train"], Results(self.path(names).with_suffix(".json"), {})
         batches.seed = seed
 
         def begin(epoch, logs=None):

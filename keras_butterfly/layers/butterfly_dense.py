@@ -32,6 +32,7 @@ class ButterflyDense(DenseLike):
         units: size n2 of the output's last axis.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
         k1, k2: numbers of rows and of columns of W', at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
+            With ten units the rank is then 4. Give both at least `units` where that is too low.
         kernel_initializer: initializer of W'. If it scales the variance, as the default "glorot_uniform" does, it is rescaled
             so that the layer's outputs start with the variance of a `Dense` layer's.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
