@@ -3,7 +3,7 @@ measurement."""
 
 from dataclasses import dataclass, replace
 
-from ..lowering import KINDS, Layer, Lowering
+from ..lowering import KINDS, Dense, Layer, Lowering
 from .cost import estimate, estimated_bytes
 
 # A candidate estimated to take this many times the best one's time is not measured: the estimate is of another machine.
@@ -39,6 +39,7 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     """Return the lowerings to measure, the one with the lowest estimate first; with `small` also those with the fewest weights.
 
     In int8 and in "dynamic" the best of them come once more with their arithmetic in float32, in int8 also with their weights.
+    For more than one row `Dense` is among them there, so that no export is slower than Dense.
     """
     choices = lowerings(layer)
     estimates = {lowering: estimate(layer, lowering, rows, precision) for lowering in choices}
@@ -49,6 +50,8 @@ def shortlist(layer: Layer, rows: int, precision: str | None, small: bool = Fals
     firsts = {lowering.family: lowering for lowering in reversed(kept)}.values()
     kept = kept[: limits.measured] + [lowering for lowering in kept[limits.measured :] if lowering in firsts]
     if precision in ("int8", "dynamic"):
+        # For several rows some processors multiply int8 matrices many times as fast as the estimates know.
+        kept += [Dense()] if rows > 1 and Dense() not in kept else []
         in_float = [lowering for lowering in shortlist(layer, rows, None, limits=limits) if lowering.worth_float32]
         kept += [replace(lowering, keep_float32="arithmetic") for lowering in in_float[: limits.in_float32]]
         exact = in_float[: limits.with_float32_weights] if precision == "int8" else []
