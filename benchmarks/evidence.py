@@ -17,8 +17,8 @@ Search: Adam with cosine decay. Every kind has its own best learning rate of one
 its own best dropout of another grid. All seeds are trained with these, and with rates that are at most 0.2 points worse. The
 best is the one with the highest test accuracy, so all figures are a little too high, for all kinds alike.
 
-`--together` is for a GPU, with KERAS_BACKEND=jax: the whole grid of rates, dropouts and seeds of a kind is trained at once, see
-`ensemble.py`. Only the networks that `--export` and the distillation need are kept.
+`--together` is for a GPU, with KERAS_BACKEND=jax: all rates and seeds of a kind are trained at once, and then all dropouts at
+the best rate, see `ensemble.py`. Only the networks that `--export` and the distillation need are kept.
 
 `--export` measures the exports of the networks of seed 0 in turn, in float32, "dynamic" and "int8". Run it when nothing else
 runs. It also sets the width of the dense network of equal latency, so run it first.
@@ -243,9 +243,9 @@ class Work:
         seeds = sorted({seed for _, _, seed in runs})
         if teachers:
             starts = {seed: self.student(teachers[seed], origin, kind, seed) for seed in seeds}
+            targets = {seed: teachers[seed].predict(self.data.x_train, 1000, verbose=0) for seed in seeds}
         else:
-            starts = {seed: self.untrained(kind, seed, ensemble.VariableDropout) for seed in seeds}
-        targets = {seed: model.predict(self.data.x_train, 1000, verbose=0) for seed, model in teachers.items()}
+            starts, targets = {seed: self.untrained(kind, seed, ensemble.VariableDropout) for seed in seeds}, {}
         values = {seed: [keras.ops.convert_to_numpy(v) for v in model.trainable_variables] for seed, model in starts.items()}
         network = starts[seeds[0]]
         members = [ensemble.Member(values[seed], rate, seed, dropout, targets.get(seed)) for dropout, rate, seed in runs]

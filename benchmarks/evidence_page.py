@@ -8,7 +8,7 @@ the page stays as it is.
 """
 
 import json
-import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import page_tables
 
 from keras_butterfly.export import files
 from keras_butterfly.export.measurement import plots
@@ -184,13 +188,13 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
         ValueError: if the page names an unknown table or data set.
     """
 
-    def table(match: re.Match) -> str:
-        kind, name, *arguments = match.group(1).split()
+    def table(title: str) -> str:
+        kind, name, *arguments = title.split()
         if kind not in TABLES or name not in trees:
-            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {match.group(1)} -->'")
-        return f"<!-- {match.group(1)} -->\n{TABLES[kind](trees[name], *arguments)}\n<!-- end -->"
+            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {title} -->'")
+        return TABLES[kind](trees[name], *arguments)
 
-    return re.sub(r"<!-- (\w+ \w+[ \w]*) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return page_tables.replaced(page, r"\w+ \w+[ \w]*", table)
 
 
 @plots.style()

@@ -1,13 +1,12 @@
 """The paper's experiments run, stop and go on; their data are read from every format. Briefly, on what needs no download."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import experiments
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -15,23 +14,14 @@ sys.path.insert(0, str(EXAMPLES))
 import matrices  # noqa: E402
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_experiment", EXAMPLES / name / "experiment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run(tmp_path):
     """A function that runs an experiment in a folder: its exit code, what it printed, and its results."""
 
     def with_arguments(name, *arguments):
-        outcome = CliRunner().invoke(script(name).main, [str(tmp_path / name), *arguments])
-        if outcome.exception and not isinstance(outcome.exception, SystemExit):
-            raise outcome.exception
+        code, output = experiments.run(experiments.load(name), tmp_path / name, *arguments)
         path = tmp_path / name / "results.json"
-        return outcome.exit_code, outcome.output, json.loads(path.read_text()) if path.exists() else None
+        return code, output, json.loads(path.read_text()) if path.exists() else None
 
     return with_arguments
 

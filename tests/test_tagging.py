@@ -1,6 +1,5 @@
 """The tagging experiment trains, stops and goes on, exports, and says what is wrong with its data. On the sample, briefly."""
 
-import importlib.util
 import json
 import lzma
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from experiments import load, run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -29,20 +28,10 @@ TINY_SENTENCES = [sentence for sentence in tagged_sentences.load_sample("pos")["
 @pytest.fixture(scope="module")
 def experiment():
     """The module of the experiment. Its quick recipe is smaller still."""
-    spec = importlib.util.spec_from_file_location("tagging_experiment", EXAMPLES / "tagging" / "experiment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("tagging")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(taggers.RECIPES, "quick", TINY)
         yield module
-
-
-def run(experiment, *arguments):
-    """Run the command. Return its exit code and what it printed."""
-    outcome = CliRunner().invoke(experiment.main, [str(argument) for argument in arguments])
-    if outcome.exception and not isinstance(outcome.exception, SystemExit):
-        raise outcome.exception
-    return outcome.exit_code, outcome.output
 
 
 QUICK = "--quick", "--task", "pos", "--kind", PAPER

@@ -1,6 +1,5 @@
 """The vision experiment builds the paper's networks, trains, goes on, exports, and says what is wrong with its data."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from experiments import load, run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -254,20 +253,10 @@ def test_crops_are_parts_of_the_padded_images():
 @pytest.fixture(scope="module")
 def experiment():
     """The module of the experiment. Its quick recipe is smaller still."""
-    spec = importlib.util.spec_from_file_location("vision_experiment", EXAMPLES / "vision" / "experiment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("vision")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(classifiers.RECIPES, "quick", TINY)
         yield module
-
-
-def run(experiment, *arguments):
-    """Run the command. Return its exit code and what it printed."""
-    outcome = CliRunner().invoke(experiment.main, [str(argument) for argument in arguments])
-    if outcome.exception and not isinstance(outcome.exception, SystemExit):
-        raise outcome.exception
-    return outcome.exit_code, outcome.output
 
 
 QUICK = "--quick", "--kind", PAPER

@@ -8,7 +8,6 @@ wide_gpu.json of the recipes "cpu" and "gpu". In the page, a table stands betwee
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import page_tables
 import wide_tables
 
 from keras_butterfly.export import files
@@ -130,13 +130,13 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
         ValueError: if the page names an unknown table.
     """
 
-    def table(match: re.Match) -> str:
-        name = match.group(1)
+    def table(title: str) -> str:
+        name = title.split()[-1]
         if name not in TABLES:
-            raise ValueError(f"Expected a table of {list(TABLES)}. Received: '<!-- table {name} -->'")
-        return f"<!-- table {name} -->\n{TABLES[name](trees)}\n<!-- end -->"
+            raise ValueError(f"Expected a table of {list(TABLES)}. Received: '<!-- {title} -->'")
+        return TABLES[name](trees)
 
-    return re.sub(r"<!-- table (\S+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return page_tables.replaced(page, r"table \S+", table)
 
 
 def plot_speech(tree: dict) -> Figure:

@@ -26,6 +26,7 @@ On CPUs, the JAX backend needs less processor time than TensorFlow, and one thre
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -49,7 +50,6 @@ from tagger import (
     RECIPES,
     WIDE,
     Batches,
-    Recipe,
     Vocabulary,
     load_tagger,
     of_length,
@@ -75,7 +75,7 @@ class Work:
         self.metric, self.folder = tagged_sentences.SETS[task].metric, folder / task
         self.sentences = {**sentences, "train": sentences["train"][: self.recipe.sentences]}
         self.vocabulary = Vocabulary(self.sentences["train"])
-        settings = {"recipe": recipe, "data": origin, **facts_of(self.recipe)}
+        settings = {"recipe": recipe, "data": origin, **asdict(self.recipe)}
         self.results = Results(folder / f"{task}.json", settings)
         self.results.once(("data",), lambda: {split: len(found) for split, found in self.sentences.items()})
 
@@ -252,11 +252,6 @@ class Work:
         """Return the sentences of at most `length` tokens, and more than half of that, or all where none is so long."""
         fitting = [sentence for sentence in sentences if length // 2 < len(sentence.tokens) <= length]
         return fitting or [sentence for sentence in sentences if len(sentence.tokens) <= length]
-
-
-def facts_of(recipe: Recipe) -> dict:
-    """Return a recipe as a dict."""
-    return {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
 
 
 def sentences_of(task: str, data: Path | None, quick: bool) -> tuple[dict, str]:

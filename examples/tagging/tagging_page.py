@@ -9,7 +9,6 @@ out of the tables.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import page_tables
 from tagged_sentences import SETS
 from tagger import BUTTERFLY, DENSE, KINDS, LOW_RANK, LOW_RANK_FINAL, NARROW, PAPER, PRUNED
 
@@ -214,13 +214,13 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
         ValueError: if the page names an unknown table or task.
     """
 
-    def table(match: re.Match) -> str:
-        kind, task = match.group(1), match.group(2)
-        if kind not in TABLES or task not in trees:
-            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {kind} {task} -->'")
-        return f"<!-- {kind} {task} -->\n{TABLES[kind](trees[task])}\n<!-- end -->"
+    def table(title: str) -> str:
+        kind, name = title.split()
+        if kind not in TABLES or name not in trees:
+            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {title} -->'")
+        return TABLES[kind](trees[name])
 
-    return re.sub(r"<!-- (\w+) ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return page_tables.replaced(page, r"\w+ [\w-]+", table)
 
 
 def color_of(kind: str) -> str:

@@ -3,6 +3,8 @@
 Batches of images are (batch, height, width, channels). Every function takes and returns tensors of a Keras model.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import layers
 
@@ -51,6 +53,20 @@ def squeezed_and_excited(x, units: int, activation: str = "relu"):
     weights = layers.Conv2D(units, 1, activation=activation)(weights)
     weights = layers.Conv2D(x.shape[-1], 1, activation="sigmoid")(weights)
     return layers.Multiply()([x, weights])
+
+
+def stages(x, block: Callable, channels: tuple[int, ...], blocks: tuple[int, ...]):
+    """Return `x` after the stages of a residual network. The first block of each stage but the first halves the image.
+
+    Args:
+        x: images.
+        block: function (x, channels, strides) of one block.
+        channels, blocks: number of channels and of blocks, by stage.
+    """
+    for stage, (width, count) in enumerate(zip(channels, blocks, strict=True)):
+        for number in range(count):
+            x = block(x, width, 2 if stage and not number else 1)
+    return x
 
 
 def classified(inputs, x, classes: int, layer, name: str) -> keras.Model:

@@ -7,7 +7,7 @@ Reference: He, Zhang, Ren, Sun, *Identity Mappings in Deep Residual Networks*, 2
 
 import cifar
 import keras
-from convolution import classified, convolution, images, normalized
+from convolution import classified, convolution, images, normalized, stages
 from keras import layers
 
 CHANNELS = (64, 128, 256, 512)
@@ -26,9 +26,7 @@ def preact_resnet18(classes: int = 10, *, width: float = 1.0, layer=layers.Dense
     """
     inputs, x = images(cifar.SIDE, cifar.MEAN, cifar.DEVIATION)
     x = convolution(x, round(width * CHANNELS[0]), 3)
-    for stage, (channels, count) in enumerate(zip(CHANNELS, blocks, strict=True)):
-        for block in range(count):
-            x = _block(x, round(width * channels), 2 if stage and not block else 1)
+    x = stages(x, _block, tuple(round(width * channels) for channels in CHANNELS), blocks)
     return classified(inputs, x, classes, layer, "preact_resnet18")
 
 

@@ -7,7 +7,7 @@ Reference: Hu, Shen, Albanie, Sun, Wu, *Squeeze-and-Excitation Networks*, 2018.
 
 import cifar
 import keras
-from convolution import classified, convolution, images, normalized, squeezed_and_excited
+from convolution import classified, convolution, images, normalized, squeezed_and_excited, stages
 from keras import layers
 
 CHANNELS, EXPANSION, REDUCTION = (64, 128, 256, 512), 4, 16
@@ -26,9 +26,7 @@ def se_resnet152(classes: int = 100, *, width: float = 1.0, layer=layers.Dense, 
     """
     inputs, x = images(cifar.SIDE, cifar.MEAN, cifar.DEVIATION)
     x = normalized(convolution(x, round(width * CHANNELS[0]), 3, use_bias=True), "relu")
-    for stage, (channels, count) in enumerate(zip(CHANNELS, blocks, strict=True)):
-        for block in range(count):
-            x = _block(x, round(width * channels), 2 if stage and not block else 1)
+    x = stages(x, _block, tuple(round(width * channels) for channels in CHANNELS), blocks)
     return classified(inputs, x, classes, layer, "se_resnet152")
 
 

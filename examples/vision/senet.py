@@ -6,8 +6,10 @@ built, counted and exported here, and not trained.
 Reference: Hu, Shen, Albanie, Sun, Wu, *Squeeze-and-Excitation Networks*, 2018.
 """
 
+from functools import partial
+
 import keras
-from convolution import classified, convolution, images, normalized, squeezed_and_excited
+from convolution import classified, convolution, images, normalized, squeezed_and_excited, stages
 from keras import layers
 
 SIDE = 224
@@ -35,14 +37,12 @@ def senet154(
     for channels, strides in ((first, 2), (first, 1), (2 * first, 1)):
         x = normalized(convolution(x, channels, 3, strides), "relu")
     x = layers.MaxPooling2D(3, 2, padding="same")(x)
-    for stage, (channels, count) in enumerate(zip(CHANNELS, blocks, strict=True)):
-        for block in range(count):
-            x = _block(x, round(width * channels), groups, 2 if stage and not block else 1)
+    x = stages(x, partial(_block, groups), tuple(round(width * channels) for channels in CHANNELS), blocks)
     x = layers.Dropout(DROPOUT)(layers.GlobalAveragePooling2D()(x))
     return classified(inputs, x, classes, layer, "senet154")
 
 
-def _block(inputs, channels: int, groups: int, strides: int):
+def _block(groups: int, inputs, channels: int, strides: int):
     outputs = EXPANSION * channels
     x = normalized(convolution(inputs, 2 * channels, 1), "relu")
     x = normalized(convolution(x, outputs, 3, strides, groups=groups), "relu")

@@ -9,7 +9,6 @@ If a GPU ran other trainings at the same time, add `"shared": true` to the file.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import page_tables
 from classifier import BUTTERFLY, DENSE, KINDS, LOW_RANK, PAPER, PAPER_LARGER, PRUNED
 
 from keras_butterfly.export import files
@@ -207,13 +207,13 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
         ValueError: if the page names an unknown table or unknown results.
     """
 
-    def table(match: re.Match) -> str:
-        kind, name = match.group(1), match.group(2)
+    def table(title: str) -> str:
+        kind, name = title.split()
         if kind not in TABLES or name not in trees:
-            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {kind} {name} -->'")
-        return f"<!-- {kind} {name} -->\n{TABLES[kind](trees[name])}\n<!-- end -->"
+            raise ValueError(f"Expected a table of {list(TABLES)} and of {list(trees)}. Received: '<!-- {title} -->'")
+        return TABLES[kind](trees[name])
 
-    return re.sub(r"<!-- (\w+) ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return page_tables.replaced(page, r"\w+ [\w-]+", table)
 
 
 def title_of(tree: dict) -> str:
