@@ -49,7 +49,7 @@ from keras_butterfly import distill, export, replace_dense
 from keras_butterfly.export import files
 
 HIDDEN = ("hidden_0", "hidden_1")
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (6.25e-5, 1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 DROPOUTS = (0.0, 0.1, 0.2, 0.5)
 # Learning rates whose accuracy with seed 0 is at most this much lower than the best are trained with all seeds.
 NEAR = 0.002
@@ -205,19 +205,33 @@ class Work:
     def run(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> dict:
         """Train a network unless it has been done, and return its test accuracy, from 0 to 1, and its number of weights."""
         names = names_of(origin, kind, dropout, rate, seed)
+        return self.results.once(names, partial(self.trained, origin, kind, dropout, rate, seed))
 
-        def train():
-            teacher = None if origin == "scratch" else self.teacher(seed)
-            started = self.untrained(kind, seed, dropout) if teacher is None else self.student(teacher, origin, kind, seed)
-            before = {"accuracy": self.accuracy(started), "effective ranks": effective_ranks(started)}
-            model = self.train(started, rate) if teacher is None else self.distill(started, teacher, rate)
-            files.write(self.path(*names), model.save, overwrite=True)
-            after = {"accuracy": self.accuracy(model), "effective ranks": effective_ranks(model)}
-            found = {"before": before, **after, "weights": weights_of(model)}
-            self.say(f"{self.task.name}, {', '.join(names)}: {found['accuracy']:.4f}")
-            return found
+    def trained(self, origin: str, kind: str, dropout: float, rate: float, seed: int) -> dict:
+        """Train and save a network, and return its test accuracy, from 0 to 1, and its number of weights."""
+        names = names_of(origin, kind, dropout, rate, seed)
+        teacher = None if origin == "scratch" else self.teacher(seed)
+        started = self.untrained(kind, seed, dropout) if teacher is None else self.student(teacher, origin, kind, seed)
+        before = self.figures(started)
+        model = self.train(started, rate) if teacher is None else self.distill(started, teacher, rate)
+        files.write(self.path(*names), model.save, overwrite=True)
+        after = self.figures(model)
+        self.say(f"{self.task.name}, {', '.join(names)}: {after['accuracy']:.4f}")
+        return {"before": before, **after, "weights": weights_of(model)}
 
-        return self.results.once(names, train)
+    def figures(self, model: keras.Model) -> dict:
+        """Return the test accuracy of a network, from 0 to 1, and the effective ranks of its hidden layers unless it is wide."""
+        ranks = {"effective ranks": effective_ranks(model)} if self.task.width <= RANKED_WIDTH else {}
+        return {"accuracy": self.accuracy(model), **ranks}
+
+    def network(self, origin: str, kind: str, seed: int) -> keras.Model:
+        """Return the network of one seed at the best rate, without dropout. If its file is missing, it is trained again."""
+        rate = self.best_rate(origin, kind)
+        path = self.path(*names_of(origin, kind, 0.0, rate, seed))
+        self.run(origin, kind, 0.0, rate, seed)
+        if not path.exists():
+            self.trained(origin, kind, 0.0, rate, seed)
+        return keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
 
     def train_together(self, origin: str, kind: str, seeds: int) -> None:
         """Train a kind with all rates and seeds at once, and from scratch with all dropouts at the best rate."""
@@ -317,9 +331,7 @@ class Work:
 
     def teacher(self, seed: int) -> keras.Model:
         """Return the dense network of one seed, at its best rate and without dropout."""
-        rate = self.best_rate("scratch", DENSE)
-        self.run("scratch", DENSE, 0.0, rate, seed)
-        return keras.models.load_model(self.path(*names_of("scratch", DENSE, 0.0, rate, seed)))
+        return self.network("scratch", DENSE, seed)
 
     def best_rate(self, origin: str, kind: str) -> float:
         """Return the learning rate that is best with seed 0."""
@@ -357,9 +369,7 @@ class Work:
         for precision, quantize in PRECISIONS.items():
             exported = {}
             for kind in dict.fromkeys((DENSE, *kinds)):
-                trained = "scratch" if kind == DENSE else origin
-                path = self.path(*names_of(trained, kind, 0.0, self.best_rate(trained, kind), 0))
-                model = keras.models.load_model(path, custom_objects={"PrunedDense": PrunedDense})
+                model = self.network("scratch" if kind == DENSE else origin, kind, 0)
                 try:
                     examples = self.data.x_train[:CALIBRATION]
                     exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=examples)
