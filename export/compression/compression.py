@@ -25,6 +25,7 @@ KIND_OF = {
     "narrower": "narrow dense",
     "low rank": "low rank",
     "butterfly": "butterfly",
+    "narrower butterfly": "butterfly",
     "mixed": "several kinds",
 }
 
@@ -34,9 +35,9 @@ class Point:
     """A model that was tried: exported, scored and measured.
 
     Attributes:
-        name: "original", or the structures with their layers, such as "two stages: hidden_0, hidden_1".
+        name: "original", or the widths and the structures with their layers, such as "two stages: hidden_0, hidden_1".
         layers: what each changed layer became, in words, by its path.
-        family: "original", "narrower", "low rank", "butterfly", or "mixed".
+        family: "original", "narrower", "low rank", "butterfly", "narrower butterfly", or "mixed".
         model: the Keras model.
         report: which layers were replaced. None if none was.
         exported: the exported model, whose score and latency are given.

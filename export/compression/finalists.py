@@ -18,7 +18,7 @@ from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
 # At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
-MOST, FAMILIES = 12, 4
+MOST, FAMILIES = 12, 5
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.
@@ -184,11 +184,14 @@ class Finalists:
         return self.found[blueprint]
 
     def _built(self, blueprint: Blueprint) -> tuple[keras.Model, ReplacementReport | None]:
-        """Return a new model, whose layers start from their trials, and the report of what was replaced."""
+        """Return a new model, whose layers start from their trials, and the report of what was replaced.
+
+        The layers of a narrower network have had no trials.
+        """
         task = self.task
+        tried = () if blueprint.widths else blueprint.structures
         starts = {
-            (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure))
-            for path, structure in blueprint.structures
+            (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
         task.training.seeded(_key(blueprint))
         return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial)

@@ -24,15 +24,16 @@ from .clock import Clock
 from .compression import Compression, Point, described
 from .costs import Exporter
 from .examples import Examples
-from .families import of_structures, of_widths
+from .families import of_blueprints, of_structures, of_widths
 from .finalists import MARGIN, Finalists
 from .imitation import Lesson, outputs_of
 from .memory import Memory
+from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_blueprints, costs_of_widths, narrower_butterflies
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
 from .targets import TargetError, Targets
 from .task import Task, Training
-from .trials import EXPORT_WORK, FACTORS, LayerTrials, costs_of_widths
+from .trials import EXPORT_WORK, LayerTrials
 from .verdict import STOPPED, UNSEEN, picked, reasons
 
 # Examples that calibrate "int8".
@@ -171,21 +172,26 @@ def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) ->
         widths: the widths of the layers that may be made narrower, by their paths.
     """
     finalists, targets, clock = Finalists(task), task.targets, task.clock
-    clock.expect((2 + len(FACTORS)) * EXPORT_WORK + finalists.work)
+    widths_work, narrower_work = (2 + len(FACTORS)) * EXPORT_WORK, len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
+    clock.expect(widths_work + narrower_work + finalists.work)
     original = task.export(task.model, "the original")
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_original(original)
     costs, empty = costs_of_widths(task, widths, original)
     trials = LayerTrials(task, layers, costs[1.0], empty)
     clock.expect(trials.work)
-    clock.finish((2 + len(FACTORS)) * EXPORT_WORK)
+    clock.finish(widths_work)
     if targets.limits_cost and targets.load(*costs[1.0]) <= MARGIN:
         return finalists  # the original keeps the limits, and nothing is more like it
+    narrower = narrower_butterflies(task, widths, {layer.path for layer in layers})
+    costs_of_narrower = costs_of_blueprints(task, narrower)
+    clock.finish(narrower_work)
     tried, rest = trials.run()
     of_all, of_butterflies, of_low_ranks = (
         of_structures(tried, rest, targets, allowed) for allowed in (("butterfly", "low rank"), ("butterfly",), ("low rank",))
     )
-    families = [family for family in (of_all, of_widths(widths, costs, targets), of_butterflies, of_low_ranks) if family]
+    of_narrower = of_widths(widths, costs, targets), of_blueprints(costs_of_narrower, narrower, targets)
+    families = [family for family in (of_all, *of_narrower, of_butterflies, of_low_ranks) if family]
     if targets.limits_cost:
         finalists.train_those_within_limits(families)
     elif targets.drop is not None:
