@@ -220,7 +220,7 @@ class Work:
         return {"before": before, **after, "weights": weights_of(model)}
 
     def figures(self, model: keras.Model) -> dict:
-        """Return the test accuracy of a network, from 0 to 1, and the effective ranks of its hidden layers unless it is wide."""
+        """Return the test accuracy of a network, from 0 to 1, and the effective ranks of its hidden layers if it is narrow."""
         ranks = {"effective ranks": effective_ranks(model)} if self.task.width <= RANKED_WIDTH else {}
         return {"accuracy": self.accuracy(model), **ranks}
 
