@@ -1,6 +1,6 @@
 """The search for the most accurate model that fits: `compress`, from the data to the pick."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -55,7 +55,7 @@ def compress(
     metric: Callable | None = None,
     epochs: int = 6,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float | Sequence[float] = 1e-3,
     loss=None,
     where=None,
     min_weights: int | None = None,
@@ -93,7 +93,8 @@ def compress(
         metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
             Without labels, the part of the examples on which a model's class is the original's; for outputs that decide
             about no class, 1 minus the relative error in the 2-norm.
-        epochs, batch_size, learning_rate: of the final training of each model, as in `distill`.
+        epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
+            each model is trained once with each, and the one with the best score is kept.
         loss: the loss of the labels, as in `distill`.
         where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`.
         seed: seed of all random draws. As `keras.utils.set_random_seed`, it sets those of Python, NumPy and the backend. None:
@@ -129,7 +130,7 @@ def compress(
     training = Training(
         integer_up_to(epochs, "epochs", MAX_EPOCHS),
         positive_integer(batch_size, "batch_size"),
-        positive_number(learning_rate, "learning_rate"),
+        tuple(positive_number(rate, "learning_rate") for rate in _as_list(learning_rate)),
         check_seed(seed),
     )
     examples = Examples.of(model, data, validation_data, training.seed)
@@ -242,6 +243,11 @@ def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> S
     known = with_inputs(model)
     decided = tuple(decisions(known, output_names(known)))
     return Score(examples.held_x, None, None, outputs_of(model, examples.held_x), decided)
+
+
+def _as_list(rates) -> Sequence:
+    """Return learning rates as a sequence. Anything that is none is taken as a single rate."""
+    return rates if isinstance(rates, list | tuple) and rates else [rates]
 
 
 def _fingerprint(x, y) -> str:
