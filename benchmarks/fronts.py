@@ -32,7 +32,7 @@ from keras_butterfly import export
 from keras_butterfly.export.compression.compression import Compression, Point
 
 RUNS = 200
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 3e-3)
 PARTS = (40, 20, 10)
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 
