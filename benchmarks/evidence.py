@@ -97,7 +97,10 @@ REPLACED: dict[str, Callable[[int, int], dict]] = {
     "low rank 40": lambda inputs, units: {"kind": "low_rank", "rank": 40},
 }
 DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED = "dense", "dense, equal weights", "dense, equal latency", "dense, pruned"
-KINDS = (DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED, *REPLACED)
+# Kinds that end so are butterflies in hidden layers of a quarter of the width.
+QUARTER = ", a quarter of the width"
+QUARTERS = tuple(f"{kind}{QUARTER}" for kind in ("radix 4", "two stages"))
+KINDS = (DENSE, EQUAL_WEIGHTS, EQUAL_LATENCY, PRUNED, *REPLACED, *QUARTERS)
 REFERENCE = "radix 4"
 ORIGINS = ("scratch", "distilled", "fitted")
 SEEDED_NODES = ("J2^T W' J1, k = 64",)
@@ -121,7 +124,7 @@ def behind(dropout) -> list[keras.layers.Layer]:
 
 def replaced(model: keras.Model, kind: str, seed: int, initialize: str, examples=None) -> keras.Model:
     """Return a copy of `model` with hidden layers of the given kind."""
-    settings = [REPLACED[kind](*model.get_layer(name).kernel.shape) for name in HIDDEN]
+    settings = [REPLACED[kind.removesuffix(QUARTER)](*model.get_layer(name).kernel.shape) for name in HIDDEN]
     # In one call where possible, because layers of one call are fitted to the outputs of the same original.
     groups = (
         [(HIDDEN, settings[0])] if settings[0] == settings[1] else [([n], s) for n, s in zip(HIDDEN, settings, strict=True)]
@@ -176,7 +179,7 @@ class Work:
         keras.utils.set_random_seed(seed)
         layer = PrunedDense if kind == PRUNED else keras.layers.Dense
         model = dense_network(self.features, self.classes, self.width(kind), dropout, layer)
-        return replaced(model, kind, seed, "fresh") if kind in REPLACED else model
+        return replaced(model, kind, seed, "fresh") if kind.removesuffix(QUARTER) in REPLACED else model
 
     def width(self, kind: str) -> int:
         """Return the width of the hidden layers."""
@@ -184,6 +187,8 @@ class Work:
             return self.results.once(("widths", kind), self.width_of_equal_weights)
         if kind == EQUAL_LATENCY:
             return self.results.once(("widths", kind), self.width_of_equal_latency)
+        if kind in QUARTERS:
+            return self.results.once(("widths", kind), lambda: self.task.width // 4)
         return self.task.width
 
     def width_of_equal_weights(self) -> int:
@@ -220,7 +225,7 @@ class Work:
         return {"before": before, **after, "weights": weights_of(model)}
 
     def figures(self, model: keras.Model) -> dict:
-        """Return the test accuracy of a network, from 0 to 1, and the effective ranks of its hidden layers unless it is wide."""
+        """Return the test accuracy of a network, from 0 to 1, and the effective ranks of its hidden layers if it is narrow."""
         ranks = {"effective ranks": effective_ranks(model)} if self.task.width <= RANKED_WIDTH else {}
         return {"accuracy": self.accuracy(model), **ranks}
 

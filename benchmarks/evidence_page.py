@@ -50,9 +50,11 @@ ROWS = (
     "J2^T W' J1, k = 64",
     "radix 2",
     "radix 4",
+    "radix 4, a quarter of the width",
     "radix 4 + rank 10",
     "three stages",
     "two stages",
+    "two stages, a quarter of the width",
 )
 
 

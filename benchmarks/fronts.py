@@ -1,20 +1,23 @@
 """Which structure `export.compress` picks for each limit of size and of latency, and what the other structures reach there.
 
-    python benchmarks/fronts.py FOLDER [--task NAME ...] [--data DATA] [--json docs/compress]
+    python benchmarks/fronts.py FOLDER [--task NAME ...] [--seeds 3] [--data DATA] [--json docs/compress]
 
-Network: the features, two dense hidden layers of 1024 units with ReLU, a dense head. It is trained on the labels of a data set,
-or read from FOLDER/NAME.keras if it is there. The limits are 1/40, 1/20 and 1/10 of its size, and the same of its latency, in
-float32.
+Network: the features, two dense hidden layers of 1024 units with ReLU (2048 on CIFAR-10), a dense head. It is trained on the
+labels of a data set, or read from FOLDER/NAME-SEED.keras if it is there. The limits are 1/40, 1/20 and 1/10 of its size, and
+the same of its latency, in float32. Each seed has a network and a search of its own.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
 scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower dense
-networks and low-rank layers.
+networks and low-rank layers. Each model is trained with several learning rates, and the one with the best score is kept.
 
 Output: NAME.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted, start it
-again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME and shared by all limits.
+again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits.
+`python benchmarks/fronts_page.py` makes docs/fronts.md of them.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import click
@@ -28,16 +31,18 @@ from results import Results
 from keras_butterfly import export
 from keras_butterfly.export.compression.compression import Compression, Point
 
-WIDTH, RUNS = 1024, 200
+RUNS = 200
+RATES = (1e-3, 3e-3)
 PARTS = (40, 20, 10)
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task is a data set, with the length of the training and the learning rate of the dense network."""
+    """A task is a data set, with the width, the length of the training and the learning rate of the dense network."""
 
     name: str
+    width: int
     epochs: int
     batch: int
     rate: float
@@ -46,19 +51,20 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("fashion_mnist", 6, 128, 1e-3),
-        Task("hapt", 30, 64, 2.5e-4),
-        Task("isolet", 40, 32, 2.5e-4),
+        Task("fashion_mnist", 1024, 6, 128, 1e-3),
+        Task("hapt", 1024, 30, 64, 2.5e-4),
+        Task("isolet", 1024, 40, 32, 2.5e-4),
+        Task("cifar10", 2048, 10, 128, 2.5e-4),
     )
 }
 
 
-def teacher(path: Path, task: Task, data: Data) -> keras.Model:
+def teacher(path: Path, task: Task, data: Data, seed: int) -> keras.Model:
     """Return the dense network in the file `path`, or a newly trained one, which is saved there."""
     if path.exists():
         return keras.models.load_model(path)
-    keras.utils.set_random_seed(0)
-    hidden = [keras.layers.Dense(WIDTH, activation="relu", name=f"hidden_{index}") for index in range(2)]
+    keras.utils.set_random_seed(seed)
+    hidden = [keras.layers.Dense(task.width, activation="relu", name=f"hidden_{index}") for index in range(2)]
     head = keras.layers.Dense(int(data.y_train.max()) + 1, activation="softmax", name="class")
     model = keras.Sequential([keras.Input(data.x_train.shape[1:]), *hidden, head])
     supervised.fit(model, data, task.rate, task.epochs, task.batch)
@@ -80,7 +86,7 @@ def facts(point: Point, unseen: tuple[np.ndarray, np.ndarray]) -> dict:
     return {**point.to_dict(), "unseen": accuracy}
 
 
-def search(model: keras.Model, data: Data, task: Task, folder: Path, **target) -> Compression:
+def search(model: keras.Model, data: Data, task: Task, folder: Path, seed: int, **target) -> Compression:
     """Return what `compress` finds for one limit, or the nearest."""
     scored, _ = halves(data)
     try:
@@ -90,6 +96,8 @@ def search(model: keras.Model, data: Data, task: Task, folder: Path, **target) -
             validation_data=scored,
             epochs=task.epochs,
             batch_size=task.batch,
+            learning_rate=RATES,
+            seed=seed,
             folder=folder,
             runs=RUNS,
             **target,
@@ -98,9 +106,9 @@ def search(model: keras.Model, data: Data, task: Task, folder: Path, **target) -
         return error.compression
 
 
-def at_limit(model: keras.Model, data: Data, task: Task, folder: Path, cost: str, limit: float) -> dict:
+def at_limit(model: keras.Model, data: Data, task: Task, folder: Path, seed: int, cost: str, limit: float) -> dict:
     """Return the models that were trained for one limit, with the name of the pick."""
-    found, (_, unseen) = search(model, data, task, folder, **{TARGETS[cost]: limit}), halves(data)
+    found, (_, unseen) = search(model, data, task, folder, seed, **{TARGETS[cost]: limit}), halves(data)
     points = [facts(point, unseen) for point in found.points]
     return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
 
@@ -118,24 +126,31 @@ def best_of_families(result: dict, cost: str) -> dict[str, dict]:
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), default=list(TASKS), show_default=True)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--data", "data_folder", type=click.Path(exists=True, path_type=Path), help="Folder with the data sets' files.")
 @click.option("--json", "json_folder", type=click.Path(path_type=Path), default=Path("docs/compress"), show_default=True)
-def main(folder: Path, names: tuple[str, ...], data_folder: Path | None, json_folder: Path):
+def main(folder: Path, names: tuple[str, ...], seeds: int, data_folder: Path | None, json_folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         task, data = TASKS[name], load(name, data_folder)
-        model = teacher(folder / f"{name}.keras", task, data)
-        results = Results(json_folder / f"{name}.json", {"width": WIDTH, "epochs": task.epochs, "batch": task.batch})
-        original = results.once(("original",), lambda model=model: costs(model))
-        for cost in TARGETS:
-            for part in PARTS:
-                limit = original[cost] / part
-                settings = (model, data, task, folder / name, cost, limit)
-                result = results.once((cost, f"1/{part}"), lambda settings=settings: at_limit(*settings))
-                click.echo(f"{name}, {cost} 1/{part}: {result['pick']}")
-                for family, point in best_of_families(result, cost).items():
-                    figures = f"{point['size_bytes'] / 1024:,.0f} KiB, {point['median_seconds'] * 1e6:.1f} us"
-                    click.echo(f"  {family}: {point['score']:.4f}, unseen {point['unseen']:.4f}, {figures}: {point['name']}")
+        settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "rates": list(RATES)}
+        results = Results(json_folder / f"{name}.json", settings)
+        for seed in range(seeds):
+            one_seed(results, task, data, folder / f"{name}-{seed}", seed)
+
+
+def one_seed(results: Results, task: Task, data: Data, folder: Path, seed: int) -> None:
+    """Find the models for all limits, with one seed."""
+    model = teacher(folder.with_suffix(".keras"), task, data, seed)
+    original = results.once((f"seed {seed}", "original"), lambda: costs(model))
+    for cost, part in product(TARGETS, PARTS):
+        limit = original[cost] / part
+        settings = (model, data, task, folder, seed, cost, limit)
+        result = results.once((f"seed {seed}", cost, f"1/{part}"), partial(at_limit, *settings))
+        click.echo(f"{task.name}, seed {seed}, {cost} 1/{part}: {result['pick']}")
+        for family, point in best_of_families(result, cost).items():
+            figures = f"{point['size_bytes'] / 1024:,.0f} KiB, {point['median_seconds'] * 1e6:.1f} us"
+            click.echo(f"  {family}: {point['score']:.4f}, unseen {point['unseen']:.4f}, {figures}: {point['name']}")
 
 
 def costs(model: keras.Model) -> dict[str, float]:

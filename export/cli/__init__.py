@@ -169,7 +169,14 @@ def replace(**options):
 @click.option("--folder", type=FOLDER, help="Folder in which the search is kept, to continue it after an interruption.")
 @click.option("--epochs", type=click.IntRange(1, 1_000_000), default=6, show_default=True, help="Passes of each training.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=POSITIVE,
+    multiple=True,
+    default=(1e-3,),
+    show_default=True,
+    help="Repeatable: each model is trained once with each rate, and the best is kept.",
+)
 @click.option("--where", multiple=True, help="Name or path of a layer that may change, repeatable; or one regular expression.")
 @click.option("--min-weights", type=click.IntRange(min=1), help="Change only layers with at least this many weights.")
 @click.option("--keras", "keras_output", type=FILE, help="Write the model to this .keras file too.")

@@ -23,8 +23,8 @@ class Blueprint:
     """A way to make a smaller model of the original.
 
     Attributes:
-        structures: pairs of a layer's path and what the layer becomes. All other layers stay.
-        widths: pairs of a layer's path and its new width. Empty if `structures` is not, and the reverse.
+        structures: pairs of a layer's path and what the layer becomes. All other layers stay as they are, or dense.
+        widths: pairs of a layer's path and its new width. Layers of `structures` become narrower first.
     """
 
     structures: tuple[tuple[str, Structure], ...] = ()
@@ -33,8 +33,11 @@ class Blueprint:
     @property
     def layers(self) -> dict[str, str]:
         """What each changed layer becomes, in words, by its path."""
-        return {path: structure.name for path, structure in self.structures} | {
-            path: f"dense, {width} units" for path, width in self.widths
+        narrower = {path: f"dense, {width} units" for path, width in self.widths}
+        widths = dict(self.widths)
+        return narrower | {
+            path: f"{structure.name}, {widths[path]} units" if path in widths else structure.name
+            for path, structure in self.structures
         }
 
     @property
@@ -42,21 +45,22 @@ class Blueprint:
         """The kind of the model, in words."""
         families = {structure.family for _, structure in self.structures}
         if self.widths:
-            return "narrower"
+            return "narrower butterfly" if self.structures else "narrower"
         return "original" if not families else families.pop() if len(families) == 1 else "mixed"
 
     @property
     def name(self) -> str:
-        """The structures with their layers, such as "two stages: hidden_0, hidden_1"."""
+        """The widths, and the structures with their layers, such as "two stages: hidden_0, hidden_1"."""
+        narrower = []
         if self.widths:
             widths = list(dict.fromkeys(width for _, width in self.widths))
             numbers = " and ".join(map(str, widths)) if len(widths) <= NAMED else f"{min(widths)} to {max(widths)}"
-            return f"narrower, {numbers} units"
+            narrower = [f"narrower, {numbers} units"]
         paths: dict[str, list[str]] = {}
         for path, structure in self.structures:
             paths.setdefault(structure.name, []).append(path)
         parts = [f"{name}: {_listed(held)}" for name, held in paths.items()]
-        return "; ".join(parts) or "original"
+        return "; ".join([*narrower, *parts]) or "original"
 
     def build(
         self,
@@ -75,7 +79,9 @@ class Blueprint:
                 the nodes of a `ButterflyDense` depend on it.
         """
         if self.widths:
-            return narrow(model, dict(self.widths)), None
+            model = narrow(model, dict(self.widths))
+        if not self.structures:
+            return model, None
         settings = {path: {**structure.settings, "seed": seed_of(path, structure)} for path, structure in self.structures}
         new, report = replace_each(model, settings, data=examples_at(x, slice(1)))
         for path, structure in self.structures:

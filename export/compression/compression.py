@@ -25,6 +25,7 @@ KIND_OF = {
     "narrower": "narrow dense",
     "low rank": "low rank",
     "butterfly": "butterfly",
+    "narrower butterfly": "butterfly",
     "mixed": "several kinds",
 }
 
@@ -34,9 +35,9 @@ class Point:
     """A model that was tried: exported, scored and measured.
 
     Attributes:
-        name: "original", or the structures with their layers, such as "two stages: hidden_0, hidden_1".
+        name: "original", or the widths and the structures with their layers, such as "two stages: hidden_0, hidden_1".
         layers: what each changed layer became, in words, by its path.
-        family: "original", "narrower", "low rank", "butterfly", or "mixed".
+        family: "original", "narrower", "low rank", "butterfly", "narrower butterfly", or "mixed".
         model: the Keras model.
         report: which layers were replaced. None if none was.
         exported: the exported model, whose score and latency are given.
@@ -174,29 +175,30 @@ class Compression:
 
     @plots.style()
     def figure(self):
-        """Return a matplotlib Figure: the scores over latency and over file size, with the fronts as lines."""
-        figure, axes = plots.panels(2, height=3.6)
+        """Return a matplotlib Figure: the scores over latency and over file size, with the fronts as lines.
+
+        The models are numbered. The legend has their names, by rising latency, and the colors of their kinds.
+        """
+        points = sorted(self.points, key=lambda point: point.latency.median)
+        figure, axes = plots.panels(2, height=3.0 + 0.12 * len(points))
         axes[1].sharey(axes[0])
         axes[1].tick_params(labelleft=False)
         precision = self.points[0].exported.precision.name or "float32"
+        numbers = [str(number + 1) for number in range(len(points))]
         for axis, cost in zip(axes, COSTS, strict=True):
-            axis.plot(
-                *zip(*self._places(cost, self.front(cost)), strict=True), color="gray", linewidth=1, zorder=0, label="front"
-            )
-            for family in dict.fromkeys(point.family for point in self.points):
-                points = [point for point in self.points if point.family == family]
-                color, marker = plots.KINDS[KIND_OF[family]], plots.MARKERS[precision]
-                axis.scatter(*zip(*self._places(cost, points), strict=True), marker=marker, color=color, s=30, label=family)
+            front = self._places(cost, self.front(cost))
+            axis.plot(*zip(*front, strict=True), color="gray", linewidth=1, zorder=0, label="front")
+            for number, point, place in zip(numbers, points, self._places(cost, points), strict=True):
+                color, label = plots.KINDS[KIND_OF[point.family]], plots.literal(f"{number}  {point.name}")
+                axis.scatter(*place, marker=plots.MARKERS[precision], color=color, s=30, label=label)
             axis.scatter(*self._places(cost, [self.pick])[0], facecolors="none", edgecolors="black", s=110, label="picked")
             axis.set(xlabel=AXES[cost][1])
-            axis.margins(x=0.15, y=0.1)
+            axis.margins(x=0.1, y=0.1)
             plots.log_scale(axis, "x")
         axes[0].set(ylabel=f"{self.score_name} of the {precision} file")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         for axis, cost in zip(axes, COSTS, strict=True):
-            names = [plots.literal(point.name) for point in self.points]
-            plots.label_points(axis, self._places(cost, self.points), names, plots.along(self._places(cost, self.front(cost))))
+            plots.label_points(axis, self._places(cost, points), numbers, plots.along(self._places(cost, self.front(cost))))
         return figure
 
     def _places(self, cost: str, points: Sequence[Point]) -> list[tuple[float, float]]:

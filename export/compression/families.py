@@ -91,6 +91,17 @@ def of_widths(widths: Mapping[str, int], anchors: Mapping[float, Cost], targets:
     return _improving(entries)
 
 
+def of_blueprints(costs: Mapping[Blueprint, Cost], weights: Mapping[Blueprint, int], targets: Targets) -> list[Entry]:
+    """Return networks, the cheapest first. Of two, the one with more weights is taken to be the better one.
+
+    Args:
+        costs: what each network costs.
+        weights: the number of weights of each.
+        targets: say which costs count.
+    """
+    return _improving([Entry(each, cost, targets.load(*cost), 1 / weights[each]) for each, cost in costs.items()])
+
+
 def _improving(entries: list[Entry]) -> list[Entry]:
     """Return those entries that no cheaper one beats in harm, the cheapest first."""
     kept: list[Entry] = []

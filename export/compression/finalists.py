@@ -18,7 +18,7 @@ from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
 # At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
-MOST, FAMILIES = 12, 4
+MOST, FAMILIES = 12, 5
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.
@@ -105,8 +105,8 @@ class Finalists:
 
     @property
     def _work_of_each(self) -> float:
-        training = self.task.training
-        return training.epochs * -(-len(self.task.lesson) // training.batch_size) + 3 * EXPORT_WORK
+        epochs, batch_size, rates, _ = self.task.training
+        return len(rates) * (epochs * -(-len(self.task.lesson) // batch_size) + 3 * EXPORT_WORK)
 
     def _best_within_limits(self, family: Sequence[Entry]) -> tuple[Entry, float]:
         """Return the best model of a family that keeps the limits as measured, or the nearest, and its measured load.
@@ -140,32 +140,49 @@ class Finalists:
         return Cost(*self.task.memory.once(self.task.costs, f"untrained {_key(blueprint)}", measured))
 
     def _train(self, blueprint: Blueprint) -> Finalist | None:
-        """Return a model that imitates the original, with its file and score.
+        """Return a model that imitates the original, with its file and score: the best of those of all learning rates.
 
-        It is None if the training diverges, if the time limit ends it and other models are there, or if the export fails.
+        It is None if there is none, see `_trained`.
         """
         if blueprint in self.found:
             return self.found[blueprint]
-        task, key, finished = self.task, _key(blueprint), True
-        task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
+        self.task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
+        best: Finalist | None = None
+        for rate in self.task.training.learning_rates:
+            if best is not None and self.task.clock.is_over():
+                break
+            trained = self._trained(blueprint, rate, is_needed=best is None and len(self.found) == 1)
+            if trained is not None and (best is None or trained.score > best.score):
+                best = trained
+        if best is not None:
+            self.skipped.pop(blueprint.name, None)
+            self.found[blueprint] = best
+        return best
+
+    def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> Finalist | None:
+        """Return a model that was trained with one learning rate, with its file and score.
+
+        It is None if the training diverges, if the export fails, or if the time limit ends the training and the model is not
+        needed.
+        """
+        task, key, finished = self.task, f"{_key(blueprint)} at {rate:g}", True
         new, report = self._built(blueprint)
         known = task.memory.known("finalists", key)
         if known:
             new.set_weights(task.memory.arrays_of("finalist", key))
         else:
-            task.training.seeded(key)
-            epochs, batch_size, rate, _ = task.training
+            task.training.seeded(_key(blueprint))
             try:
                 finished = imitate(
                     new,
                     task.lesson,
-                    epochs=epochs,
-                    batch_size=batch_size,
+                    epochs=task.training.epochs,
+                    batch_size=task.training.batch_size,
                     learning_rate=rate,
                     compiled=COMPILED,
                     is_over=task.clock.is_over,
                 )
-                if not finished and len(self.found) > 1:
+                if not finished and not is_needed:
                     raise ValueError("the time limit ended its training")
             except ValueError as error:
                 self.skipped[blueprint.name] = str(error)
@@ -173,22 +190,24 @@ class Finalists:
             if finished:
                 task.memory.keep_arrays("finalist", key, new.get_weights())
                 task.memory.once("finalists", key, lambda: blueprint.name)
-        (task.clock.skip if known else task.clock.finish)(self._work_of_each)
+        (task.clock.skip if known else task.clock.finish)(self._work_of_each / len(task.training.learning_rates))
         try:
             exported = task.export(new, blueprint.name)
         except ValueError as error:
             self.skipped[blueprint.name] = str(error)
             return None
         score = task.memory.once(task.scores, key, lambda: task.score(exported), is_finished=lambda: finished)
-        self.found[blueprint] = Finalist(blueprint, new, report, exported, score)
-        return self.found[blueprint]
+        return Finalist(blueprint, new, report, exported, score)
 
     def _built(self, blueprint: Blueprint) -> tuple[keras.Model, ReplacementReport | None]:
-        """Return a new model, whose layers start from their trials, and the report of what was replaced."""
+        """Return a new model, whose layers start from their trials, and the report of what was replaced.
+
+        The layers of a narrower network have had no trials.
+        """
         task = self.task
+        tried = () if blueprint.widths else blueprint.structures
         starts = {
-            (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure))
-            for path, structure in blueprint.structures
+            (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
         task.training.seeded(_key(blueprint))
         return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial)

@@ -1,6 +1,6 @@
 """The search for the most accurate model that fits: `compress`, from the data to the pick."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -24,15 +24,16 @@ from .clock import Clock
 from .compression import Compression, Point, described
 from .costs import Exporter
 from .examples import Examples
-from .families import of_structures, of_widths
+from .families import of_blueprints, of_structures, of_widths
 from .finalists import MARGIN, Finalists
 from .imitation import Lesson, outputs_of
 from .memory import Memory
+from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_blueprints, costs_of_widths, narrower_butterflies
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
 from .targets import TargetError, Targets
 from .task import Task, Training
-from .trials import EXPORT_WORK, FACTORS, LayerTrials, costs_of_widths
+from .trials import EXPORT_WORK, LayerTrials
 from .verdict import STOPPED, UNSEEN, picked, reasons
 
 # Examples that calibrate "int8".
@@ -54,7 +55,7 @@ def compress(
     metric: Callable | None = None,
     epochs: int = 6,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float | Sequence[float] = 1e-3,
     loss=None,
     where=None,
     min_weights: int | None = None,
@@ -92,7 +93,8 @@ def compress(
         metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
             Without labels, the part of the examples on which a model's class is the original's; for outputs that decide
             about no class, 1 minus the relative error in the 2-norm.
-        epochs, batch_size, learning_rate: of the final training of each model, as in `distill`.
+        epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
+            each model is trained once with each, and the one with the best score is kept.
         loss: the loss of the labels, as in `distill`.
         where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`.
         seed: seed of all random draws. As `keras.utils.set_random_seed`, it sets those of Python, NumPy and the backend. None:
@@ -128,7 +130,7 @@ def compress(
     training = Training(
         integer_up_to(epochs, "epochs", MAX_EPOCHS),
         positive_integer(batch_size, "batch_size"),
-        positive_number(learning_rate, "learning_rate"),
+        tuple(positive_number(rate, "learning_rate") for rate in _as_list(learning_rate)),
         check_seed(seed),
     )
     examples = Examples.of(model, data, validation_data, training.seed)
@@ -171,21 +173,26 @@ def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) ->
         widths: the widths of the layers that may be made narrower, by their paths.
     """
     finalists, targets, clock = Finalists(task), task.targets, task.clock
-    clock.expect((2 + len(FACTORS)) * EXPORT_WORK + finalists.work)
+    widths_work, narrower_work = (2 + len(FACTORS)) * EXPORT_WORK, len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
+    clock.expect(widths_work + narrower_work + finalists.work)
     original = task.export(task.model, "the original")
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_original(original)
     costs, empty = costs_of_widths(task, widths, original)
     trials = LayerTrials(task, layers, costs[1.0], empty)
     clock.expect(trials.work)
-    clock.finish((2 + len(FACTORS)) * EXPORT_WORK)
+    clock.finish(widths_work)
     if targets.limits_cost and targets.load(*costs[1.0]) <= MARGIN:
         return finalists  # the original keeps the limits, and nothing is more like it
+    narrower = narrower_butterflies(task, widths, {layer.path for layer in layers})
+    costs_of_narrower = costs_of_blueprints(task, narrower)
+    clock.finish(narrower_work)
     tried, rest = trials.run()
     of_all, of_butterflies, of_low_ranks = (
         of_structures(tried, rest, targets, allowed) for allowed in (("butterfly", "low rank"), ("butterfly",), ("low rank",))
     )
-    families = [family for family in (of_all, of_widths(widths, costs, targets), of_butterflies, of_low_ranks) if family]
+    of_narrower = of_widths(widths, costs, targets), of_blueprints(costs_of_narrower, narrower, targets)
+    families = [family for family in (of_all, *of_narrower, of_butterflies, of_low_ranks) if family]
     if targets.limits_cost:
         finalists.train_those_within_limits(families)
     elif targets.drop is not None:
@@ -236,6 +243,11 @@ def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> S
     known = with_inputs(model)
     decided = tuple(decisions(known, output_names(known)))
     return Score(examples.held_x, None, None, outputs_of(model, examples.held_x), decided)
+
+
+def _as_list(rates) -> Sequence:
+    """Return learning rates as a sequence. Anything that is none is taken as a single rate."""
+    return rates if isinstance(rates, list | tuple) and rates else [rates]
 
 
 def _fingerprint(x, y) -> str:

@@ -17,11 +17,11 @@ from .targets import Targets
 
 
 class Training(NamedTuple):
-    """The settings of the final training of each model."""
+    """The settings of the final training of each model, which is trained once with each learning rate."""
 
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rates: tuple[float, ...]
     seed: int | None
 
     def seed_of(self, name: str) -> int | None:

@@ -2,18 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
 from keras_butterfly.compression.dense_map import MAX_WEIGHT_RATIO
-from keras_butterfly.compression.narrowing import narrow, narrowed_widths
 
-from ..model import TFLiteModel
 from .blueprint import Blueprint
-from .costs import Cost, empty_model
+from .costs import Cost
 from .families import Tried
 from .harm import STEPS, try_layer
 from .imitation import Lesson
@@ -27,13 +24,10 @@ MOST_STRUCTURES = 64
 MIN_PART = 0.01
 # A structure is of use if it costs at most this part of the dense layer.
 MAX_COST_RATIO = 0.9
-# The factors on the widths of narrower networks whose costs are measured.
-FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # Examples on which harm is measured.
 JUDGED = 2048
-# The parts of the time limit after which the stages before the final trainings end: the costs of narrower networks, the costs
-# of layers, and the trials.
-WIDTHS_PART, COSTS_PART, TRIALS_PART = 0.1, 0.25, 0.5
+# The parts of the time limit after which two stages before the final trainings end: the costs of layers, and the trials.
+COSTS_PART, TRIALS_PART = 0.25, 0.5
 # What an export and a measurement take, in training steps.
 EXPORT_WORK = 100
 
@@ -200,47 +194,3 @@ class LayerTrials:
             return trial.harm
 
         return self.task.memory.once("harms", name, tried)
-
-
-def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel) -> tuple[dict[float, Cost], Cost]:
-    """Return what the model costs with its widths times some factors, of which 1 is the first, and what any file costs.
-
-    If the time limit leaves no time for more, there are 1 and one other factor.
-
-    Args:
-        task: the search.
-        widths: the widths of the layers that can be made narrower, by their paths.
-        original: the exported model.
-    """
-
-    def is_over() -> bool:
-        return task.clock.is_over(WIDTHS_PART)
-
-    def measured() -> dict[str, Cost]:
-        exports = {"1": original, "empty": task.exporter.export_layer(empty_model(), None, 1)}
-        try:
-            for factor, new in narrowed(task.model, widths):
-                exports[str(factor)] = task.export(new, f"widths times {factor:g}")
-                if is_over():
-                    break
-        except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
-            exports = {name: exports[name] for name in ("1", "empty")}
-        return task.exporter.measure(exports)
-
-    found = dict(task.memory.once(task.costs, "widths", measured, is_finished=lambda: not is_over()))
-    empty = Cost(*found.pop("empty"))
-    return {float(factor): Cost(*cost) for factor, cost in found.items()}, empty
-
-
-def narrowed(model: keras.Model, widths: Mapping[str, int]) -> Iterator[tuple[float, keras.Model]]:
-    """Yield the model with its widths times some factors, each with the factor.
-
-    Raises:
-        ValueError: as `narrow`.
-    """
-    seen = [dict(widths)]
-    for factor in FACTORS:
-        new = narrowed_widths(widths, factor)
-        if new not in seen and all(new[path] <= width for path, width in widths.items()):
-            seen.append(new)
-            yield factor, narrow(model, new)

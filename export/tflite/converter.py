@@ -64,6 +64,8 @@ def convert(
     owner = tf.Module()
     owner.weights = list(variables)  # Without an owner of the variables the converter drops the signature.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
+    # Nothing reads these metadata, and to write them TensorFlow takes the whole file apart, in Python.
+    converter.exclude_conversion_metadata = True
     precision.configure(converter, batches)
     _check_room(sum(variable.shape.num_elements() * variable.dtype.size for variable in variables))
     content = _run(converter.convert)

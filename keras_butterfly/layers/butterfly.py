@@ -54,7 +54,7 @@ class Butterfly(DenseLike):
         order: "increasing" or "decreasing", the order of the strides. None (default) means decreasing if the layer is
             `transposed`, or if `units` is above the next power of two of n: there the inputs first spread over all nodes. In
             every other case it means increasing as in the paper, so that neighbours (pixels, samples, channels) mix first.
-        kernel_initializer: "orthogonal" (default), "fjlt", "identity", "hadamard", an instance from
+        kernel_initializer: "glorot" (default), "orthogonal", "fjlt", "identity", "hadamard", an instance from
             `keras_butterfly.initializers`, or any Keras initializer, which then fills the flat weight vector.
         stacks: the number of butterflies whose sum the layer computes. Default 1. (For a product, stack layers.)
         rank: None (default), or the rank of a product of two thin matrices, U (n, rank) and V (rank, units), which is added to
@@ -110,7 +110,7 @@ class Butterfly(DenseLike):
         truncation="first",
         transposed=False,
         order=None,
-        kernel_initializer="orthogonal",
+        kernel_initializer="glorot",
         stacks=1,
         rank=None,
         lr_multiplier=None,

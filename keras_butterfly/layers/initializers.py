@@ -1,8 +1,9 @@
-"""Initializers of a butterfly's weights: FJLT, random orthogonal, identity, Hadamard.
+"""Initializers of a butterfly's weights: Glorot, FJLT, random orthogonal, identity, Hadamard.
 
-Each returns the flat weight vector of a `Wiring`. All but `Identity` keep the norm of the inputs, as their docstrings state. If
-only some of the N nodes are outputs, the map is multiplied by the gain sqrt(N / outputs). Every stage gets the same part of the
-gain, because a stage with larger weights would learn more slowly.
+Each returns the flat weight vector of a `Wiring`, times a gain. Glorot's gain gives the outputs the variance that Keras's
+`Dense` gives them. The gain of FJLT, random orthogonal and Hadamard weights is sqrt(N / outputs), which keeps the norm of the
+inputs if only some of the N nodes are outputs. Every stage gets the same part of the gain, because a stage with larger weights
+would learn more slowly.
 """
 
 import random
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..structure.wiring import Wiring
 
-__all__ = ["FJLT", "ButterflyInitializer", "Hadamard", "Identity", "RandomOrthogonal", "get"]
+__all__ = ["FJLT", "ButterflyInitializer", "Glorot", "Hadamard", "Identity", "RandomOrthogonal", "get"]
 
 
 class ButterflyInitializer(keras.initializers.Initializer):
@@ -58,7 +59,7 @@ class ButterflyInitializer(keras.initializers.Initializer):
         if stacks > 1 and not self.draws:
             raise ValueError(
                 f"{type(self).__name__} gives every stack the same weights, so the stacks would stay equal in training. "
-                f'Expected stacks=1 or a random initializer ("fjlt", "orthogonal"). Received: stacks={stacks}'
+                f'Expected stacks=1 or a random initializer ("glorot", "fjlt", "orthogonal"). Received: stacks={stacks}'
             )
         seed = seed if self.seed is None else self.seed
         rng = np.random.default_rng(random.randrange(2**31) if seed is None else seed)
@@ -122,7 +123,7 @@ class Hadamard(ButterflyInitializer):
         if radix & (radix - 1):
             raise ValueError(
                 f"{type(self).__name__} expects radices that are powers of two. Received: a stage of radix {radix}. Take "
-                'kernel_initializer="orthogonal".'
+                'kernel_initializer="glorot".'
             )
         return _broadcast(_hadamard(radix) / np.sqrt(radix), blocks, stride)
 
@@ -177,6 +178,28 @@ class RandomOrthogonal(ButterflyInitializer):
 
 
 @keras.saving.register_keras_serializable("keras_butterfly")
+class Glorot(RandomOrthogonal):
+    """The default initializer of `Butterfly`: random orthogonal gadgets, scaled as the kernel of Keras's `Dense` is.
+
+    The outputs start with the variance that a `Dense` layer with "glorot_uniform" gives them: for n inputs and m outputs
+    E||Jx||^2 = 2 m / (n + m) ||x||^2. So a final layer with few outputs starts with small logits. With as many outputs as
+    inputs J keeps the norm, and with N of each it is orthogonal.
+
+    Reference: Glorot, Bengio, AISTATS 2010, equation 12.
+
+    Example:
+        >>> layer = Butterfly(4, kernel_initializer=initializers.Glorot(seed=0))
+        >>> layer.build((None, 16))
+        >>> kernel = keras.ops.convert_to_numpy(layer.kernel)  # four orthogonal columns of squared norm 2 * 16 / (16 + 4)
+        >>> bool(np.allclose(kernel.T @ kernel, 1.6 * np.eye(4), atol=1e-6))
+        True
+    """
+
+    def gain(self, wiring):
+        return float(np.sqrt(2 * wiring.size / (len(wiring.inputs) + len(wiring.outputs))))
+
+
+@keras.saving.register_keras_serializable("keras_butterfly")
 class Identity(ButterflyInitializer):
     """An initializer that makes every gadget the identity, so that the layer copies each input to the output at its node.
 
@@ -212,6 +235,7 @@ def _random_gadgets(blocks: int, radix: int, stride: int, rng: np.random.Generat
 
 
 _NAMES: dict[str, type[ButterflyInitializer]] = {
+    "glorot": Glorot,
     "fjlt": FJLT,
     "orthogonal": RandomOrthogonal,
     "identity": Identity,
@@ -223,8 +247,8 @@ def get(identifier):
     """Return the initializer of butterfly weights that `identifier` names, describes or is.
 
     Args:
-        identifier: "fjlt", "orthogonal", "identity", "hadamard", the config of a `ButterflyInitializer`, or anything that
-            `keras.initializers.get` takes. Initializers of Keras fill the flat weight vector as any other vector.
+        identifier: "glorot", "fjlt", "orthogonal", "identity", "hadamard", the config of a `ButterflyInitializer`, or
+            anything that `keras.initializers.get` takes. Initializers of Keras fill the flat weight vector as any other vector.
 
     Raises:
         ValueError: for anything else.

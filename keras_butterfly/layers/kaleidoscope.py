@@ -66,7 +66,7 @@ class Kaleidoscope(DenseLike):
         bias_constraint=None,
         seed=None,
         radix=2,
-        kernel_initializer="orthogonal",
+        kernel_initializer="glorot",
         kernel_regularizer=None,
         kernel_constraint=None,
         lr_multiplier=None,

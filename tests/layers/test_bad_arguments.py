@@ -87,7 +87,7 @@ def test_unknown_implementation(cls, implementation):
 @both
 def test_unknown_initializer(cls):
     argument = "kernel_initializer" if cls is Butterfly else "butterfly_initializer"
-    with raises("Expected one of ('fjlt', 'orthogonal', 'identity', 'hadamard')"):
+    with raises("Expected one of ('glorot', 'fjlt', 'orthogonal', 'identity', 'hadamard')"):
         cls(4, **{argument: "fjtl"})
 
 

@@ -59,6 +59,15 @@ def test_expected_squared_norm_is_kept(name, wiring, rng):
     assert_mean_is_one([np.sum((x @ kernel(name, wiring, seed=seed)) ** 2) / (x @ x) for seed in range(800)])
 
 
+def test_outputs_of_glorot_have_the_variance_of_dense(wiring, rng):
+    inputs, outputs = len(wiring.inputs), len(wiring.outputs)
+    x = rng.standard_normal(inputs)
+    dense = keras.initializers.GlorotUniform(seed=0)((inputs, 200 * outputs))  # its limit depends on both sizes
+    expected = np.var(keras.ops.convert_to_numpy(dense)) * (inputs + 200 * outputs) / (inputs + outputs) * outputs * (x @ x)
+    norms = [np.sum((x @ kernel("glorot", wiring, seed=seed)) ** 2) for seed in range(800)]
+    assert np.mean(norms) == pytest.approx(expected, rel=0.05)
+
+
 def test_expected_squared_norm_is_kept_by_three_stacks(rng):
     wiring = WIRINGS["truncated"]
     x = rng.standard_normal(len(wiring.inputs))
@@ -233,6 +242,6 @@ def test_names_are_taken_in_any_case():
 
 @pytest.mark.parametrize("identifier", ["fjtl", 3])
 def test_unknown_initializer(identifier):
-    message = rf"Expected one of \('fjlt', 'orthogonal', 'identity', 'hadamard'\).*Received: {identifier!r}"
+    message = rf"Expected one of \('glorot', 'fjlt', 'orthogonal', 'identity', 'hadamard'\).*Received: {identifier!r}"
     with pytest.raises(ValueError, match=message):
         initializers.get(identifier)

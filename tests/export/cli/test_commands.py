@@ -17,6 +17,7 @@ from keras_butterfly_cli import main
 
 import keras_butterfly.export.compression.finalists as finalists
 import keras_butterfly.export.compression.harm as harm
+import keras_butterfly.export.compression.narrower as narrower
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import Butterfly, export
 
@@ -170,7 +171,9 @@ def quick(monkeypatch):
     """A search among few structures, with short trainings, whose lowerings are chosen by estimates."""
     monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "estimate")
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 4)
-    monkeypatch.setattr(trials, "FACTORS", (1 / 4,))
+    monkeypatch.setattr(narrower, "FACTORS", (1 / 4,))
+    monkeypatch.setattr(narrower, "BUTTERFLY_FACTORS", (1 / 2,))
+    monkeypatch.setattr(narrower, "BUTTERFLIES", ("radix 4",))
     monkeypatch.setattr(harm, "STEPS", 5)
     monkeypatch.setattr(finalists, "COMPILED", False)
 

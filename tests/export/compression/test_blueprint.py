@@ -36,3 +36,18 @@ def test_a_layer_starts_as_its_trial_ended(name, monkeypatch):
     error = np.square(outputs - lesson.targets[0]).mean() / np.square(lesson.targets[0]).mean()
     assert error == pytest.approx(trial.harm, rel=1e-4)
     np.testing.assert_allclose(layer_at(new, "second").kernel, layer_at(alone, "second").kernel)
+
+
+def test_a_narrower_network_with_butterflies():
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(96, "relu", name="a"), keras.layers.Dense(6, name="head")])
+    structures = {each.name: each for each in structures_of(replaceable_layers(model, X, ["a"], None)[0].dense)}
+    blueprint = Blueprint(structures=(("a", structures["radix 4"]),), widths=(("a", 48),))
+    assert blueprint.name == "narrower, 48 units; radix 4: a"
+    assert blueprint.family == "narrower butterfly"
+    assert blueprint.layers == {"a": "radix 4, 48 units"}
+    new, report = blueprint.build(model, X, {}, lambda path, structure: 1)
+    assert (new.get_layer("a").units, new.get_layer("a").radix) == (48, 4)
+    assert [(each.layer, each.kind, each.units) for each in report.replacements] == [("a", "Butterfly", 48)]
+    # The head keeps the rows of the units that are left.
+    rows = np.asarray(model.get_layer("head").kernel)
+    assert all(any(np.array_equal(row, each) for each in rows) for row in np.asarray(new.get_layer("head").kernel))

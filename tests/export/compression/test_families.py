@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
-from keras_butterfly.export.compression.families import Tried, of_structures, of_widths
+from keras_butterfly.export.compression.families import Tried, of_blueprints, of_structures, of_widths
 from keras_butterfly.export.compression.structures import DENSE, Structure
 from keras_butterfly.export.compression.targets import Targets
 
@@ -49,3 +50,16 @@ def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
     for entry in between:  # the costs above are the squares of the factors
         assert math.sqrt(entry.load) / 2 == pytest.approx(1 / entry.harm)
     assert of_widths({"a": 1}, {1.0: Cost(1, 1)}, Targets(size=1)) == []
+
+
+def test_of_networks_that_cost_the_same_the_one_with_more_weights_is_taken():
+    narrow, few, many = (
+        Blueprint(
+            structures=(("a", BUTTERFLY),),
+            widths=(("a", width),),
+        )
+        for width in (32, 64, 65)
+    )
+    costs = {many: Cost(3e-6, 400), few: Cost(3e-6, 400), narrow: Cost(1e-6, 100)}
+    found = of_blueprints(costs, {narrow: 10, few: 20, many: 30}, Targets(size=400))
+    assert [(entry.blueprint, entry.load) for entry in found] == [(narrow, 0.25), (many, 1.0)]

@@ -77,3 +77,17 @@ def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monke
     monkeypatch.setattr(Finalists, "_train", lambda self, blueprint: found.append(blueprint.name.split(":")[0]))
     Finalists(SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))).train_those_within_limits(families)
     assert found == names
+
+
+def test_the_best_of_several_learning_rates_is_kept(monkeypatch):
+    blueprint, scores = family("butterfly", [1], [0])[0][0].blueprint, {1e-3: 0.7, 2e-3: 0.9, 4e-3: None, 8e-3: 0.8}
+    clock = SimpleNamespace(is_over=lambda: False, show=lambda text: None)
+    training = SimpleNamespace(learning_rates=tuple(scores))
+
+    def train(self, blueprint, rate, is_needed):
+        return None if scores[rate] is None else Finalist(blueprint, None, None, None, scores[rate])
+
+    monkeypatch.setattr(Finalists, "_trained", train)
+    finalists = Finalists(SimpleNamespace(clock=clock, training=training))
+    assert finalists._train(blueprint).score == 0.9
+    assert finalists.found[blueprint].score == 0.9

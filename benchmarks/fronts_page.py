@@ -1,0 +1,227 @@
+"""Write the tables and the plot of docs/fronts.md from the results of benchmarks/fronts.py.
+
+    python benchmarks/fronts_page.py [FOLDER] [--page docs/fronts.md]
+
+FOLDER holds a JSON file for each task, by default docs/compress. In the page, a table stands between the lines
+`<!-- TABLE -->` and `<!-- end -->`: "winners", "limits size" or "limits latency". The plot, fronts.png, stands beside the page.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import page_tables
+
+from keras_butterfly.export import files
+from keras_butterfly.export.measurement import plots
+
+DOCS = Path(__file__).parent.parent / "docs"
+NAMES = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "isolet": "ISOLET", "hapt": "HAPT"}
+# The groups of families that are compared. All but the butterflies are rivals.
+BUTTERFLIES = "butterfly"
+GROUPS = {
+    "narrow dense": ("narrower",),
+    "low rank": ("low rank",),
+    BUTTERFLIES: ("butterfly", "narrower butterfly", "mixed"),
+}
+KEYS = {"size": "size_bytes", "latency": "median_seconds"}
+# For each cost, what turns bytes or seconds into the unit, the unit, and the digits that are shown.
+UNITS = {"size": (1 / 1024, "KiB", 0), "latency": (1e6, "us", 1)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Models of several seeds that keep one limit.
+
+    Attributes:
+        accuracies: seed -> accuracy on the examples that the search has not seen, from 0 to 1.
+        cost: the mean cost, in bytes or seconds.
+    """
+
+    accuracies: Mapping[str, float]
+    cost: float
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.accuracies.values())))
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean, or 0 for a single seed."""
+        return standard_error(list(self.accuracies.values()))
+
+    def __str__(self) -> str:
+        few = f", {len(self.accuracies)} seed" + "s" * (len(self.accuracies) > 1) if len(self.accuracies) != 3 else ""
+        return f"{100 * self.mean:.2f} ± {100 * self.error:.2f}{few}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What was found for one limit of one task.
+
+    Attributes:
+        task, cost, part: the task, "size" or "latency", and the part of the original's cost, such as "1/40".
+        limit: the limit, in bytes or seconds, the mean of the seeds.
+        picks: what `compress` picked.
+        picked: how often a group of families was picked.
+        groups: the most accurate models of each group, by the score that the search knows.
+    """
+
+    task: str
+    cost: str
+    part: str
+    limit: float
+    picks: Found | None
+    picked: Counter
+    groups: Mapping[str, Found]
+
+    @property
+    def winner(self) -> str | None:
+        """The group that was picked most often."""
+        return self.picked.most_common(1)[0][0] if self.picked else None
+
+    @property
+    def beaten_by(self) -> str | None:
+        """The rival that costs no more than the picks and is more accurate by more than one standard error, or None."""
+        if self.picks is None:
+            return None
+        for group, rival in self.groups.items():
+            seeds = self.picks.accuracies.keys() & rival.accuracies.keys()
+            ahead = [rival.accuracies[seed] - self.picks.accuracies[seed] for seed in seeds]
+            if group != BUTTERFLIES and rival.cost <= self.picks.cost and np.mean(ahead) > standard_error(ahead) > 0:
+                return group
+        return None
+
+
+def standard_error(values: list[float]) -> float:
+    """Return the standard error of the mean of some values, or 0 for a single one."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def group_of(family: str) -> str:
+    """Return the group that a family of models belongs to. The original's is "dense"."""
+    return next((group for group, families in GROUPS.items() if family in families), "dense")
+
+
+def found(points: Mapping[str, dict], key: str) -> Found | None:
+    """Return the models of several seeds, by seed, or None if there are none."""
+    if not points:
+        return None
+    accuracies = {seed: point["unseen"] for seed, point in points.items()}
+    return Found(accuracies, float(np.mean([point[key] for point in points.values()])))
+
+
+def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Limit:
+    """Return what was found for one limit, from the results of each seed."""
+    key = KEYS[cost]
+    within = {seed: [p for p in result["points"] if p[key] <= result["limit"]] for seed, result in results.items()}
+    picks = {seed: p for seed, points in within.items() for p in points if p["name"] == results[seed]["pick"]}
+    groups = {}
+    for group, families in GROUPS.items():
+        usable = {seed: [p for p in points if p["family"] in families] for seed, points in within.items()}
+        best = {seed: max(points, key=lambda p: p["score"]) for seed, points in usable.items() if points}
+        if (models := found(best, key)) is not None:
+            groups[group] = models
+    limit = float(np.mean([result["limit"] for result in results.values()]))
+    picked = Counter(group_of(point["family"]) for point in picks.values())
+    return Limit(task, cost, part, limit, found(picks, key), picked, groups)
+
+
+def limits_of(trees: Mapping[str, dict], cost: str) -> Iterator[Limit]:
+    """Yield all limits of a cost, task after task, the tightest first."""
+    for task, tree in trees.items():
+        seeds = {name: branch for name, branch in tree.items() if name.startswith("seed ")}
+        for part in dict.fromkeys(part for branch in seeds.values() for part in branch.get(cost, {})):
+            yield limit_of(
+                task, cost, part, {seed: branch[cost][part] for seed, branch in seeds.items() if part in branch.get(cost, {})}
+            )
+
+
+def limits_table(limits: Iterable[Limit]) -> str:
+    """Return the table of some limits in Markdown: what was picked, and the accuracy of each group."""
+    lines = [
+        f"| data, limit | picked | accuracy of the picks | {' | '.join(GROUPS)} | a rival beats the picks |",
+        f"|{'---|' * (4 + len(GROUPS))}",
+    ]
+    for each in limits:
+        factor, unit, digits = UNITS[each.cost]
+        cells = [f"{NAMES[each.task]}, {each.part}: {each.limit * factor:,.{digits}f} {unit}"]
+        cells.append(", ".join(f"{group} ({count})" for group, count in each.picked.most_common()) or "nothing fits")
+        cells.append(str(each.picks or ""))
+        cells += [str(each.groups.get(group, "nothing fits")) for group in GROUPS]
+        cells.append(f"**{each.beaten_by}**" if each.beaten_by else "no")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def winners_table(trees: Mapping[str, dict]) -> str:
+    """Return the table in Markdown of how many tasks each group wins, and on how many no rival beats the picks."""
+    lines = [f"| limit | {' | '.join(GROUPS)} | no rival beats the picks |", f"|{'---|' * (2 + len(GROUPS))}"]
+    for cost in KEYS:
+        limits = list(limits_of(trees, cost))
+        for part in dict.fromkeys(each.part for each in limits):
+            alike = [each for each in limits if each.part == part]
+            wins = Counter(each.winner for each in alike)
+            cells = [f"{part} of the {cost}", *(f"{wins[group]} of {len(alike)}" for group in GROUPS)]
+            cells.append(f"{sum(each.beaten_by is None for each in alike)} of {len(alike)}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_tables(page: str, trees: Mapping[str, dict]) -> str:
+    """Return `page`, a text in Markdown, with each of its tables made anew."""
+    tables = {
+        "winners": lambda: winners_table(trees),
+        **{f"limits {cost}": lambda cost=cost: limits_table(limits_of(trees, cost)) for cost in KEYS},
+    }
+    return page_tables.replaced(page, "|".join(tables), lambda name: tables[name]())
+
+
+@plots.style()
+def plot_fronts(trees: Mapping[str, dict]) -> Figure:
+    """Return a plot of accuracy over size and over latency for each task. Bars are standard errors over the seeds."""
+    figure, axes = plots.panels(2 * len(trees))
+    for row, (task, tree) in enumerate(trees.items()):
+        for column, cost in enumerate(KEYS):
+            plot_limits(axes[2 * row + column], list(limits_of({task: tree}, cost)))
+    handles = [Line2D([], [], color=plots.KINDS[group], marker="o", label=group) for group in GROUPS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def plot_limits(axis: Axes, limits: list[Limit]) -> None:
+    """Draw for each group the accuracy of its best model for each limit over its cost."""
+    factor, unit, _ = UNITS[limits[0].cost]
+    for group in GROUPS:
+        models = [each.groups[group] for each in limits if group in each.groups]
+        costs, means, errors = (
+            [get(m) for m in models] for get in (lambda m: factor * m.cost, lambda m: 100 * m.mean, lambda m: 100 * m.error)
+        )
+        axis.errorbar(costs, means, yerr=errors, fmt="o-", color=plots.KINDS[group], capsize=2.5, elinewidth=1)
+    label = {"size": "file size", "latency": "median latency"}[limits[0].cost]
+    axis.set(title=NAMES[limits[0].task], xlabel=f"{label}, {unit}", ylabel="accuracy, unseen examples, %")
+    plots.log_scale(axis, "x")
+
+
+@click.command()
+@click.argument("folder", default=DOCS / "compress", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--page", default=DOCS / "fronts.md", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(folder: Path, page: Path):
+    trees = {name: json.loads(path.read_text()) for name in NAMES if (path := folder / f"{name}.json").exists()}
+    files.write(page, with_tables(page.read_text(), trees).encode(), overwrite=True)
+    plots.save(plot_fronts(trees), page.parent / "fronts.png", overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
