@@ -65,35 +65,38 @@ def to_tflite(
 ) -> TFLiteModel:
     """Convert a built Keras model to TFLite.
 
-    The model may hold any layers that TFLite can express. Butterfly layers are written as `lowering` says, all other layers as
-    TensorFlow does. The result holds built-in operators only. It has been run, and its outputs agree with those of Keras
-    within `tolerance`.
+    The model may have any layers that TFLite can express. Butterfly layers are written as `lowering` says, and all other layers
+    as TensorFlow writes them. The file has built-in operators only. It is run before it is returned, and its outputs agree with
+    those of Keras within `tolerance`.
 
     Args:
-        model: a built model with known input shapes. One of your own class is taken as it is where it has one input, then of
-            float32; wrap others: `keras.Model(inputs, model(inputs))`.
-        quantize: None (default): float32. "float16": weights in float16, half the file. "dynamic": weights in int8, activations
-            quantized while running. "int8": both in int8, by ranges seen on `representative_data`.
+        model: a built model with known input shapes. A model of your own class is accepted if it has one input of float32. Wrap
+            other ones: `keras.Model(inputs, model(inputs))`.
+        quantize: None (default): float32. "float16": weights in float16, which halves the file. "dynamic": weights in int8, and
+            activations are quantized while the file runs. "int8": both in int8, with the ranges that the activations have on
+            `representative_data`.
         representative_data: typical inputs, as `model.predict` takes them; a dict by the inputs' names; a `tf.data.Dataset`, a
             generator, or a function that returns one, such as TFLite's `representative_dataset`. At most 200 batches are read.
             "int8" needs them, and holds a quarter back from calibration. Errors are measured on these data, for "int8" on the
             part held back. Without data, errors are measured on random inputs.
-        integer_io: whether an "int8" model also takes its inputs and gives its outputs in int8. Default False: float32.
-        lowering: "auto" (default): the best lowering of each butterfly layer by `objective`, in the precision asked for, among
-            those whose error is within the tolerance. In "int8" and "dynamic" a layer may compute in float32, its weights
-            stored in int8, where that is faster, or where int8 would be much less exact than a Dense's. "gather" and "slice":
-            stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
-        effort: "measure": the promising lowerings of each layer are converted and timed. "quick": fewer of them, about a third.
+        integer_io: whether the inputs and outputs of an "int8" model are int8 too. Default False: they are float32.
+        lowering: how butterfly layers are written in TFLite's operators. "auto" (default): for each layer the best way by
+            `objective` whose error is within the tolerance. In "int8" and "dynamic" a layer may compute in float32 with its
+            weights stored in int8, if that is faster, or if int8 would be much less exact than in a Dense. "gather" and
+            "slice": stage by stage. "fused": block factors. "folded": thin matrices. "dense": the whole kernel.
+        effort: "measure": the promising lowerings of each layer are converted and timed. "quick": about a third of them are.
             "estimate": the lowering with the lowest estimated cost is taken. Nothing is timed, unless that lowering turns out
             not to be exact enough. None (default): what the environment variable KERAS_BUTTERFLY_EFFORT says, or "measure".
         objective: "latency" (default): the smallest file among the lowerings within 5 % of the fastest. "size": the smallest
             file.
-        batch_size: the batch the exported model takes; None: any, planned for 1.
+        batch_size: the number of examples that the file takes at once, by default 1. None: any number; lowerings are chosen for
+            1.
         tolerance: the largest permitted error, relative to the largest output value. Default 1e-4, for "float16" 0.01, for
             "dynamic" 0.1, for "int8" 0.25.
         device: the device that measures lowerings, and for which they are chosen: "host", which is this machine; another name
             that `keras-butterfly devices` lists, such as "arm64"; or a `devices.Device`.
-        wisdom: the measurements made before, to which new ones are added. Default: `export.wisdom`, those of this process.
+        wisdom: earlier measurements, which are used and to which new ones are added. Default: `export.wisdom`, those of this
+            process.
         progress: whether to show progress on stderr. None (default): bars where stderr is a terminal, else lines.
 
     Returns:
@@ -128,11 +131,11 @@ def pareto_front(
     progress: bool | None = None,
     most: int = 8,
 ) -> list[TFLiteModel]:
-    """Return exports of one model that trade latency for size: no other export found beats one of them in both.
+    """Return several exports of one model, from the fastest to the smallest.
 
-    The lowerings of every butterfly layer are measured, the smallest among them too. Seconds and bytes are added up over the
-    layers. The combinations that no other beats are exported, and each is compared with Keras. Exports that disagree with Keras
-    are left out.
+    No export in the list is both slower and larger than another one. The lowerings of every butterfly layer are measured, also
+    the smallest ones. Seconds and bytes are added up over the layers. The combinations that no other beats in both are
+    exported, and each is compared with Keras. Exports that disagree with Keras are left out.
 
     Args:
         most: the largest number of exports. They are spread evenly from the fastest to the smallest. All other arguments are

@@ -24,8 +24,8 @@ class Gain:
     """What the butterfly layers of an export save over dense kernels.
 
     Attributes:
-        cost: what an invocation of all butterfly layers takes, as exported. Each layer was measured by itself.
-        dense_cost: the same for the layers as dense kernels.
+        cost: the cost of an invocation, added up over all butterfly layers as exported. Each layer was measured alone.
+        dense_cost: the same if the layers were dense kernels.
         size_bytes: bytes of the file.
         dense_size_bytes: estimated bytes of the file if the layers were dense kernels.
         estimated: whether `dense_cost` is partly estimated. A dense kernel that is estimated to be much slower is not
@@ -43,7 +43,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class KerasInputs:
-    """How the inputs of a Keras model are given to it.
+    """The names and the structure in which a Keras model takes its inputs.
 
     Attributes:
         names: the names of the inputs in Keras, which differ from those of the signature where the user gave none.
@@ -68,7 +68,7 @@ class TFLiteModel:
         parity: the errors against Keras, measured during the export. They are measured on the representative data if these were
             given, else on random inputs.
         plan: for each butterfly layer its lowering, the error of this lowering, and the lowerings that were considered.
-        notes: warnings, each a sentence or a few.
+        notes: warnings about this export, each of one sentence or a few.
         original_parity: the errors against the Keras model in its own precision, if that is not float32. `parity` is then
             against the model's copy in float32. None for a model in float32.
         keras_inputs: how the Keras model takes its inputs, or None if that is not known.

@@ -39,7 +39,7 @@ FLOORS = {
 
 def mapped() -> set[str]:
     """The modules that the map names, as paths from the root."""
-    block = re.search(r"## The house\n\n((?:    .*\n|\n)+)", (ROOT / "CONTRIBUTING.md").read_text()).group(1)
+    block = re.search(r"## What each file is for\n\n((?:    .*\n|\n)+)", (ROOT / "CONTRIBUTING.md").read_text()).group(1)
     paths, folders = set(), {}
     for line in block.splitlines():
         match = re.match(r"( +)([a-z0-9_]+(?:/|\.py))(?:\s|$)", line)

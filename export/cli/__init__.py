@@ -1,7 +1,7 @@
 """The command line, `keras-butterfly`: the arguments of each command.
 
-It is installed as a package of its own, so that TensorFlow is imported only when a command needs it. So --help answers at once,
-bad arguments are reported in one line on stderr, and TensorFlow's log can be silenced before TensorFlow starts.
+It is installed as a separate package, so that TensorFlow is imported only when a command needs it. Therefore --help answers at
+once, wrong arguments are reported in one line on stderr, and TensorFlow's log can be silenced before TensorFlow starts.
 """
 
 import errno
@@ -49,10 +49,11 @@ def cli(verbose):
 @click.option("-o", "--output", type=FOLDER, default=DEFAULT_OUTPUT, show_default=True, help="Folder to write to.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 def demo(dataset, epochs, seed, output, overwrite):
-    """Train three networks, export them and compare accuracy, size and latency.
+    """Train three networks, export them, and compare the files.
 
-    The networks are a dense one, the same with butterfly layers, and a dense one so narrow that it has as many weights as the
-    butterfly network.
+    The networks are a dense one, the same with butterfly layers, and a narrow dense one that has as many weights as the
+    butterfly network. Their accuracy, size and latency are compared.
+
     Writes dense.tflite, butterfly.tflite, narrow_dense.tflite, report.json and report.png to the output folder.
     """
     from keras_butterfly_cli.demonstration import run
@@ -64,9 +65,11 @@ def demo(dataset, epochs, seed, output, overwrite):
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--overwrite", is_flag=True, help="Replace the examples in a folder that holds files. Its other files stay.")
 def examples(folder, overwrite):
-    """Write the notebooks, and the Python files and data that they need, to the folder DIR.
+    """Write the notebooks to the folder DIR.
 
-    To run them: pip install 'keras-butterfly[examples]'
+    The Python files and the data that the notebooks need are written too.
+
+    To run the notebooks: pip install 'keras-butterfly[examples]'
     """
     from keras_butterfly_cli.example_files import run
 
@@ -92,7 +95,10 @@ def _output(suffix: str):
 @click.argument("model", type=FILE)
 @AS_JSON
 def summary(model, as_json):
-    """Show the weights, multiply-adds and bytes of each layer of MODEL, a .keras file."""
+    """Show the weights, multiply-adds and bytes of each layer.
+
+    MODEL is a .keras file.
+    """
     from keras_butterfly_cli.commands import summary as run
 
     run(model, as_json)
@@ -130,7 +136,7 @@ def summary(model, as_json):
     "best, which is fit for low-rank layers and fresh for butterflies.",
 )
 @click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=FILE, help="A .npz with inputs x and labels y, which are needed for accuracies only.")
+@click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Without labels no accuracies are shown.")
 @click.option(
     "--epochs", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Passes of distillation over the data."
 )
@@ -141,9 +147,10 @@ def summary(model, as_json):
 @OVERWRITE
 @AS_JSON
 def replace(**options):
-    """Replace the dense layers of MODEL, a .keras file, by butterfly layers.
+    """Replace the dense layers of MODEL by butterfly layers.
 
-    To have the layers chosen for a latency, a size or an accuracy, see compress.
+    MODEL is a .keras file. Without --data and --epochs the new layers are fitted but not trained, and the new model is far less
+    accurate than MODEL until you train it. The command compress chooses the layers for a latency, a size or an accuracy.
     """
     from keras_butterfly_cli.commands import replace as run
 
@@ -157,7 +164,7 @@ def replace(**options):
     "--data",
     type=FILE,
     required=True,
-    help="A .npz with inputs x, and labels y if there are any. Scored on x_test, y_test, or else on a part that is held back.",
+    help="A .npz with inputs x, and labels y if there are any. Models are scored on x_test and y_test, or on a held-back part.",
 )
 @click.option("--target-latency-us", type=POSITIVE, help="Largest median latency in microseconds.")
 @click.option("--target-size-kib", type=POSITIVE, help="Largest .tflite file in KiB.")
@@ -167,7 +174,9 @@ def replace(**options):
 @click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
 @click.option("--time-limit", type=POSITIVE, help="Seconds after which the search ends with what it has found.")
 @click.option("--folder", type=FOLDER, help="Folder in which the search is kept, to continue it after an interruption.")
-@click.option("--epochs", type=click.IntRange(1, 1_000_000), default=6, show_default=True, help="Passes of each training.")
+@click.option(
+    "--epochs", type=click.IntRange(1, 1_000_000), default=6, show_default=True, help="Passes over the data in each training."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option(
     "--learning-rate",
@@ -185,10 +194,11 @@ def replace(**options):
 @OVERWRITE
 @AS_JSON
 def compress(**options):
-    """Find the best model that meets the targets, made of MODEL, a .keras file, and write it as TFLite.
+    """Find the best small model that meets the targets.
 
-    Layers stay dense, or become low-rank pairs or butterflies of several kinds, or the whole network becomes narrower. With
-    --max-accuracy-drop alone the fastest model is written, and else the most accurate. At least one target is needed.
+    MODEL is a .keras file. Its layers stay dense, or become low-rank pairs or butterflies of several kinds, or the whole
+    network becomes narrower. Give at least one target: --target-latency-us, --target-size-kib or --max-accuracy-drop. With
+    --max-accuracy-drop alone the fastest model that meets it is written, and otherwise the most accurate one.
     """
     from keras_butterfly_cli.commands import compress as run
 
@@ -206,23 +216,31 @@ def compress(**options):
     type=click.Choice(["auto", "gather", "slice", "fused", "folded", "dense"]),
     default="auto",
     show_default=True,
+    help="How butterfly layers are written in TFLite's operators. auto: the best way for each layer.",
 )
 @click.option(
     "--effort",
     type=click.Choice(["measure", "quick", "estimate"]),
-    help="How lowerings are chosen: by many measurements, by few, or by estimates. [default: measure]",
+    help="How the best way is found: by many measurements, by few, or by estimates. [default: measure]",
 )
-@click.option("--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--objective", type=click.Choice(["latency", "size"]), default="latency", show_default=True, help="What the best way saves."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Examples that the file takes at once."
+)
 @click.option("--tolerance", type=POSITIVE, help="Largest error of an output, relative to the largest output.")
 @DEVICE
 @click.option("--wisdom", type=FILE, help="File of earlier measurements. They are used, and new ones are added.")
 @click.option("--card", is_flag=True, help="Measure the file, and write a model card beside it, with the suffix .md.")
-@click.option("--explain", is_flag=True, help="Print all lowerings that were considered for each butterfly layer.")
+@click.option("--explain", is_flag=True, help="Print all ways to write each butterfly layer that were considered.")
 @OVERWRITE
 @AS_JSON
 def export(**options):
-    """Convert MODEL, a .keras file, to TFLite, and compare the outputs with Keras."""
+    """Convert MODEL, a .keras file, to TFLite.
+
+    The file is run, and its outputs are compared with those of Keras.
+    """
     from keras_butterfly_cli.commands import export as run
 
     run(**options)
@@ -236,7 +254,10 @@ def export(**options):
 @DEVICE
 @AS_JSON
 def measure(**options):
-    """Measure the latency of MODEL, a .tflite file, or on the device arm64 its instructions and memory reads."""
+    """Measure the latency of MODEL, a .tflite file.
+
+    On the device arm64, which is emulated, its instructions and memory reads are counted instead.
+    """
     from keras_butterfly_cli.commands import measure as run
 
     run(**options)
@@ -255,9 +276,10 @@ def measure(**options):
 @OVERWRITE
 @AS_JSON
 def compare(**options):
-    """Compare the latency, size and accuracy of MODELS, .keras and .tflite files. The first is the baseline.
+    """Compare the latency, size and accuracy of several models.
 
-    The models are measured in turns. A .keras file is exported first, in float32 or as --quantize says.
+    MODELS are .keras and .tflite files. The first is the baseline. The models are measured in turns. A .keras file is
+    exported first, in float32 or as --quantize says.
     """
     from keras_butterfly_cli.commands import compare as run
 
@@ -268,7 +290,10 @@ def compare(**options):
 @AS_JSON
 @click.pass_context
 def devices(context, as_json):
-    """List the devices on which files can be measured, what each needs, and what is missing here."""
+    """List the devices on which files can be measured.
+
+    The list says what each device needs, and what is missing on this machine.
+    """
     if context.invoked_subcommand is None:
         from keras_butterfly_cli.device_commands import list_devices
 
@@ -278,7 +303,10 @@ def devices(context, as_json):
 @devices.command()
 @click.argument("device")
 def setup(device):
-    """Install what DEVICE, such as arm64, needs, in a cache folder. No rights of root are needed."""
+    """Install what DEVICE needs, for example arm64.
+
+    Everything is installed in a cache folder. This needs no root rights.
+    """
     from keras_butterfly_cli.device_commands import set_up
 
     set_up(device)

@@ -149,7 +149,7 @@ def _score_lines(scores: dict[str, float], replaced) -> list[str]:
     """Return lines of text that help a user to judge the fit."""
     lines = [f"accuracy, {name}: {score:.4f}" for name, score in scores.items()]
     if any(each.error is not None for each in replaced.replacements):
-        lines.append("relative error: of the fit, before any training. 0 is exact, 1 is a layer that has learned nothing.")
+        lines.append("relative error: that of the fit, before any training. 0 is exact, and 1 is as bad as a layer of zeros.")
     return lines
 
 
@@ -288,7 +288,7 @@ def _difference(name: str, first: list, outputs: list) -> float:
 
 def _evaluation_table(evaluated: dict[str, dict]) -> TextTable:
     table = TextTable(
-        "model", title="On the data; difference: largest, of the largest output of the first", title_justify="left"
+        "model", title="On the data. Difference: the largest to the first, of its largest output", title_justify="left"
     )
     scored = any("accuracy" in figures for figures in evaluated.values())
     for column in ("accuracy", "difference") if scored else ("difference",):

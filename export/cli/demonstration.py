@@ -134,7 +134,7 @@ def run(dataset: str, output: Path, *, epochs: int | None = None, seed: int = 0,
     for kind in LEARNING_RATES:
         exported[kind], outcomes[kind] = _demonstrate(kind, data, epochs, seed)
         width, rate, error = outcomes[kind].width, LEARNING_RATES[kind], outcomes[kind].max_error
-        console.print(f"{kind}: width {width}, learning rate {rate:g}, equal to Keras within {error:.1e}")
+        console.print(f"{kind}: width {width}, learning rate {rate:g}, largest difference from Keras {error:.1e}")
     comparison = compare(exported, runs=RUNS)
     console.print(table(outcomes, comparison))
     for path in _write(output, dataset, exported, outcomes, comparison, overwrite):

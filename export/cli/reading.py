@@ -1,5 +1,6 @@
 """Reading models and data from files."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ def load_model(path) -> keras.Model:
     """
     if not Path(path).is_file():
         raise ValueError(f"Expected a .keras file. Received: '{path}', which is not a file.")
+    if Path(path).suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras says that the file is not found
+        raise ValueError(
+            f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: it is not a zip archive."
+        )
     try:
         try:
             model = keras.models.load_model(path)

@@ -80,11 +80,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Compression:
-    """The result of `compress`: a model made small in several ways, and the pick.
+    """The result of `compress`: all small models that were tried, and the one that was picked.
 
     Attributes:
         points: the models. The first is the original.
-        pick: the best point that meets the targets, or else the nearest.
+        pick: the best point that meets the targets, or the nearest one if no point meets them.
         why: sentences that say why the pick was picked, and what limits its figures.
         score_name: what the scores are: "accuracy", "agreement with the original" or "score", that of the caller's metric.
         skipped: maps the name of each model that could not be exported, or is off by more than the tolerance, to the reason.

@@ -38,7 +38,7 @@ class Targets:
 
     def __post_init__(self):
         if self.latency is None and self.size is None and self.drop is None:
-            raise ValueError("Expected at least one target: target_latency, target_size or max_accuracy_drop. Received: none")
+            raise ValueError("Expected at least one target: a latency, a size or an accuracy drop. Received: none")
         for name, value in (("target_latency", self.latency), ("target_size", self.size)):
             if value is not None:
                 positive_number(value, name)

@@ -7,7 +7,7 @@ from .targets import Targets
 
 UNSEEN = (
     "Models were scored on a part of the data that they did not train on. If the original was trained on it, its score is too "
-    "high and the drops look larger than they are. Then give `validation_data`."
+    "high and the drops look larger than they are. Then give `validation_data`, or x_test and y_test in --data."
 )
 STOPPED = "The time limit ended the search early. More time may find a better model."
 
@@ -39,7 +39,7 @@ def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]
     for family in dict.fromkeys(point.family for point in points[1:] if point.family != pick.family):
         alike = [point for point in points if point.family == family]
         best, _ = picked(alike, original, targets)
-        sentences.append(f"The best that is {family}, '{best.name}': {described(best, original)}.")
+        sentences.append(f"The best of the kind {family} is '{best.name}': {described(best, original)}.")
     return sentences
 
 

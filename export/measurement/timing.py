@@ -86,13 +86,18 @@ def content_of(model) -> bytes:
         model: a `TFLiteModel`, the bytes themselves, or a path to the file.
 
     Raises:
-        ValueError: if `model` is none of these, or no file is at the path.
+        ValueError: if `model` is none of these, no file is at the path, or the file is a Keras model.
     """
     if isinstance(model, bytes):
         return model
     if isinstance(model, str | Path):
         if not Path(model).is_file():
             raise ValueError(f"Expected the path of a .tflite file. Received: '{model}', which is no file.")
+        if Path(model).suffix in (".keras", ".h5"):
+            raise ValueError(
+                f"Expected a .tflite file. Received a file of Keras: '{model}'. Convert it first, with export.to_tflite or the "
+                "command keras-butterfly export."
+            )
         try:
             return Path(model).read_bytes()
         except OSError as error:

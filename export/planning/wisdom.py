@@ -17,15 +17,15 @@ FORMAT, VERSION = "keras-butterfly wisdom", 3
 
 @dataclass(frozen=True)
 class WisdomKey:
-    """What a measurement is valid for: it is looked up by all of these facts.
+    """The facts by which a measurement is looked up. It is used again only if all of them are the same.
 
     Attributes:
-        layer: the layer's structure, in words; not its name, and not its weights.
+        layer: the structure of the layer in words, without its name and its weights.
         input_shape: with the batch first, None where unknown.
         precision: "float32", "float16", "dynamic" or "int8".
         objective: "latency" or "size", by which candidates were chosen to be measured.
         effort: "measure" or "quick", with which many or few candidates were measured.
-        device, machine, runtime: where it was measured, on one thread.
+        device, machine, runtime: where the layer was measured, on one thread.
     """
 
     layer: str
@@ -43,7 +43,7 @@ class Measurement:
     """What was measured of one layer alone in a .tflite file.
 
     Attributes:
-        cost: what an invocation takes: the median of the seconds, or a weighted sum of counts.
+        cost: the cost of an invocation: the median of the seconds, or a weighted sum of counts.
         size_bytes: the bytes of the file.
         error: the largest difference from the layer in Keras before its activation, divided by the largest value there.
         unit: the unit of `cost`, "seconds" or "counts".
@@ -123,7 +123,7 @@ class Wisdom:
         return iter(self._known)
 
     def recall(self, key: WisdomKey) -> tuple[Candidate, ...]:
-        """Return the candidates measured for `key`; none if nothing was measured."""
+        """Return the candidates that were measured for `key`, an empty tuple if there are none."""
         return self._known.get(key, ())
 
     def learn(self, key: WisdomKey, candidates: tuple[Candidate, ...]) -> None:

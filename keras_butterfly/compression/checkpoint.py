@@ -28,8 +28,8 @@ class Checkpoint:
 
     Args:
         folder: the folder. It must be empty, or hold a checkpoint, or not exist.
-        settings: what the training depends on and `distill` does not know, such as the options that the student was made with.
-            Values that JSON can hold, by the names that error messages call them.
+        settings: facts that the training depends on and that `distill` does not know, such as the options by which the student
+            was made: a dict of values that JSON can hold. Error messages use its keys.
 
     Raises:
         ValueError: if `folder` is a file, cannot be read, or holds other files and no checkpoint.

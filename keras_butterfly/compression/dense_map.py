@@ -29,14 +29,14 @@ def little_saved(layer: str, weights: int, dense_weights: int) -> str | None:
 
 @dataclass(frozen=True)
 class DenseMap:
-    """The map `y = activation(x @ kernel + bias)` of the last axes that a layer computes, with these axes taken as one.
+    """The map `y = activation(x @ kernel + bias)` that a layer computes on its last axes, which are taken as one axis.
 
     Attributes:
         layer: a `Dense`, an `EinsumDense` whose equation contracts the last axes with a kernel, or a 1x1 `Conv2D`.
-        input_shape, output_shape: sizes of the last axes of inputs and outputs, of which the map is. One axis each, except
-            for some `EinsumDense`.
+        input_shape, output_shape: sizes of those last axes of the inputs and of the outputs. This is one axis each, except for
+            some `EinsumDense`.
         kernel_axes: order of the kernel's axes that puts the input's axes before the output's.
-        strides: of a convolution: the layer keeps every so many rows and columns. (1, 1) for other layers.
+        strides: the strides of a convolution, in rows and columns. (1, 1) for other layers.
     """
 
     layer: keras.layers.Layer
@@ -190,7 +190,7 @@ def _why_not_dense_einsum(layer: keras.layers.EinsumDense) -> str | None:
 
 
 def _why_not_dense_convolution(layer: keras.layers.Conv2D) -> str | None:
-    """Return what is wrong unless the kernel is 1x1, in one group, on the last axis."""
+    """Return why a convolution is not dense, or None if its kernel is 1x1, in one group, on the last axis."""
     if tuple(layer.kernel_size) != (1, 1) or layer.groups != 1:
         return f"is a convolution of {tuple(layer.kernel_size)} in {layer.groups} group(s); 1 x 1 in one is expected"
     if layer.data_format != "channels_last":

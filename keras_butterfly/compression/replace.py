@@ -75,7 +75,7 @@ def replace_dense(
             of rank k. "auto" (default): "butterfly_dense" if `k` is given, else "butterfly", which is the more accurate of the
             two at equal numbers of weights, once it is trained.
         k: sizes k1 = k2 of W' in `ButterflyDense`. None (default): those that `ButterflyDense` chooses.
-        rank: rank of a `LowRank` layer, which has to be given for it, or of the term that is added to a `Butterfly`.
+        rank: rank of a `LowRank` layer, for which it is required, or of the low-rank term that is added to a `Butterfly`.
         stacks: number of butterflies whose sum a `Butterfly` is.
         radix: how many nodes each stage of a butterfly mixes, see `Butterfly`. A sequence fits only layers up to its product.
             None (default): that of the new layer's class, 4 for `Butterfly` and 2 for `ButterflyDense`.

@@ -1,4 +1,4 @@
-"""Which layers of a model `replace_dense` is asked to replace: the arguments `where` and `min_weights`."""
+"""The selection of the layers that `replace_dense` replaces, by its arguments `where` and `min_weights`."""
 
 import re
 from collections.abc import Callable, Sequence

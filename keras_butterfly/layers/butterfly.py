@@ -49,7 +49,7 @@ class Butterfly(DenseLike):
             (28, 28) for 784, without padding. "auto": two stages of about equal radices with the fewest nodes.
         truncation: which nodes the narrower side uses. "first" (default) means the first nodes, which export best. "random",
             the paper's choice, means a uniform random subset of the first max(n, units) nodes. The same sizes always get the
-            same subset, unless `seed` or `truncation_seed` asks for another. A sequence lists distinct node indices below N.
+            same subset, unless `seed` or `truncation_seed` is given. A sequence lists distinct node indices below N.
         transposed: run the stages backwards, from the largest stride down. If units = n, `truncation` then names the inputs.
         order: "increasing" or "decreasing", the order of the strides. None (default) means decreasing if the layer is
             `transposed`, or if `units` is above the next power of two of n: there the inputs first spread over all nodes. In
@@ -60,7 +60,7 @@ class Butterfly(DenseLike):
         rank: None (default), or the rank of a product of two thin matrices, U (n, rank) and V (rank, units), which is added to
             the butterflies: `y = activation(B x + x U V + bias)`. V starts at zero.
         lr_multiplier: factor on the learning rate of the butterfly's weights. None (default) means a rule with which the
-            usual learning rates for Dense suit a butterfly, with Adam and with SGD. A number is a fixed factor for every
+            learning rate that suits Dense suits a butterfly too, with Adam and with SGD. A number is a fixed factor for every
             optimizer. The bias always learns at the optimizer's rate.
         implementation: how the map is computed. "gather" computes stage by stage and is the reference. "fused" multiplies
             consecutive stages out to block factors inside the graph, or all stages to one matrix if that costs less. "auto"

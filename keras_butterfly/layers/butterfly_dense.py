@@ -32,7 +32,7 @@ class ButterflyDense(DenseLike):
         units: size n2 of the output's last axis.
         activation, use_bias: as in `keras.layers.Dense`. Defaults: None, True.
         k1, k2: numbers of rows and of columns of W', at most n1 and n2. Default: log2 of n1 and n2, rounded up, at least 1.
-            With ten units the rank is then 4. Give both at least `units` where that is too low.
+            With ten units the rank is then 4. If that is too low, set both to at least `units`.
         kernel_initializer: initializer of W'. If it scales the variance, as the default "glorot_uniform" does, it is rescaled
             so that the layer's outputs start with the variance of a `Dense` layer's.
         bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: as in
@@ -44,7 +44,7 @@ class ButterflyDense(DenseLike):
             optimizer's rate.
         lora_rank, lora_alpha: as in `keras.layers.Dense`, see `enable_lora`.
         truncation: "random" (default) or "first", which nodes J1 and J2 keep. A random subset is the same for every layer of
-            the same sizes, unless `seed` or `truncation_seeds` asks for another.
+            the same sizes, unless `seed` or `truncation_seeds` is given.
         implementation: as in `Butterfly`.
         seed: int or None, the seed of the subsets and of the initial weights of J1 and J2.
         truncation_seeds: pair of ints, the seeds of the subsets of J1 and of J2. Default: derived from `seed`, or constants if

@@ -244,7 +244,7 @@ _NAMES: dict[str, type[ButterflyInitializer]] = {
 
 
 def get(identifier):
-    """Return the initializer of butterfly weights that `identifier` names, describes or is.
+    """Return the initializer of butterfly weights for a name, a config or an initializer.
 
     Args:
         identifier: "glorot", "fjlt", "orthogonal", "identity", "hadamard", the config of a `ButterflyInitializer`, or

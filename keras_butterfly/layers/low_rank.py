@@ -15,7 +15,7 @@ from .sizes import check_size
 class LowRank(DenseLike):
     """A layer like `keras.layers.Dense` whose matrix has a low rank: `y = activation(x U V + bias)`.
 
-    U is an n x rank matrix, V a rank x units matrix. It is the rival that a practitioner tries before a butterfly.
+    U is an n x rank matrix, V a rank x units matrix. Try it before a butterfly: it is simple, and fast after export.
 
     Weights: rank (n + units), and `units` for the bias. Multiply-adds per example: rank (n + units).
 

@@ -1,4 +1,4 @@
-"""The largest sizes of layers. A larger number is a slip, and would take hours or all memory before it fails."""
+"""The largest sizes of layers. A larger number is most likely a mistake, and would take hours or all memory before it fails."""
 
 from ..utils.validation import integer_up_to
 

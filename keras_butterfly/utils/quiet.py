@@ -1,4 +1,4 @@
-"""Keeping away from the user what libraries report of calls that this package makes, and showing its own warnings."""
+"""Hiding what libraries report about calls that this package makes, and showing the warnings of this package."""
 
 import logging
 import os

@@ -70,7 +70,7 @@ class Device(Protocol):
 
 
 class DeviceKind(Protocol):
-    """A class of devices, as it stands in `DEVICES`. It is called with the text after the colon, "" if there is none.
+    """A class of devices in `DEVICES`. It is called with the text after the colon of a device's name, or "" if there is none.
 
     Attributes:
         needs: what a machine must have for such devices, as a phrase for `keras-butterfly devices`.
