@@ -29,6 +29,7 @@ if BACKEND != "tensorflow":
         "test_ecosystem.py",
         "test_evidence.py",
         "test_experiments.py",
+        "test_fronts.py",
         "test_notebooks.py",
         "test_reports.py",
         "test_speech.py",

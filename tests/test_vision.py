@@ -161,7 +161,13 @@ def normalize_by(model, images):
     model(images, training=True)
 
 
-@pytest.mark.parametrize("name", ["preact_resnet18", "efficientnet_b0", "se_resnet152", "senet154"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_b0",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("preact_resnet18", "se_resnet152", "senet154")),
+    ],
+)
 def test_networks_are_exported(name):
     model, images = small(name), cifar.load_sample().x_train[:16].astype("float32")
     normalize_by(model, images)
@@ -326,6 +332,7 @@ def test_dropout_depends_on_seed_and_epoch(experiment):
     assert not np.array_equal(outputs(1, 1), first)
 
 
+@pytest.mark.long
 def test_classifiers_are_exported_and_measured(experiment, trained, monkeypatch):
     monkeypatch.setattr(experiment, "PRECISIONS", {"float32": None})
     code, output = run(experiment, trained, *QUICK, "--kind", DENSE, "--measure")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_butterfly.compression.checkpoint import FILE, PARTIAL, Checkpoint, fingerprint, state_of
+from keras_butterfly.utils import locking
 
 pytestmark = pytest.mark.usefixtures("eager")
 SETTINGS = {"epochs": 10, "hint": 0.5}
@@ -145,10 +146,10 @@ def test_one_run_at_a_time_uses_a_folder(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     program = (
-        "import sys, time\nfrom keras_butterfly.utils.locking import locked_folder\n"
+        "import runpy, sys, time\nlocked_folder = runpy.run_path(sys.argv[2])['locked_folder']\n"  # without importing Keras
         "with locked_folder(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), locking.__file__], stdout=subprocess.PIPE)
     process.stdout.readline()
     with raises("Another run saves"), Checkpoint(tmp_path).held():
         pass

@@ -26,7 +26,11 @@ def classifier():
 
 @pytest.mark.parametrize(
     ("quantize", "batch_size", "tolerance"),
-    [(None, None, 1e-4), pytest.param("dynamic", 1, 0.03, marks=pytest.mark.long), ("int8", 1, 0.1)],
+    [
+        (None, None, 1e-4),
+        pytest.param("dynamic", 1, 0.03, marks=pytest.mark.long),
+        pytest.param("int8", 1, 0.1, marks=pytest.mark.long),
+    ],
 )
 def test_files_compute_what_keras_does(classifier, quantize, batch_size, tolerance):
     model, data = classifier

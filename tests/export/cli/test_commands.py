@@ -98,10 +98,10 @@ def test_a_process_that_replaces_layers_prints_what_it_does(folder):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        (("--radix", "2"), lambda layer: layer.radix == 2),
-        ((), lambda layer: layer.radix == 4),
+        pytest.param(("--radix", "2"), lambda layer: layer.radix == 2, marks=pytest.mark.long),
+        pytest.param((), lambda layer: layer.radix == 4, marks=pytest.mark.long),
         (("--radix", "16,8"), lambda layer: layer.wiring.radices == (16, 8)),
-        (("--radix", "auto", "--k", 5), lambda layer: layer.radix == "auto"),
+        pytest.param(("--radix", "auto", "--k", 5), lambda layer: layer.radix == "auto", marks=pytest.mark.long),
         (("--kind", "low_rank", "--rank", 5), lambda layer: layer.rank == 5),
     ],
     ids=["power of two", "default", "one for each stage", "auto", "low rank"],
@@ -182,7 +182,7 @@ def quick(monkeypatch):
 def test_compress_writes_the_pick(folder, call):
     done = call(
         *("compress", "model.keras", "-o", "pick.tflite", "--data", "data.npz", "--target-size-kib", 40, "--epochs", 1),
-        *("--keras", "pick.keras", "--where", "hidden", "--where", "next", "--json", "--plot", "tried.png"),
+        *("--keras", "pick.keras", "--where", "hidden", "--json", "--plot", "tried.png"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -13,7 +13,13 @@ from keras_butterfly.export.compression.structures import structures_of
 X = np.random.default_rng(0).normal(size=(64, 40)).astype("float32")
 
 
-@pytest.mark.parametrize("name", ["two stages", "radix 4 + rank 1", "J2^T W' J1, k = 8", "low rank 8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "J2^T W' J1, k = 8",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("two stages", "radix 4 + rank 1", "low rank 8")),
+    ],
+)
 def test_a_layer_starts_as_its_trial_ended(name, monkeypatch):
     monkeypatch.setattr("keras_butterfly.export.compression.harm.STEPS", 2)
     keras.utils.set_random_seed(0)

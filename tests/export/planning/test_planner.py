@@ -132,7 +132,7 @@ def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path
 
 def test_effort_says_how_much_is_measured(monkeypatch):
     monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
-    monkeypatch.setattr(planning, "THOROUGH", Limits(8, 2, 1))
+    monkeypatch.setattr(planning, "THOROUGH", Limits(6, 1, 1))
     counts, known = {}, export.Wisdom()
     for effort in ("quick", "measure", "estimate"):
         (plan,) = export.to_tflite(model(), effort=effort, device=Clock(matmul_is_fast), wisdom=known).plan
@@ -152,17 +152,17 @@ def test_effort_says_how_much_is_measured(monkeypatch):
 def test_wisdom_holds_for_one_shape_precision_and_machine(monkeypatch):
     monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
     clock, known = Clock(matmul_is_fast), export.Wisdom()
-    for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}, {"objective": "size"}):
+    for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}):
         export.to_tflite(model(16), device=clock, wisdom=known, **settings)
     other = Clock(matmul_is_fast)
     other.machine = "slate"
     export.to_tflite(model(16), device=other, wisdom=known)
-    assert len(clock.asked) == 4
+    assert len(clock.asked) == 3
     assert len(other.asked) == 1
-    assert len(known) == 5
+    assert len(known) == 4
     assert known.forget(machine="slate") == 1
     assert known.forget(precision="float16", device="clock") == 1
-    assert known.forget() == 3
+    assert known.forget() == 2
     assert len(known) == 0
 
 
