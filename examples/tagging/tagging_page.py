@@ -24,7 +24,7 @@ from tagged_sentences import SETS
 from tagger import BUTTERFLY, DENSE, KINDS, LOW_RANK, LOW_RANK_FINAL, NARROW, PAPER, PRUNED
 
 from keras_butterfly.export import files
-from keras_butterfly.export.measurement.plots import COLORS
+from keras_butterfly.export.measurement import plots
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 NAMES = {"pos": "parts of speech", "ner": "named entities"}
@@ -32,6 +32,16 @@ SEEDS = 3
 # Number of tokens of the sentences on which files were scored.
 SCORED = "32"
 NOT_MEASURED = "Not measured."
+# The colors that these kinds have in every plot of the documentation.
+COLORS = {
+    DENSE: plots.KINDS["dense"],
+    PAPER: plots.KINDS["J2^T W' J1"],
+    LOW_RANK_FINAL: plots.KINDS["low rank"],
+    BUTTERFLY: plots.KINDS["butterfly"],
+    NARROW: plots.KINDS["narrow dense"],
+    PRUNED: plots.KINDS["dense, pruned"],
+    LOW_RANK: "#999999",
+}
 # The kinds that a replacement is compared with: the claim about it holds only if it beats them.
 RIVALS = {PAPER: (DENSE, LOW_RANK_FINAL), BUTTERFLY: (DENSE, NARROW, LOW_RANK, PRUNED)}
 # A difference of means that is smaller than the larger standard deviation of the two is noise, and so is half a point.
@@ -225,12 +235,12 @@ def with_tables(page: str, trees: dict[str, dict]) -> str:
 
 def color_of(kind: str) -> str:
     """Return the color of a kind in all plots."""
-    return (*COLORS, "#999999")[KINDS.index(kind)]
+    return COLORS.get(kind, plots.KINDS["several kinds"])
 
 
 def plot_curves(trees: dict[str, dict]) -> Figure:
     """Return a plot for each task: the mean score on the development sentences after each epoch, a line for each kind."""
-    figure = Figure(figsize=(5 * len(trees), 4.2), layout="constrained")
+    figure = Figure(figsize=(6 * len(trees), 4.2), layout="constrained")
     shown: dict[str, object] = {}
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         for kind, runs in finished(tree).items():
@@ -243,21 +253,21 @@ def plot_curves(trees: dict[str, dict]) -> Figure:
         )
         axis.set_xticks(epochs)
         axis.grid(alpha=0.3)
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
 def plot_scores(trees: dict[str, dict]) -> Figure:
     """Return a plot for each task: the test score of each seed, by kind, and their mean."""
-    figure = Figure(figsize=(5 * len(trees), 3.6), layout="constrained")
+    figure = Figure(figsize=(6 * len(trees), 3.6), layout="constrained")
     for axis, tree in zip(np.atleast_1d(figure.subplots(1, len(trees))), trees.values(), strict=True):
         done = finished(tree)
         for row, (kind, runs) in enumerate(reversed(done.items())):
             color, tests = color_of(kind), tests_of(runs)
             axis.scatter(tests, [row] * len(tests), color=color, s=18, alpha=0.6)
             axis.scatter([tests.mean()], [row], color=color, s=90, marker="|")
-        axis.set_yticks(range(len(done)), [f"{kind}, {runs[0]['weights']:,}" for kind, runs in reversed(done.items())])
-        axis.set(title=f"{NAMES[tree['task']]}: tagger, weights", xlabel=f"test {SETS[tree['task']].metric}, %")
+        axis.set_yticks(range(len(done)), [f"{kind}, {runs[0]['weights']:,} weights" for kind, runs in reversed(done.items())])
+        axis.set(title=NAMES[tree["task"]], xlabel=f"test {SETS[tree['task']].metric}, %")
         axis.grid(alpha=0.3, axis="x")
     return figure
 

@@ -65,7 +65,7 @@ def representative_batches(
         if precision.name == "int8":
             raise ValueError(
                 'Expected `representative_data`, some hundred examples, from which quantize="int8" takes its ranges. '
-                "Received: None"
+                "Received: None. On the command line give --data."
             )
         batches = _random_batches(specs, _id_ranges(model, specs))
         return RepresentativeBatches(batches, batches, "random inputs")
