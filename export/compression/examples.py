@@ -33,7 +33,7 @@ class Examples:
         """Return the examples in `data` and `validation_data`, each (x, y), or x alone, or a stream of batches.
 
         Raises:
-            ValueError: if they do not fit the model, are not finite, or there are too few of them to hold some back.
+            ValueError: if they do not fit the model, are not finite, are all equal, or too few of them to hold some back.
         """
         x, y = _read(model, data, "`data`")
         if validation_data is not None:
@@ -61,6 +61,9 @@ def _read(model: keras.Model, data, name: str) -> tuple[Any, Any]:
         raise ValueError(f"Expected {name} as a pair (x, y), or x alone. Received: None")
     x, y = read_examples(model, data) if is_stream(data) else data if _is_pair(data) else (data, None)
     x = check_data(model, x, name)
+    arrays = keras.tree.flatten(x)
+    if len(arrays[0]) > 1 and all((array == array[:1]).all() for array in arrays):
+        raise ValueError(f"Expected typical examples in {name}. Received {len(arrays[0])} that are all equal.")
     if y is None:
         return x, None
     y = keras.tree.map_structure(np.asarray, y) if isinstance(y, dict | list | tuple) and not _are_values(y) else np.asarray(y)

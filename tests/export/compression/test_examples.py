@@ -42,6 +42,7 @@ def test_data_without_labels_or_with_others_to_score_on(model):
         (np.ones((4, 3)), None, r"Expected `data` of the shapes"),
         (np.ones((0, 2)), None, "Expected at least one example"),
         (X[:1], None, "Expected at least two examples"),
+        ((np.zeros((9, 2)), Y[:9]), None, "Expected typical examples in `data`. Received 9 that are all equal"),
         ((X, Y), X, "Expected labels in both `data` and `validation_data`"),
         ((X, Y), (X * np.inf, Y), "Expected finite numbers in `validation_data`"),
     ],
