@@ -135,6 +135,7 @@ def test_a_kind_that_a_recipe_does_not_have_is_one_line(tmp_path):
     assert wide_kinds.EQUAL_LATENCY in wide.RECIPES["cpu"].kinds("vgg")
 
 
+@pytest.mark.long
 def test_latencies_are_measured_in_every_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(wide_latency, "RUNS", 2)
     monkeypatch.setitem(wide_latency.QUICK, "head", {"width": 32, "features": 16})

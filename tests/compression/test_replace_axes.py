@@ -152,7 +152,9 @@ def fold_back(model, new):
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda: self_attention(dropout=0.2), cross_attention, grouped_attention),
+        pytest.param(lambda: self_attention(dropout=0.2), marks=pytest.mark.long),
+        pytest.param(cross_attention, marks=pytest.mark.long),
+        grouped_attention,
         *(pytest.param(make, marks=pytest.mark.long) for make in (image_attention, called_twice)),
     ],
     ids=["causal with dropout", "cross", "grouped", "image", "twice"],

@@ -64,8 +64,8 @@ def test_outputs_of_glorot_have_the_variance_of_dense(wiring, rng):
     x = rng.standard_normal(inputs)
     dense = keras.initializers.GlorotUniform(seed=0)((inputs, 200 * outputs))  # its limit depends on both sizes
     expected = np.var(keras.ops.convert_to_numpy(dense)) * (inputs + 200 * outputs) / (inputs + outputs) * outputs * (x @ x)
-    norms = [np.sum((x @ kernel("glorot", wiring, seed=seed)) ** 2) for seed in range(800)]
-    assert np.mean(norms) == pytest.approx(expected, rel=0.05)
+    norms = [np.sum((x @ kernel("glorot", wiring, seed=seed)) ** 2) for seed in range(400)]
+    assert np.mean(norms) == pytest.approx(expected, rel=0.1)
 
 
 def test_expected_squared_norm_is_kept_by_three_stacks(rng):

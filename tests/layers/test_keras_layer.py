@@ -23,7 +23,7 @@ LAYERS = {
     "kaleidoscope": (Kaleidoscope, {"units": 12, "activation": "relu"}),
 }
 REGULARISED = ["truncated", "dense", "low rank"]
-QUICK = ["stacks", "dense with lora", "radices", "kaleidoscope"]
+QUICK = ["dense with lora", "radices"]
 CLASSES = pytest.mark.parametrize("cls", [Butterfly, ButterflyDense, Kaleidoscope])
 REGULARISERS = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
 
@@ -32,7 +32,7 @@ REGULARISERS = {"kernel_regularizer": "l2", "bias_regularizer": "l2"}
     ("name", "regularised"),
     [
         *(pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.long) for name in LAYERS),
-        *((name, True) for name in REGULARISED),
+        *(pytest.param(name, True, marks=[] if name == "dense" else pytest.mark.long) for name in REGULARISED),
     ],
 )
 def test_keras_own_test_of_a_layer(name, regularised):

@@ -27,7 +27,10 @@ def test_equals_a_pair_of_dense_layers(leading, rng):
     assert layer.count_params() == expected.count_params() == layer.effective_parameters + 7
 
 
-@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "lecun_normal"])
+@pytest.mark.parametrize(
+    "initializer",
+    ["glorot_uniform", *(pytest.param(name, marks=pytest.mark.long) for name in ("he_normal", "lecun_normal"))],
+)
 def test_outputs_start_with_the_variance_of_dense(initializer):
     def mean_square(make):
         values = []

@@ -60,6 +60,7 @@ def test_our_own_warnings_stay_errors_where_the_user_says_so():
             export.to_tflite(model(), quantize="int8", representative_data=X[:4], tolerance=50)
 
 
+@pytest.mark.long
 def test_many_trainings_do_not_warn_of_retracing(caplog):
     logger = logging.getLogger("tensorflow")
     logger.addHandler(caplog.handler)
