@@ -62,8 +62,9 @@ class Found:
         return standard_error(list(self.accuracies.values()))
 
     def __str__(self) -> str:
-        few = f", {len(self.accuracies)} seed" + "s" * (len(self.accuracies) > 1) if len(self.accuracies) != 3 else ""
-        return f"{100 * self.mean:.2f} ± {100 * self.error:.2f}{few}"
+        seeds = len(self.accuracies)
+        spread = f" ± {100 * self.error:.2f}" if seeds > 1 else ""
+        return f"{100 * self.mean:.2f}{spread}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def plot_limits(axis: Axes, limits: list[Limit]) -> None:
         )
         axis.errorbar(costs, means, yerr=errors, fmt="o-", color=plots.KINDS[group], capsize=2.5, elinewidth=1)
     label = {"size": "file size", "latency": "median latency"}[limits[0].cost]
-    axis.set(title=NAMES[limits[0].task], xlabel=f"{label}, {unit}", ylabel="accuracy, unseen examples, %")
+    axis.set(title=NAMES[limits[0].task], xlabel=f"{label}, {unit}", ylabel="accuracy, %")
     plots.log_scale(axis, "x")
 
 
