@@ -94,13 +94,16 @@ class Limit:
 
     @property
     def beaten_by(self) -> str | None:
-        """The rival that costs no more than the picks and is more accurate by more than one standard error, or None."""
+        """The rival that costs no more than the picks and is more accurate by more than one standard error, or None.
+
+        With a single seed, any lead counts.
+        """
         if self.picks is None:
             return None
         for group, rival in self.groups.items():
             seeds = self.picks.accuracies.keys() & rival.accuracies.keys()
             ahead = [rival.accuracies[seed] - self.picks.accuracies[seed] for seed in seeds]
-            if group != BUTTERFLIES and rival.cost <= self.picks.cost and np.mean(ahead) > standard_error(ahead) > 0:
+            if group != BUTTERFLIES and rival.cost <= self.picks.cost and np.mean(ahead) > standard_error(ahead):
                 return group
         return None
 
