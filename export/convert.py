@@ -46,6 +46,8 @@ from .tflite.quantize import Precision, Quantize
 
 # A quantized file that takes this many times as long as one in float32 is slower beyond the noise.
 SLOWER = 1.1
+# How often more exact lowerings are tried after an export that disagrees with Keras.
+MORE_EXACT = 2
 
 
 def to_tflite(
@@ -105,7 +107,7 @@ def to_tflite(
     Raises:
         ValueError: if the model is not built, if TFLite cannot express a layer (the message names the operators), if the data
             do not fit the model, or if an argument is out of range.
-        ParityError: if the export disagrees with Keras.
+        ParityError: if the export disagrees with Keras, and goes on to do so with more exact lowerings.
 
     Example:
         >>> model = keras.Sequential([keras.Input((64,)), Butterfly(64, "relu", seed=0), keras.layers.Dense(10)])
@@ -115,7 +117,17 @@ def to_tflite(
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
     with settings.export(model, lowering, default_effort() if effort is None else effort, objective) as exporter:
-        return exporter.lowered(exporter.planner.plan(exporter.layers))
+        plans = exporter.planner.plan(exporter.layers)
+        for _ in range(MORE_EXACT):
+            try:
+                return exporter.lowered(plans)
+            except ParityError:
+                # Each layer is exact enough alone, but the errors of several layers add up.
+                exact = {layer: plan.more_exact() for layer, plan in plans.items()}
+                if exact == plans:
+                    raise
+                plans = exporter.planner.with_errors(exact, exporter.layers)
+        return exporter.lowered(plans)
 
 
 def pareto_front(

@@ -66,6 +66,16 @@ class LayerPlan:
         exact = [(c, m) for c, m in measured_pairs(self.candidates) if m.error <= self.limit or c is self.chosen]
         return tuple(candidate for _, _, candidate in _pareto_points([(m.cost, m.size_bytes, c) for c, m in exact]))
 
+    def more_exact(self) -> "LayerPlan":
+        """Return the plan with the cheapest lowering of at most half of the error, or this plan if none was measured."""
+        chosen = self.chosen.measured if self.chosen else None
+        pairs = [pair for pair in measured_pairs(self.candidates) if chosen and pair[1].error <= chosen.error / 2]
+        if not pairs:
+            return self
+        best, measured = min(pairs, key=lambda pair: pair[1].cost)
+        error = measured.error if self.source == "measured" else NOT_RUN
+        return replace(self, lowering=best.lowering, error=error)
+
     def passed_over(self, candidate: Candidate) -> str:
         """Return in words why `candidate` was not chosen; empty for the chosen one."""
         chosen, measured = self.chosen, candidate.measured

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_butterfly.export.convert as converting
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export.lowering import KINDS, Dense, Fused, Gather, Grouping
 from keras_butterfly.export.planning import planner as planning
@@ -579,3 +580,35 @@ def test_estimates_rank_what_is_far_apart():
     for precision in (None, "float16", "dynamic", "int8"):
         fused, dense = (estimate(layer, lowering, 1, precision) for lowering in (Fused(), Dense()))
         assert 0 < 5 * fused < dense
+
+
+@measured
+def test_an_export_that_disagrees_with_keras_takes_more_exact_lowerings(monkeypatch):
+    def fast_in_int8(name):
+        return 2.0 if "in float32" in name else 1.0
+
+    plans, lowered = [], converting._Export.lowered
+
+    def disagreeing_at_first(self, plan):
+        plans.append(*plan.values())
+        if len(plans) == 1:
+            raise export.ParityError("off")
+        return lowered(self, plan)
+
+    monkeypatch.setattr(converting._Export, "lowered", disagreeing_at_first)
+    exported = export.to_tflite(model(), quantize="dynamic", device=Clock(fast_in_int8), wisdom=export.Wisdom())
+    assert [plan.lowering for plan in exported.plan] == [plans[1].lowering]
+    assert plans[1].error <= plans[0].error / 2
+    assert exported.plan[0].chosen.measured.cost == min(
+        each.measured.cost for each in exported.plan[0].candidates if each.measured.error <= plans[0].error / 2
+    )
+
+
+@measured
+def test_an_export_that_disagrees_however_exact_is_refused(monkeypatch):
+    def disagreeing(self, plan):
+        raise export.ParityError("off")
+
+    monkeypatch.setattr(converting._Export, "lowered", disagreeing)
+    with pytest.raises(export.ParityError, match="off"):
+        export.to_tflite(model(16), quantize="dynamic", device=Clock(matmul_is_fast), wisdom=export.Wisdom())
