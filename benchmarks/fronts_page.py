@@ -205,7 +205,10 @@ def plot_fronts(trees: Mapping[str, dict]) -> Figure:
 
 
 def plot_limits(axis: Axes, limits: list[Limit]) -> None:
-    """Draw for each group the accuracy of its best model for each limit over its cost."""
+    """Draw for each group the accuracy of its best model for each limit over its cost. Without limits the panel is hidden."""
+    if not limits:
+        axis.set_visible(False)
+        return
     factor, unit, _ = UNITS[limits[0].cost]
     for group in GROUPS:
         models = [each.groups[group] for each in limits if group in each.groups]

@@ -84,5 +84,6 @@ def test_wins_are_counted_over_the_tasks():
 def test_the_plot_has_two_panels_for_each_task():
     figure = plot_fronts(TREES)
     assert len(figure.axes) == len(KEYS) * len(TREES)
-    assert all(axis.has_data() for axis in figure.axes)
-    assert all(list(limits_of({name: tree}, cost)) for name, tree in TREES.items() for cost in KEYS)
+    known = [bool(list(limits_of({name: tree}, cost))) for name, tree in TREES.items() for cost in KEYS]
+    assert [axis.has_data() and axis.get_visible() for axis in figure.axes] == known
+    assert any(known)
