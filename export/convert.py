@@ -8,6 +8,7 @@ from itertools import groupby
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_butterfly.layers.override import override_affine
@@ -299,11 +300,17 @@ class _Export:
         if self.float32 is self.original:
             return None
         model, batches = with_inputs(self.original), self.data.verification
+
+        # The batches are many and small. Without a graph a large model would run them layer by layer.
+        @tf.function(autograph=False)
+        def call(*values):
+            outputs = keras.tree.flatten(model(pack_inputs(model, list(values)), training=False))
+            return [ops.cast(output, "float32") for output in outputs]
+
         results = []
         for batch in batches:
-            outputs = keras.tree.flatten(model(pack_inputs(model, list(batch.values())), training=False))
-            arrays = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
-            results.append(dict(zip(self.output_names, arrays, strict=True)))
+            outputs = call(*map(tf.constant, batch.values()))
+            results.append({name: output.numpy() for name, output in zip(self.output_names, outputs, strict=True)})
         expected, actual = runtime.joined(results), runtime.run_all(interpreter, batches)
         values = [actual[name] for name in expected]
         return compare_outputs(list(expected.values()), values, list(expected), self.data.inputs, self.decisions)

@@ -13,6 +13,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # tests of values compare in float64
 # An export converts one lowering of each layer and times none. Tests of measuring use the fixture `measured`.
 os.environ.setdefault("KERAS_BUTTERFLY_EFFORT", "estimate")
+# Each processor has a process of pytest. More threads of linear algebra would only wait for each other, and waiting takes time.
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 # What needs TensorFlow, what does not depend on the backend, and the experiments.
 if BACKEND != "tensorflow":
@@ -44,8 +47,12 @@ if BACKEND != "tensorflow":
 
 
 def pytest_collection_finish():
-    """Keep the half million objects of the imported libraries from the garbage collector, which would visit them for ever."""
+    """Keep the half million objects of the imported libraries from the garbage collector, which would visit them for ever.
+
+    By default it looks for garbage after 700 new objects, and one export makes many thousands.
+    """
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)

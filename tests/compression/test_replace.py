@@ -82,10 +82,10 @@ def test_the_report_says_where_little_is_saved():
 
 def test_butterflies_start_from_random_weights_and_low_rank_layers_from_a_fit(rng):
     x = rng.standard_normal((40, 32)).astype("float32")
-    _, report = replace_dense(mlp(), where="first", data=x, seed=0)
+    _, report = replace_dense(mlp(), where="first", data=x, **QUICK)
     assert [each.fitted_to for each in report.replacements] == [None]
     assert "New layers with random weights: 1. They need training" in " ".join(str(report.table()).split())
-    _, report = replace_dense(mlp(), where="first", data=x, kind="low_rank", rank=4, seed=0)
+    _, report = replace_dense(mlp(), where="first", data=x, kind="low_rank", rank=4, **QUICK)
     assert [each.fitted_to for each in report.replacements] == ["data"]
     assert "random weights" not in str(report.table())
 

@@ -21,7 +21,7 @@ def classifier():
         inputs, layers.Dense(3, activation="softmax", name="classes")(layers.GlobalAveragePooling1D()(x + grouped))
     )
     data = rng.standard_normal((64, 6, 16)).astype("float32")
-    return replace_dense(model, min_weights=1, data=data, steps=2, seed=0, progress=False)[0], data
+    return replace_dense(model, min_weights=1, seed=0, progress=False)[0], data
 
 
 @pytest.mark.parametrize(

@@ -51,15 +51,15 @@ def test_demo_trains_exports_compares_and_writes_five_files(tmp_path):
 
 @pytest.mark.usefixtures("eager")
 def test_demo_on_the_digits_learns_and_overwrites_when_told_to(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "WIDTH", 256)
+    monkeypatch.setattr(demo, "WIDTH", 128)
     (tmp_path / "report.json").write_text("an earlier run")
     monkeypatch.chdir(tmp_path)
-    arguments = ("--dataset", "digits", "--epochs", "2", "--seed", "3", "--output", ".", "--overwrite")
+    arguments = ("--dataset", "digits", "--epochs", "1", "--seed", "3", "--output", ".", "--overwrite")
     code, output, error = call("demo", *arguments, capsys=capsys)
     assert code == 0, error
     assert sorted(entry.name for entry in tmp_path.iterdir()) == DEMO_FILES
     outcomes = json.loads((tmp_path / "report.json").read_text())["outcomes"]
-    assert min(outcome["accuracy"] for outcome in outcomes.values()) > 0.8
+    assert min(outcome["accuracy"] for outcome in outcomes.values()) > 0.5
     assert max(outcome["max_error"] for outcome in outcomes.values()) < 1e-4
     for word in ("accuracy", "weights", "speed-up", "max error", "dense", "butterfly", "narrow dense"):
         assert word in output

@@ -32,7 +32,7 @@ def run(*arguments, folder, limit=None):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=before)
 
 
-MADE_SMALL = ("--data", "data.npz", "--initialize", "fit", "--steps", "20", "--epochs", "2")
+MADE_SMALL = ("--data", "data.npz", "--initialize", "fit", "--steps", "5")
 
 
 class Outcome(NamedTuple):
@@ -80,14 +80,14 @@ def folder(tmp_path_factory):
     (where / "corrupt.keras").write_bytes((where / "model.keras").read_bytes()[:5000])
     (where / "text.keras").write_text("no model")
     with contextlib.chdir(where), pytest.raises(SystemExit) as stopped:
-        main(["--verbose", "replace", "model.keras", "-o", "small.keras", *MADE_SMALL])
+        main(["--verbose", "replace", "model.keras", "-o", "small.keras", *MADE_SMALL, "--epochs", "1"])
     assert not stopped.value.code
     return where
 
 
 @pytest.mark.long
 def test_a_process_that_replaces_layers_prints_what_it_does(folder):
-    done = run("replace", "model.keras", "-o", "again.keras", *MADE_SMALL, folder=folder)
+    done = run("replace", "model.keras", "-o", "again.keras", *MADE_SMALL, "--epochs", "2", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "128 -> 128" in done.stdout and "wrote again.keras" in done.stdout
     stages = done.stderr.splitlines()  # lines, no bars, in a pipe
@@ -170,7 +170,8 @@ def test_models_of_other_tasks_are_not_compared(folder, call):
 def quick(monkeypatch):
     """A search among few structures, with short trainings, whose lowerings are chosen by estimates."""
     monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "estimate")
-    monkeypatch.setattr(trials, "MOST_STRUCTURES", 4)
+    monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
+    monkeypatch.setattr(finalists, "MOST", 2)
     monkeypatch.setattr(narrower, "FACTORS", (1 / 4,))
     monkeypatch.setattr(narrower, "BUTTERFLY_FACTORS", (1 / 2,))
     monkeypatch.setattr(narrower, "BUTTERFLIES", ("radix 4",))
@@ -285,7 +286,7 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_tflite_file(folder, call, monk
 
 
 def test_an_export_off_by_more_than_the_tolerance_is_exit_code_1(folder, call):
-    done = call("export", "small.keras", "-o", "new.tflite", "--tolerance", 1e-30)
+    done = call("export", "small.keras", "-o", "new.tflite", "--lowering", "dense", "--tolerance", 1e-30)
     assert done.returncode == 1, done.stderr
     assert not (folder / "new.tflite").exists()
     assert export.ParityError.exit_code == 1

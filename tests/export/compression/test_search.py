@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 import keras_butterfly.export.compression.costs as costs
 import keras_butterfly.export.compression.finalists as finalists
+import keras_butterfly.export.compression.narrower as narrower
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import LowRank, export
 from keras_butterfly.export.compression.harm import try_layer
@@ -90,17 +91,23 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task):
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_target_that_nothing_meets(task):
+def test_a_target_that_nothing_meets(task, monkeypatch):
+    monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
+    monkeypatch.setattr(narrower, "FACTORS", (1 / 4,))
+    (x, y), validation_data = task[1], tuple(part[:200] for part in task[2])
     with pytest.raises(
         export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
     ) as error:
-        compress(task, target_latency=1e-9, where=["a"], epochs=1)
+        compress(task, data=(x[:300], y[:300]), validation_data=validation_data, target_latency=1e-9, where=["a"], epochs=1)
     found = error.value.compression
     assert error.value.exit_code == 1
     assert len(found.points) > 1 and found.pick in found.points
     assert "is the nearest" in found.why[0]
     # Only the layer that `where` names is changed.
     assert all(set(point.layers) == {"a"} for point in found.points[1:])
+
+
+X = np.random.default_rng(0).standard_normal((9, 64))
 
 
 class Stopped(Exception):
@@ -170,14 +177,14 @@ def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
         ({}, "Expected at least one target"),
         ({"target_size": 9, "time_limit": 0}, "`time_limit` must be a positive number"),
         ({"target_size": 9, "epochs": 0}, "`epochs` must be a positive integer"),
-        ({"target_size": 9, "validation_data": (np.eye(3, 64), np.full(3, 10))}, "Expected labels within 0 .. 9"),
+        ({"target_size": 9, "validation_data": (X[:3], np.full(3, 10))}, "Expected labels within 0 .. 9"),
         (
-            {"target_size": 9, "data": (np.eye(9, 64), np.full(9, 10)), "validation_data": None},
+            {"target_size": 9, "data": (X, np.full(9, 10)), "validation_data": None},
             "Expected labels within 0 .. 9",
         ),
         ({"target_size": 9, "data": np.full((9, 64), np.nan)}, "Expected finite numbers"),
-        ({"target_size": 9, "data": np.ones((9, 63)), "validation_data": None}, "of the shapes"),
-        ({"target_size": 9, "data": np.eye(9, 64), "validation_data": None, "metric": max}, "Expected labels with `metric`"),
+        ({"target_size": 9, "data": X[:, 1:], "validation_data": None}, "of the shapes"),
+        ({"target_size": 9, "data": X, "validation_data": None, "metric": max}, "Expected labels with `metric`"),
         ({"target_size": 9, "where": ["nobody"]}, "Expected names of dense layers"),
         ({"target_size": 9, "where": lambda layer: False}, "Expected a layer that can be replaced or made narrower"),
         ({"target_size": 9, "quantize": "int2"}, "quantize"),
