@@ -18,17 +18,17 @@ def net():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
-            keras.Input((100,), name="x"),
-            Butterfly(128, "relu", truncation="random", seed=0),
+            keras.Input((20,), name="x"),
+            Butterfly(32, "relu", truncation="random", seed=0),
             Butterfly(stacks=2, seed=1),
-            Kaleidoscope(64, seed=2),
+            Kaleidoscope(16, seed=2),
             ButterflyDense(10, seed=3),
         ]
     )
 
 
 def examples(count=4):
-    return np.random.default_rng(0).standard_normal((count, 100)).astype("float32")
+    return np.random.default_rng(0).standard_normal((count, 20)).astype("float32")
 
 
 def check(content, net, batch=1):

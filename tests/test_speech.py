@@ -168,6 +168,7 @@ def test_every_band_of_the_narrow_front_end_is_at_its_center():
     np.testing.assert_allclose(hertz[:32], 700 * np.expm1(front_ends.edges()[1:-1] / 1127), atol=16)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("kind", [front_ends.BUTTERFLY, pytest.param(front_ends.PRUNED, marks=pytest.mark.long)])
 def test_the_experiment_trains_and_goes_on(kind, tmp_path):
     arguments = [str(tmp_path), "--quick", "--kind", kind]

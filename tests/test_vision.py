@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from convolution import FINAL  # noqa: E402
 
 from keras_butterfly import export  # noqa: E402
 
-TINY = replace(RECIPES["quick"], width=1 / 16, epochs=4)
+TINY = replace(RECIPES["quick"], width=1 / 16, epochs=3)
+SHALLOW = (1, 1, 0, 0)
 
 
 def trainable(model):
@@ -139,9 +141,6 @@ def test_se_resnet152_and_senet154_have_the_weights_of_their_sources():
     assert tuple(model.get_layer(FINAL).kernel.shape) == (2048, 1000)
 
 
-SHALLOW = (1, 1, 0, 0)
-
-
 def small(name):
     """Return a narrow and shallow form of a network."""
     if name == "efficientnet_b0":
@@ -186,6 +185,17 @@ def test_whole_networks_are_exported(name):
     assert max(output.relative_error for output in exported.parity.outputs) < 1e-3
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """Half of the blocks of preact_resnet18, whose final layer is the same."""
+    network = classifiers.NETWORKS["preact_resnet18"]
+    build = partial(preact_resnet.preact_resnet18, blocks=(1, 1, 1, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(classifiers.NETWORKS, "preact_resnet18", replace(network, build=build))
+        yield
+
+
+@pytest.mark.usefixtures("shallow")
 def test_kinds_replace_the_final_layer_alone():
     recipe = replace(TINY, width=0.5)
     models = {kind: classifiers.classifier(kind, "preact_resnet18", recipe, 0) for kind in KINDS}
@@ -202,6 +212,7 @@ def test_kinds_replace_the_final_layer_alone():
         assert classifiers.weights_of(model) == trainable(model)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_layers_compute_in_the_precision_of_the_recipe():
     before = keras.config.dtype_policy().name
     model = classifiers.classifier(PAPER, "preact_resnet18", RECIPES["quick"], 0)
@@ -257,8 +268,8 @@ def test_crops_are_parts_of_the_padded_images():
 
 
 @pytest.fixture(scope="module")
-def experiment():
-    """The module of the experiment. Its quick recipe is smaller still."""
+def experiment(shallow):
+    """The module of the experiment. Its quick recipe and its network are smaller still."""
     module = load("vision")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(classifiers.RECIPES, "quick", TINY)

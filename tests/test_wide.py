@@ -78,6 +78,7 @@ def test_a_width_that_was_not_measured_is_refused():
     assert made.get_layer("head_1").units == 24
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_experiment_trains_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(wide, "RATES", (2e-3,))
     monkeypatch.setattr(wide, "START", 2e-3)

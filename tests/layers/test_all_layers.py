@@ -29,7 +29,7 @@ def test_implementations_agree_in_values_and_gradients(name, rng):
     reference = build(name, implementation="gather")
     upstream = rng.standard_normal(reference(x).shape).astype("float32")
     expected = linear_and_gradients(reference, x, upstream)
-    for implementation in ("fused", "auto"):
+    for implementation in ("fused", "auto") if name in FEW else ("fused",):  # "auto" is one of the others
         layer = build(name, implementation=implementation)
         layer.set_weights(reference.get_weights())
         for found, value in zip(linear_and_gradients(layer, x, upstream), expected, strict=True):

@@ -57,17 +57,20 @@ def compositions(total):
     return [(first, *rest) for first in range(1, total + 1) for rest in compositions(total - first)]
 
 
-def executions(wiring):
-    """Yield the name and the function (x, weights) -> y of every way to compute `wiring`, for arrays or tensors."""
-    for name, apply in _executions(wiring):
+def executions(wiring, groupings=None):
+    """Yield the name and the function (x, weights) -> y of every way to compute `wiring`, for arrays or tensors.
+
+    Factors are made of stages in every grouping, or in the given ones.
+    """
+    for name, apply in _executions(wiring, compositions(len(wiring.strides)) if groupings is None else groupings):
         apply = traced(apply)
         yield name, lambda x, weights, apply=apply: apply(ops.convert_to_tensor(x), ops.convert_to_tensor(weights))
 
 
-def _executions(wiring):
+def _executions(wiring, groupings):
     yield "stages", lambda x, weights: kernels.apply_stages(x, wiring, weights)
     yield "folded", lambda x, weights: kernels.apply_folded(x, wiring, weights)
-    for counts in compositions(len(wiring.strides)):
+    for counts in groupings:
         factors = fusion.factors(wiring, counts)
         yield f"factors {counts}", lambda x, weights, factors=factors: kernels.apply_factors(x, wiring, weights, factors)
 
@@ -94,11 +97,18 @@ def test_values_equal_the_dense_product(wiring, rng):
         np.testing.assert_allclose(apply(x, weights), expected, rtol=ROUNDOFF, atol=ROUNDOFF, err_msg=name)
 
 
-def test_gradients_equal_the_dense_chain_rule(wiring, rng):
+def balanced(wiring):
+    """Return one grouping of the stages for each number of factors."""
+    stages = len(wiring.strides)
+    return [fusion.balanced_counts(stages, groups) for groups in range(1, stages + 1)]
+
+
+@pytest.mark.parametrize("groupings", [balanced, pytest.param(lambda wiring: None, marks=pytest.mark.long)], ids=["few", "all"])
+def test_gradients_equal_the_dense_chain_rule(wiring, groupings, rng):
     weights, x = draw(rng, wiring)
     upstream = rng.standard_normal((6, len(wiring.outputs)))
     expected_x, expected_weights = oracles.gradients(wiring, weights, x, upstream)
-    for name, apply in executions(wiring):
+    for name, apply in executions(wiring, groupings(wiring)):
         _, (of_x, of_weights) = value_and_gradients(apply, [x, weights], upstream)
         np.testing.assert_allclose(of_x, expected_x, rtol=10 * ROUNDOFF, atol=10 * ROUNDOFF, err_msg=name)
         np.testing.assert_allclose(of_weights, expected_weights, rtol=10 * ROUNDOFF, atol=10 * ROUNDOFF, err_msg=name)

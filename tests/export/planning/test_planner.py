@@ -21,6 +21,15 @@ from keras_butterfly.export.tflite.quantize import dense_error
 measured = pytest.mark.usefixtures("measured")
 
 
+two_candidates = pytest.mark.usefixtures("two_lowerings")
+
+
+@pytest.fixture
+def two_lowerings(monkeypatch):
+    """Only these two are tried for any layer, where a test is not about which ones are."""
+    monkeypatch.setattr(planning, "shortlist", lambda *settings: [Fused(), Dense()])
+
+
 def model(n=128, count=1):
     layers = [Butterfly(activation="relu", seed=seed, name=f"hidden_{seed}") for seed in range(count)]
     return keras.Sequential([keras.Input((n,), name="x"), *layers, keras.layers.Dense(3)])
@@ -100,6 +109,7 @@ def test_a_device_that_counts_is_planned_for_by_counts(tmp_path):
 
 
 @measured
+@two_candidates
 def test_what_is_not_exact_enough_is_not_taken():
     """Dynamic-range rounding is off by about a hundredth; with a tolerance of 1e-9 the most exact one is left, and refused."""
     with pytest.raises(export.ParityError, match="disagrees with Keras"):
@@ -118,6 +128,7 @@ def test_an_estimate_measures_nothing_and_says_so():
 
 
 @measured
+@two_candidates
 def test_equal_layers_are_measured_once_and_wisdom_outlives_the_process(tmp_path):
     clock, known = Clock(matmul_is_fast), export.Wisdom()
     first = export.to_tflite(model(count=2), device=clock, wisdom=known)
@@ -150,14 +161,14 @@ def test_effort_says_how_much_is_measured(monkeypatch):
 
 
 @measured
-def test_wisdom_holds_for_one_shape_precision_and_machine(monkeypatch):
-    monkeypatch.setattr(planning, "QUICK", Limits(2, 0, 0))
+@two_candidates
+def test_wisdom_holds_for_one_shape_precision_and_machine():
     clock, known = Clock(matmul_is_fast), export.Wisdom()
     for settings in ({}, {"batch_size": 2}, {"quantize": "float16"}):
-        export.to_tflite(model(16), device=clock, wisdom=known, **settings)
+        export.to_tflite(model(8), device=clock, wisdom=known, **settings)
     other = Clock(matmul_is_fast)
     other.machine = "slate"
-    export.to_tflite(model(16), device=other, wisdom=known)
+    export.to_tflite(model(8), device=other, wisdom=known)
     assert len(clock.asked) == 3
     assert len(other.asked) == 1
     assert len(known) == 4
@@ -331,7 +342,7 @@ def test_a_front_of_whole_models():
 def test_a_given_lowering_beyond_the_tolerance_is_refused_by_layer():
     """Beside a skip path the error of one layer is a small part of the model's."""
     inputs = keras.Input((256,), name="x")
-    hidden = Butterfly(seed=0, name="off")(inputs)
+    hidden = Butterfly(radix=16, seed=0, name="off")(inputs)
     net = keras.Model(inputs, keras.layers.Add()([hidden, keras.layers.Rescaling(50.0)(inputs)]))
     settings = {"quantize": "int8", "representative_data": data(256), "lowering": "gather"}
     export.to_tflite(net, **settings)
@@ -387,8 +398,9 @@ def test_an_int8_butterfly_is_kept_in_float_where_int8_is_much_less_exact_than_a
 
 
 @measured
-def test_a_dense_kernel_is_never_too_inexact():
+def test_a_dense_kernel_is_never_too_inexact(monkeypatch):
     """Nothing may be slower than Dense."""
+    monkeypatch.setattr(planning, "QUICK", Limits(1, 1, 1))
 
     def dense_is_fast(name):
         return 1.0 if name == "dense" else 2.0
@@ -402,8 +414,9 @@ def test_a_dense_kernel_is_never_too_inexact():
 
 @measured
 @pytest.mark.parametrize("integer_io", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_layer_in_float32_inside_an_int8_model(integer_io):
+def test_a_layer_in_float32_inside_an_int8_model(integer_io, monkeypatch):
     """Its operators compute in float32, the layers around it in int8, and it is more exact than all int8."""
+    monkeypatch.setattr(planning, "QUICK", Limits(1, 1, 1))
 
     def float32_is_fast(name):
         return 1.0 if name.endswith("in float32") else 2.0
@@ -507,7 +520,7 @@ def test_any_name_of_a_layer(name):
 def test_partitions_are_counted():
     """GATHER is what XNNPACK does not run."""
     assert export.to_tflite(model(), lowering="fused").partitions == 1
-    papers = keras.Sequential([keras.Input((256,)), Butterfly(radix=2)])
+    papers = keras.Sequential([keras.Input((64,)), Butterfly(radix=2)])
     assert export.to_tflite(papers, lowering="gather").partitions > 5
 
 
