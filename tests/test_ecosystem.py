@@ -60,7 +60,7 @@ def test_tensorflow_converts_its_saved_model(net, tmp_path):
         check(content, net, batch)
 
 
-QUICK = [(None, "fused"), ("dynamic", "gather"), ("int8", "dense")]
+QUICK = [(None, "fused"), ("int8", "dense")]
 
 
 @pytest.mark.parametrize(

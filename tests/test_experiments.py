@@ -53,13 +53,13 @@ def test_autoencoder(run, tmp_path):
 def test_sketching(curve, run, tmp_path):
     """See that sketches learn. The curve over the non-zeros of a column belongs to the pair 10, 20, and takes longer."""
     more = ("--pair", "10", "20") if curve else ()
-    arguments = ("--stack", "patches", "--pair", "2", "4", *more, "--steps", "40", "--seeds", "2")
+    arguments = ("--stack", "patches", "--pair", "2", "4", *more, "--steps", "40", "--seeds", "2" if curve else "1")
     code, output, results = run("sketching", *arguments)
     assert code == 0, output
     pair = results["patches"]["2, 4"]
-    assert set(pair["butterfly"]) == {"0", "1"}
+    assert set(pair["butterfly"]) == ({"0", "1"} if curve else {"0"})
     for norm in ("squared", "unsquared"):
-        for seed in "01":
+        for seed in pair["butterfly"]:
             assert 0 < pair["butterfly"][seed][norm] < pair["FJLT"][seed][norm]
             assert pair["learned sparse"][seed][norm] < pair["sparse"][seed][norm]
             assert 0 <= pair["randomized SVD, default"][seed][norm] < pair["Gaussian"][seed][norm]

@@ -62,6 +62,7 @@ def test_quick_mode_trains(experiment, trained):
     assert results(trained) == first  # nothing is trained again
 
 
+@pytest.mark.long
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an LSTM is exported on TensorFlow")
 def test_trained_taggers_are_exported_and_measured(experiment, trained, monkeypatch):
     monkeypatch.setattr(experiment, "LENGTHS", (8,))

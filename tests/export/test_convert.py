@@ -122,6 +122,7 @@ def test_auto_keeps_the_fastest_of_what_it_measured():
     assert plan.input_shape == (1, 256)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("measured")
 def test_auto_measures_equal_layers_once():
     exported = export.to_tflite(sequential(Butterfly(), Butterfly(), features=32))
@@ -345,7 +346,9 @@ def test_input_names_are_kept_where_a_signature_can_hold_them(names, expected, r
     np.testing.assert_allclose(exported.predict(dict(zip(expected, x, strict=True))), x[0] - x[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.long), "float64"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", *(pytest.param(name, marks=pytest.mark.long) for name in ("mixed_bfloat16", "float64"))]
+)
 def test_models_of_other_precisions_are_exported_in_float32(policy, rng):
     model = keras.Sequential(
         [keras.Input((20,), name="x"), Butterfly(16, "relu", dtype=policy), ButterflyDense(8, k1=4, k2=4, dtype=policy)]

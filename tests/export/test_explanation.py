@@ -13,7 +13,7 @@ def exported(units=64, **settings):
     return export.to_tflite(model, **settings)
 
 
-@pytest.mark.usefixtures("measured")
+@pytest.mark.usefixtures("measured", "two_lowerings")
 def test_a_printed_export_is_a_summary():
     found = exported(512)
     text = str(found)
@@ -37,7 +37,7 @@ class FakeDevice:
         }
 
 
-@pytest.mark.usefixtures("measured")
+@pytest.mark.usefixtures("measured", "two_lowerings")
 def test_no_gain_over_dense_is_said():
     found = exported(device=FakeDevice(lambda name, content: 1.0 if name == "dense" else 2.0))
     assert found.plan[0].lowering.kind == "dense"
@@ -46,7 +46,7 @@ def test_no_gain_over_dense_is_said():
     assert note in str(found)
 
 
-@pytest.mark.usefixtures("measured")
+@pytest.mark.usefixtures("measured", "two_lowerings")
 def test_a_quantized_file_that_is_slower_is_said():
     device = FakeDevice(lambda name, content: {"quantized": 3e-6, "float32": 1e-6}.get(name, len(content) * 1e-9))
     notes = exported(quantize="dynamic", device=device).notes

@@ -98,7 +98,8 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     with pytest.raises(
         export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
     ) as error:
-        compress(task, data=(x[:300], y[:300]), validation_data=validation_data, target_latency=1e-9, where=["a"], epochs=1)
+        settings = {"validation_data": validation_data, "epochs": 1, "time_limit": 1e-3}  # One model is trained.
+        compress(task, data=(x[:300], y[:300]), target_latency=1e-9, where=["a"], **settings)
     found = error.value.compression
     assert error.value.exit_code == 1
     assert len(found.points) > 1 and found.pick in found.points
@@ -160,7 +161,9 @@ def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "to_tflite", lambda model, **rest: exported.append(model.name) or to_tflite(model, **rest))
     monkeypatch.setattr(trials, "try_layer", lambda *rest: trained.append("layer") or try_layer(*rest))
     monkeypatch.setattr(finalists, "imitate", lambda *rest, **how: trained.append(imitate(*rest, **how)) or trained[-1])
-    found = compress(task, max_accuracy_drop=1.0, time_limit=1e-3, folder=tmp_path / "search")
+    (x, y), validation_data = task[1], tuple(part[:200] for part in task[2])
+    settings = {"data": (x[:300], y[:300]), "validation_data": validation_data}
+    found = compress(task, max_accuracy_drop=1.0, time_limit=1e-3, folder=tmp_path / "search", **settings)
     assert len(found.points) == 2
     assert "The time limit ended the search early" in found.why[-1]
     # The original, no layer, a narrower network, each layer as it is and in one other way, the cheapest and the trained model.

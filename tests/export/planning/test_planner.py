@@ -19,15 +19,7 @@ from keras_butterfly.export.tflite.operators import operator_name, schema, tenso
 from keras_butterfly.export.tflite.quantize import dense_error
 
 measured = pytest.mark.usefixtures("measured")
-
-
 two_candidates = pytest.mark.usefixtures("two_lowerings")
-
-
-@pytest.fixture
-def two_lowerings(monkeypatch):
-    """Only these two are tried for any layer, where a test is not about which ones are."""
-    monkeypatch.setattr(planning, "shortlist", lambda *settings: [Fused(), Dense()])
 
 
 def model(n=128, count=1):

@@ -6,6 +6,7 @@ import pytest
 from keras_butterfly import Butterfly, export
 
 
+@pytest.mark.usefixtures("two_lowerings")
 def test_processes_that_share_a_wisdom_file_lose_nothing(tmp_path):
     path = tmp_path / "wisdom.json"
     for units in (8, 12):

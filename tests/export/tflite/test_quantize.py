@@ -10,8 +10,6 @@ from keras import layers
 
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import convert
-from keras_butterfly.export.lowering import Dense, Fused
-from keras_butterfly.export.planning import planner
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.operators import schema
 
@@ -165,8 +163,8 @@ def test_different_numbers_of_examples_are_refused():
         export.to_tflite(two_inputs(), representative_data=[np.zeros((3, 16)), np.zeros((4, 24))])
 
 
-def test_a_precision_beyond_the_tolerance_is_an_error(monkeypatch):
-    monkeypatch.setattr(planner, "shortlist", lambda *settings: [Fused(), Dense()])
+@pytest.mark.usefixtures("two_lowerings")
+def test_a_precision_beyond_the_tolerance_is_an_error():
     net = keras.Sequential([keras.Input((128,)), Butterfly(activation="relu", seed=0), layers.Dense(64)])
     with pytest.raises(export.ParityError, match="disagrees with Keras"):
         export.to_tflite(net, quantize="dynamic", tolerance=1e-5)
