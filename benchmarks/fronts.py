@@ -140,7 +140,7 @@ def main(folder: Path, names: tuple[str, ...], seeds: int, data_folder: Path | N
 
 
 def one_seed(results: Results, task: Task, data: Data, folder: Path, seed: int) -> None:
-    """Find the models for all limits, with one seed."""
+    """Train the dense network of one seed, run the searches for all limits, and keep and print what they find."""
     model = teacher(folder.with_suffix(".keras"), task, data, seed)
     original = results.once((f"seed {seed}", "original"), lambda: costs(model))
     for cost, part in product(TARGETS, PARTS):

@@ -42,7 +42,7 @@ UNITS = {"size": (1 / 1024, "KiB", 0), "latency": (1e6, "us", 1)}
 
 @dataclass(frozen=True)
 class Found:
-    """Models of several seeds that keep one limit.
+    """The accuracy and the cost of models that keep one limit, one model for each seed.
 
     Attributes:
         accuracies: seed -> accuracy on the examples that the search has not seen, from 0 to 1.
@@ -143,7 +143,7 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
 
 
 def limits_of(trees: Mapping[str, dict], cost: str) -> Iterator[Limit]:
-    """Yield all limits of a cost, task after task, the tightest first."""
+    """Yield what was found for each limit of one cost, for one task after the other, the tightest limit first."""
     for task, tree in trees.items():
         seeds = {name: branch for name, branch in tree.items() if name.startswith("seed ")}
         for part in dict.fromkeys(part for branch in seeds.values() for part in branch.get(cost, {})):
@@ -153,7 +153,7 @@ def limits_of(trees: Mapping[str, dict], cost: str) -> Iterator[Limit]:
 
 
 def limits_table(limits: Iterable[Limit]) -> str:
-    """Return the table of some limits in Markdown: what was picked, and the accuracy of each group."""
+    """Return a table in Markdown with a row for each limit: what was picked, and how accurate each group is."""
     lines = [
         f"| data, limit | picked | accuracy of the picks | {' | '.join(GROUPS)} | a rival beats the picks |",
         f"|{'---|' * (4 + len(GROUPS))}",

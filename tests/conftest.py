@@ -47,7 +47,7 @@ if BACKEND != "tensorflow":
 
 
 def pytest_collection_finish():
-    """Keep the half million objects of the imported libraries from the garbage collector, which would visit them for ever.
+    """Freeze the half million objects of imported libraries, so that the garbage collector does not visit them again and again.
 
     By default it looks for garbage after 700 new objects, and one export makes many thousands.
     """

@@ -1,4 +1,4 @@
-"""The narrower networks, whose hidden layers are dense or butterflies, and what each costs."""
+"""Make narrower networks, whose hidden layers are dense or butterflies, and measure what each costs."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -24,9 +24,9 @@ WIDTHS_PART = 0.1
 
 
 def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel) -> tuple[dict[float, Cost], Cost]:
-    """Return what the model costs with its widths times some factors, of which 1 is the first, and what any file costs.
+    """Measure the model with all of its widths times some factors. Return the costs by factor, and what an empty file costs.
 
-    If the time limit leaves no time for more, there are 1 and one other factor.
+    The factor 1 is the first. If the time limit leaves no time for more, there is one other factor.
 
     Args:
         task: the search.
@@ -78,7 +78,7 @@ def narrower_butterflies(task: Task, widths: Mapping[str, int], replaceable: Col
         widths: the widths of the layers that can be made narrower, by their paths.
         replaceable: the paths of the layers that a butterfly can take the place of.
     """
-    found = {}
+    found: dict[Blueprint, int] = {}
     for factor in BUTTERFLY_FACTORS:
         new = narrowed_widths(widths, factor)
         try:
@@ -86,37 +86,41 @@ def narrower_butterflies(task: Task, widths: Mapping[str, int], replaceable: Col
         except ValueError:  # a layer depends on the widths in a way that is not known
             return {}
         for name in BUTTERFLIES:
-            blueprint = _with_butterflies(task, dense, new, replaceable, name)
-            if blueprint is not None:
-                found[blueprint] = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)[0].count_params()
+            found |= _with_butterflies(task, dense, new, replaceable, name)
     return found
 
 
 def _with_butterflies(
     task: Task, dense: keras.Model, widths: Mapping[str, int], replaceable: Collection[str], name: str
-) -> Blueprint | None:
-    """Return the network whose narrower layers become a structure wherever it saves enough, or None if it does so nowhere."""
+) -> dict[Blueprint, int]:
+    """Return the network whose hidden layers become the structure `name`, with its number of weights.
+
+    A layer stays dense where the structure saves too little. The result is empty if all layers do.
+    """
     wanted = []
     for path in widths:
         if path in replaceable:
             named = {structure.name: structure for structure in structures_of(DenseMap.of(layer_at(dense, path)))}
             wanted += [(path, named[name])] if name in named else []
-    if not wanted:
-        return None
     made = Blueprint(structures=tuple(wanted), widths=tuple(widths.items()))
     try:
-        report = made.build(task.model, task.lesson.x, {}, task.seed_of_trial)[1]
+        _, report = made.build(task.model, task.lesson.x, {}, task.seed_of_trial)
     except ValueError:  # a layer cannot have this structure
-        return None
-    replacements = report.replacements if report else ()
-    saving = {each.layer for each in replacements if each.weights_after <= MAX_WEIGHT_RATIO * each.weights_before}
-    kept = tuple((path, structure) for path, structure in wanted if path in saving)
-    return Blueprint(structures=kept, widths=tuple(widths.items())) if kept else None
+        return {}
+    if report is None:
+        return {}
+    poor = [each for each in report.replacements if each.weights_after > MAX_WEIGHT_RATIO * each.weights_before]
+    left_out = {each.layer for each in poor}
+    kept = tuple((path, structure) for path, structure in wanted if path not in left_out)
+    weights = report.weights_after + sum(each.weights_before - each.weights_after for each in poor)
+    return {Blueprint(structures=kept, widths=made.widths): weights} if kept else {}
 
 
 def costs_of_blueprints(task: Task, blueprints: Collection[Blueprint]) -> dict[Blueprint, Cost]:
-    """Return what networks cost before their training. Those that cannot be exported, or for which the time limit leaves no
-    time, are left out."""
+    """Export and measure untrained networks, and return their costs.
+
+    Networks that cannot be exported, or for which the time limit leaves no time, are left out.
+    """
 
     def is_over() -> bool:
         return task.clock.is_over(WIDTHS_PART)

@@ -246,7 +246,7 @@ def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> S
 
 
 def _as_list(rates) -> Sequence:
-    """Return learning rates as a sequence. Anything that is none is taken as a single rate."""
+    """Return one learning rate, or a list or tuple of several, as a sequence. An empty one is kept as a single bad rate."""
     return rates if isinstance(rates, list | tuple) and rates else [rates]
 
 

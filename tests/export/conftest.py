@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def two_lowerings(monkeypatch):
-    """Only two lowerings of each layer are tried, where a test is not about which ones are."""
+    """Let the planner try two lowerings of each layer only, for tests that are not about which ones it tries."""
     from keras_butterfly.export.lowering import Dense, Fused
     from keras_butterfly.export.planning import planner
 

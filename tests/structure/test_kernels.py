@@ -98,7 +98,7 @@ def test_values_equal_the_dense_product(wiring, rng):
 
 
 def balanced(wiring):
-    """Return one grouping of the stages for each number of factors."""
+    """Return groupings of the stages into 1, 2, ... factors of about equal size."""
     stages = len(wiring.strides)
     return [fusion.balanced_counts(stages, groups) for groups in range(1, stages + 1)]
 
