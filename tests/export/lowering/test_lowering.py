@@ -312,5 +312,5 @@ def test_a_lowering_is_read_back_from_json(lowering):
 
 @pytest.mark.parametrize("width", [-1, 1.5, "16"])
 def test_a_folded_middle_has_a_width_from_0(width):
-    with pytest.raises(ValueError, match="an integer from 0. Received: "):
+    with pytest.raises(ValueError, match=r"an integer from 0\. Received: "):
         Folded.from_dict(Folded().to_dict() | {"width": width})
