@@ -229,7 +229,8 @@ def plot_settings(axis: Axes, name: str, tree: dict) -> None:
     )
     axis.locator_params(axis="x", nbins=5)
     axis.grid(visible=False, axis="y")
-    axis.set(title=f"{NAMES[name]}, {training}", xlabel="test accuracy, %", ylim=(-0.7, len(ordered) - 0.3))
+    axis.set_title(f"{NAMES[name]}, {training}", loc="right")  # over the labels, which take most of the width
+    axis.set(xlabel="test accuracy, %", ylim=(-0.7, len(ordered) - 0.3))
     if "dense" in settings:
         axis.axvline(100 * settings["dense"].mean, color=plots.KINDS["dense"], linestyle=":", linewidth=1, zorder=0)
 

@@ -59,6 +59,7 @@ add_module_names = False
 default_role = "code"
 smartquotes = False  # quotes are often part of code
 
+pygments_dark_style = "github-dark"
 html_theme = "furo"
 html_title = "keras_butterfly"
 html_static_path = ["_static"]

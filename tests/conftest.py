@@ -56,10 +56,20 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded(monkeypatch):
+    """Start every test from the same seeds.
+
+    When TensorFlow is seeded, it forgets its compiled kernels, and the test would have to compile them again. Here it keeps
+    them. Only kernels of random operations that run eagerly have a state, and no test runs such operations.
+    """
     import keras
 
-    keras.utils.set_random_seed(0)
+    with monkeypatch.context() as patch:
+        if BACKEND == "tensorflow":
+            from tensorflow.python import pywrap_tfe
+
+            patch.setattr(pywrap_tfe, "TFE_ContextClearCaches", lambda context: None)
+        keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)

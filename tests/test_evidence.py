@@ -80,7 +80,7 @@ def test_each_row_of_a_table_has_as_many_cells_as_its_header():
 def test_the_plots_show_every_data_set_and_every_file():
     trees = TREES | {"cifar10": TREES["hapt"]}
     axes = plot_weights(trees).axes
-    assert [axis.get_title().split(",")[0] for axis in axes] == [NAMES[name] for name in trees]
+    assert [axis.get_title("right").split(",")[0] for axis in axes] == [NAMES[name] for name in trees]
     for axis, tree in zip(axes, trees.values(), strict=True):
         assert {label.get_text().rpartition(":")[0] for label in axis.get_yticklabels()} == set(settings_shown(tree)[1])
     exports = TREES["fashion_mnist"]["exports"]["distilled"]

@@ -84,10 +84,15 @@ def test_a_drop_of_the_agreement_without_labels(task):
     assert any("give `validation_data`" in sentence for sentence in found.why)
 
 
-def test_the_original_is_picked_where_it_keeps_the_limits(task):
+def test_the_original_is_picked_where_it_keeps_the_limits(task, tmp_path):
     found = compress(task, target_latency=1.0)
     assert [point.name for point in found.points] == ["original"]
     assert found.pick is found.points[0]
+    report = json.loads(found.to_json(tmp_path / "found.json").read_text())
+    assert (report["pick"]["name"], report["pick"]["weights"]) == ("original", task[0].count_params())
+    assert report["fronts"] == {"latency": ["original"], "size": ["original"]}
+    with pytest.raises(ValueError, match="exists"):
+        found.to_json(tmp_path / "found.json")
 
 
 @pytest.mark.usefixtures("eager")

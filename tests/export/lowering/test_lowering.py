@@ -1,6 +1,7 @@
 """Every lowering of every kind of layer: equal to Keras, and made of exactly the operators it says."""
 
 import itertools
+import json
 from collections import Counter
 
 import keras
@@ -301,3 +302,15 @@ def test_nodes_behind_the_last_ones_are_left_out(n, units, expected):
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     stored = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None and len(buffer.data) > 4096)
     assert stored == 4 * expected
+
+
+@pytest.mark.parametrize("lowering", [Folded(), Folded(16), Dense(), Fused((Grouping((32, 32), ("conv", "sum")),))])
+def test_a_lowering_is_read_back_from_json(lowering):
+    saved = json.loads(json.dumps(lowering.to_dict()))
+    assert KINDS[saved.pop("kind")].from_dict(saved) == lowering
+
+
+@pytest.mark.parametrize("width", [-1, 1.5, "16"])
+def test_a_folded_middle_has_a_width_from_0(width):
+    with pytest.raises(ValueError, match=r"an integer from 0\. Received: "):
+        Folded.from_dict(Folded().to_dict() | {"width": width})

@@ -35,6 +35,14 @@ def test_counts_show_themselves_in_text_tables_and_json():
     assert "counts" in comparison.to_dict()["models"]["a"]
 
 
+def test_bars_of_counts_have_the_length_of_the_cost():
+    comparison = export.Comparison({"a": counts(), "b": counts(25_000, 20_000)}, {"a": 1024, "b": 512}, {"a": (), "b": ()})
+    axes = comparison.figure().axes[0]
+    # From below, in thousands: instructions + reads / 2.
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([35.0, 70.0])
+    assert "instructions and reads" in axes.get_xlabel()
+
+
 def test_reads_raise_the_cost_so_that_instructions_alone_do_not_decide():
     assert counts(reads=50_000).cost > counts(reads=40_000).cost > counts(instructions=40_000).cost
 
