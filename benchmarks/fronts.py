@@ -38,12 +38,12 @@ from keras_butterfly_cli.datasets import Data
 from results import Results
 
 from keras_butterfly import distill, export
+from keras_butterfly.export.compression.blueprint import NARROWER
 from keras_butterfly.export.compression.compression import Compression, Point
 from keras_butterfly.export.measurement.timing import measure_all
 
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 COSTS = {"size": "size_bytes", "latency": "median_seconds"}
-NARROWER = "narrower"  # the family of narrower dense networks
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import page_tables
 
 from keras_butterfly.export import files
+from keras_butterfly.export.compression.blueprint import KIND_OF, MIXED
 from keras_butterfly.export.measurement import plots
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -37,11 +38,7 @@ NAMES = {
 }
 # The groups of families that are compared. All but the butterflies are rivals.
 BUTTERFLIES = "butterfly"
-GROUPS = {
-    "narrow dense": ("narrower",),
-    "low rank": ("low rank",),
-    BUTTERFLIES: ("butterfly", "narrower butterfly", "mixed"),
-}
+GROUPS = ("narrow dense", "low rank", BUTTERFLIES)
 KEYS = {"size": "size_bytes", "latency": "median_seconds"}
 # For each cost, what turns bytes or seconds into the unit, the unit, and the digits that are shown.
 UNITS = {"size": (1 / 1024, "KiB", 0), "latency": (1e6, "us", 1)}
@@ -121,8 +118,8 @@ def standard_error(values: list[float]) -> float:
 
 
 def group_of(family: str) -> str:
-    """Return the group that a family of models belongs to. The original's is "dense"."""
-    return next((group for group, families in GROUPS.items() if family in families), "dense")
+    """Return the group that a family of models belongs to. The original's is "dense". Every mix holds butterflies."""
+    return BUTTERFLIES if family == MIXED else KIND_OF[family]
 
 
 def found(points: Mapping[str, dict], key: str) -> Found | None:
@@ -139,8 +136,8 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
     within = {seed: [p for p in result["points"] if p[key] <= result["limit"]] for seed, result in results.items()}
     picks = {seed: p for seed, points in within.items() for p in points if p["name"] == results[seed]["pick"]}
     groups = {}
-    for group, families in GROUPS.items():
-        usable = {seed: [p for p in points if p["family"] in families] for seed, points in within.items()}
+    for group in GROUPS:
+        usable = {seed: [p for p in points if group_of(p["family"]) == group] for seed, points in within.items()}
         best = {seed: max(points, key=lambda p: p["score"]) for seed, points in usable.items() if points}
         if (models := found(best, key)) is not None:
             groups[group] = models

@@ -9,9 +9,10 @@ import networks
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fronts_page import KEYS, NAMES, limit_of, limits_of, plot_fronts, winners_table, with_tables
+from fronts_page import GROUPS, KEYS, NAMES, group_of, limit_of, limits_of, plot_fronts, winners_table, with_tables
 
 from keras_butterfly.export.compression import harm
+from keras_butterfly.export.compression.blueprint import KIND_OF
 
 ROOT = Path(__file__).parent.parent
 PATHS = {name: ROOT / "docs" / "compress" / f"{name}.json" for name in NAMES}
@@ -151,6 +152,12 @@ def test_the_most_accurate_model_that_keeps_the_limit_stands_for_its_kind():
     )
     assert {group: models.mean for group, models in found.groups.items()} == {"butterfly": 0.81, "narrow dense": 0.61}
     assert (found.winner, found.picks.mean, found.picks.cost) == ("butterfly", 0.81, 90)
+
+
+def test_every_family_has_a_group():
+    groups = {family: group_of(family) for family in KIND_OF}
+    assert set(groups.values()) == {"dense", *GROUPS}
+    assert {family for family, group in groups.items() if group == "butterfly"} == {"butterfly", "narrower butterfly", "mixed"}
 
 
 def test_no_pick_where_nothing_keeps_the_limit():

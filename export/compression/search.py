@@ -31,6 +31,7 @@ from .memory import Memory
 from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_blueprints, costs_of_widths, narrower_butterflies
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
+from .structures import BUTTERFLY, LOW_RANK
 from .targets import TargetError, Targets
 from .task import Task, Training
 from .trials import EXPORT_WORK, LayerTrials
@@ -189,7 +190,7 @@ def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) ->
     clock.finish(narrower_work)
     tried, rest = trials.run()
     of_all, of_butterflies, of_low_ranks = (
-        of_structures(tried, rest, targets, allowed) for allowed in (("butterfly", "low rank"), ("butterfly",), ("low rank",))
+        of_structures(tried, rest, targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))
     )
     of_narrower = of_widths(widths, costs, targets), of_blueprints(costs_of_narrower, narrower, targets)
     families = [family for family in (of_all, *of_narrower, of_butterflies, of_low_ranks) if family]
