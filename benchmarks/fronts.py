@@ -14,7 +14,8 @@ networks and low-rank layers. Each model is trained with several learning rates,
 
 Channels that are added to each other, and those of convolutions and of attention, cannot be made narrower by `compress`. So the
 transformer and the VGG-like network have one more rival for each limit: the widest network of the same kind that keeps the
-limit, with all of its layers narrower. It starts from random weights, and learns as the models of the search do.
+limit, with all of its layers narrower. It starts from random weights, and learns as the models of the search do. Where even the
+narrowest of these networks costs more than the limit, nothing is searched.
 
 Output: NAME.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted, start it
 again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits.
@@ -227,7 +228,13 @@ def search(original: Original, **target) -> Compression:
 
 
 def at_limit(original: Original, cost: str, limit: float) -> dict:
-    """Return the models that were trained for one limit, with the name of the pick of `compress`."""
+    """Return the models that were trained for one limit, with the name of the pick of `compress`.
+
+    If even the narrowest network of the same kind costs more than the limit, nothing is searched.
+    """
+    narrowest = list(costs_of_narrower(original).values())[-1:]
+    if any(costs[cost] > limit for costs in narrowest):
+        return {"limit": limit, "pick": "nothing", "seconds": 0.0, "points": []}
     found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
     points = [facts(point, unseen) for point in found.points] + rivals(original, cost, limit)
     return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
@@ -238,22 +245,24 @@ def rivals(original: Original, cost: str, limit: float) -> list[dict]:
 
     A network may cost a little more after its training than before it.
     """
-    widths = original.task.narrower
-    costs = original.once(("narrower", "untrained"), lambda: costs_of_widths(original)) if widths else {}
-    for width in widths:
-        if costs[str(width)][cost] <= limit:
-            figures = original.once(("narrower", f"width {width}"), partial(narrower, original, width))
+    for width, costs in costs_of_narrower(original).items():
+        if costs[cost] <= limit:
+            figures = original.once(("narrower", f"width {width}"), partial(narrower, original, int(width)))
             if figures[COSTS[cost]] <= limit:
                 return [figures]
     return []
 
 
-def costs_of_widths(original: Original) -> dict[str, dict[str, float]]:
-    """Return the costs of untrained narrower networks by their widths."""
+def costs_of_narrower(original: Original) -> dict[str, dict[str, float]]:
+    """Return the costs of untrained narrower networks by their widths, the widest first. There are none in some tasks."""
     task = original.task
-    files = {str(width): export.to_tflite(task.build(original.data, width)) for width in task.narrower}
-    latencies = measure_all(files, runs=original.effort.runs)
-    return {width: {"size": file.size_bytes, "latency": latencies[width].median} for width, file in files.items()}
+
+    def measured() -> dict[str, dict[str, float]]:
+        files = {str(width): export.to_tflite(task.build(original.data, width)) for width in task.narrower}
+        latencies = measure_all(files, runs=original.effort.runs)
+        return {width: {"size": file.size_bytes, "latency": latencies[width].median} for width, file in files.items()}
+
+    return original.once(("narrower", "untrained"), measured) if task.narrower else {}
 
 
 def narrower(original: Original, width: int) -> dict:

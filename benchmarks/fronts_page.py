@@ -209,8 +209,8 @@ def plot_fronts(trees: Mapping[str, dict]) -> Figure:
 
 
 def plot_limits(axis: Axes, limits: list[Limit]) -> None:
-    """Draw for each group the accuracy of its best model for each limit over its cost. Without limits the panel is hidden."""
-    if not limits:
+    """Draw for each group the accuracy of its best model for each limit over its cost. Without a model the panel is hidden."""
+    if not any(each.groups for each in limits):
         axis.set_visible(False)
         return
     factor, unit, _ = UNITS[limits[0].cost]

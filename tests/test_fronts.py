@@ -93,11 +93,12 @@ def test_a_narrower_network_learns_from_the_original(tmp_path, briefly):
     model = fronts.trained(tmp_path / "model.keras", task, data, seed=0)
     results = fronts.Results(tmp_path / "hapt.json", {})
     original = fronts.Original(model, task, data, 0, fronts.QUICK, tmp_path / "search", results)
-    costs = fronts.costs_of_widths(original)
+    costs = fronts.costs_of_narrower(original)
     (rival,) = fronts.rivals(original, "size", costs["32"]["size"] - 1)
     assert (rival["family"], rival["name"]) == ("narrower", "all layers narrower, width 16")
     assert rival["weights"] == task.build(data, 16).count_params()
     assert fronts.rivals(original, "size", 1) == []
+    assert fronts.at_limit(original, "size", 1)["points"] == []
     assert fronts.rivals(replace(original, task=replace(task, narrower=())), "size", 1e9) == []
 
 
@@ -165,6 +166,15 @@ def test_no_pick_where_nothing_keeps_the_limit():
     assert (found.winner, found.picks, found.groups, found.beaten_by) == (None, None, {}, None)
 
 
+def test_a_limit_for_which_nothing_was_searched():
+    results = {"limit": 100, "pick": "nothing", "points": []}
+    found = limit(results)
+    assert (found.picks, found.groups, found.beaten_by) == (None, {}, None)
+    tree = {"seed 0": {"size": {"1/10": results}}}
+    assert "| nothing fits |" in with_tables("<!-- limits size -->\n<!-- end -->", {"hapt": tree})
+    assert not plot_fronts({"hapt": tree}).axes[0].get_visible()
+
+
 def test_a_rival_that_keeps_a_limit_beats_a_search_that_finds_nothing():
     found = limit(result("butterfly 200", point("butterfly", 0.9, 0.9, 200), point("narrower", 0.6, 0.6, 90)))
     assert (found.winner, found.picks, found.beaten_by) == (None, None, "narrow dense")
@@ -199,6 +209,6 @@ def test_wins_are_counted_over_the_tasks():
 def test_the_plot_has_two_panels_for_each_task():
     figure = plot_fronts(TREES)
     assert len(figure.axes) == len(KEYS) * len(TREES)
-    known = [bool(list(limits_of({name: tree}, cost))) for name, tree in TREES.items() for cost in KEYS]
+    known = [any(limit.groups for limit in limits_of({name: tree}, cost)) for name, tree in TREES.items() for cost in KEYS]
     assert [axis.has_data() and axis.get_visible() for axis in figure.axes] == known
     assert any(known)
