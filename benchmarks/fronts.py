@@ -1,51 +1,106 @@
 """Which structure `export.compress` picks for each limit of size and of latency, and what the other structures reach there.
 
-    python benchmarks/fronts.py FOLDER [--task NAME ...] [--seeds 3] [--data DATA] [--json docs/compress]
+    python benchmarks/fronts.py FOLDER [--task NAME ...] [--seeds 3] [--data DATA] [--json docs/compress] [--quick]
 
-Network: the features, two dense hidden layers of 1024 units with ReLU (2048 on CIFAR-10), a dense head. It is trained on the
-labels of a data set, or read from FOLDER/NAME-SEED.keras if it is there. The limits are 1/40, 1/20 and 1/10 of its size, and
-the same of its latency, in float32. Each seed has a network and a search of its own.
+Networks: `networks.py`. "fashion_mnist", "hapt", "isolet" and "cifar10" have two dense hidden layers of 1024 units with ReLU
+(2048 on CIFAR-10) and a dense head. "hapt_transformer" reads the windows of HAPT as 16 tokens, in two blocks of 128 channels.
+"cifar10_vgg" has six convolutions and two dense layers of 1024 units, and reads a part of the images of CIFAR-10. The network
+is trained on the labels of a data set, or read from FOLDER/NAME-SEED.keras if it is there. The limits are 1/40, 1/20 and 1/10
+of its size, and the same of its latency, in float32. Each seed has a network and a search of its own.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
 scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower dense
 networks and low-rank layers. Each model is trained with several learning rates, and the one with the best score is kept.
 
+Channels that are added to each other, and those of convolutions and of attention, cannot be made narrower by `compress`. So the
+transformer and the VGG-like network have one more rival for each limit: the widest network of the same kind that keeps the
+limit, with all of its layers narrower. It starts from random weights, and learns as the models of the search do. Where even the
+narrowest of these networks costs more than the limit, nothing is searched.
+
 Output: NAME.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted, start it
 again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits.
-`python benchmarks/fronts_page.py` makes docs/fronts.md of them.
+`python benchmarks/fronts_page.py` makes docs/fronts.md of them. With `--quick` all networks are small, and are trained for
+moments on few examples. This shows that the program works, not what `compress` finds.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import click
 import keras
+import networks
 import numpy as np
 import supervised
 from data_sets import load
 from keras_butterfly_cli.datasets import Data
 from results import Results
 
-from keras_butterfly import export
+from keras_butterfly import distill, export
+from keras_butterfly.export.compression.blueprint import NARROWER
 from keras_butterfly.export.compression.compression import Compression, Point
+from keras_butterfly.export.measurement.timing import measure_all
 
-RUNS = 200
-RATES = (1e-3, 3e-3)
-PARTS = (40, 20, 10)
 TARGETS = {"size": "target_size", "latency": "target_latency"}
+COSTS = {"size": "size_bytes", "latency": "median_seconds"}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the search takes.
+
+    Attributes:
+        rates: the learning rates of the models that are compressed.
+        parts: the limits are the dense network's costs divided by these numbers.
+        runs: the number of timed blocks of each model.
+        examples: the largest number of training examples, and of test examples.
+        seconds: the time limit of a search.
+    """
+
+    rates: tuple[float, ...] = (1e-3, 3e-3)
+    parts: tuple[int, ...] = (40, 20, 10)
+    runs: int = 200
+    examples: int | None = None
+    seconds: float | None = None
+
+
+FULL, QUICK = Effort(), Effort((3e-3,), (10,), 5, 200, 5.0)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task is a data set, with the width, the length of the training and the learning rate of the dense network."""
+    """A task is a data set, a network for it, and how the network is trained.
+
+    Attributes:
+        name: the name of the task.
+        width, epochs, batch, rate: the width, the length of the training and the learning rate of the dense network.
+        build: a function of the data and a width that returns an untrained network.
+        data: the name of the data set, if it is not that of the task.
+        arranged: a function of the inputs in rows that returns them as the network takes them.
+        examples: the largest number of training examples.
+        narrower: the widths of the rivals that `compress` cannot make, the largest first.
+        small: the width with `--quick`.
+    """
 
     name: str
     width: int
     epochs: int
     batch: int
     rate: float
+    build: Callable[[Data, int], keras.Model] = networks.perceptron
+    data: str = ""
+    arranged: Callable[[np.ndarray], np.ndarray] | None = None
+    examples: int | None = None
+    narrower: tuple[int, ...] = ()
+    small: int = 64
+
+    @property
+    def quick(self) -> "Task":
+        """The same task with a small network and one epoch."""
+        narrower = tuple(width for width in self.narrower if width < self.small)
+        return replace(self, width=self.small, epochs=1, narrower=narrower)
 
 
 TASKS = {
@@ -55,18 +110,79 @@ TASKS = {
         Task("hapt", 1024, 30, 64, 2.5e-4),
         Task("isolet", 1024, 40, 32, 2.5e-4),
         Task("cifar10", 2048, 10, 128, 2.5e-4),
+        Task(
+            "hapt_transformer",
+            width=128,
+            epochs=6,
+            batch=64,
+            rate=5e-4,
+            build=networks.transformer,
+            data="hapt",
+            arranged=networks.tokens,
+            examples=4000,
+            narrower=(96, 64, 48, 32, 24, 16, 12, 8, 4),
+            small=16,
+        ),
+        Task(
+            "cifar10_vgg",
+            width=1024,
+            epochs=6,
+            batch=64,
+            rate=1e-3,
+            build=networks.vgg,
+            data="cifar10",
+            arranged=networks.pixels,
+            examples=6000,
+            narrower=(768, 512, 384, 256, 192, 128, 96, 64, 32),
+            small=256,
+        ),
     )
 }
 
 
-def teacher(path: Path, task: Task, data: Data, seed: int) -> keras.Model:
+def examples_of(task: Task, data_folder: Path | None, most: int | None = None) -> Data:
+    """Return the training and test examples of a task: random ones, if there are more than the task or `most` allows."""
+    data, random = load(task.data or task.name, data_folder), np.random.default_rng(0)
+    arranged = task.arranged or (lambda x: x)
+
+    def part(x: np.ndarray, y: np.ndarray, limits: tuple) -> tuple[np.ndarray, np.ndarray]:
+        count = min([len(x), *(limit for limit in limits if limit is not None)])
+        chosen = slice(None) if count == len(x) else np.sort(random.permutation(len(x))[:count])
+        return arranged(x[chosen]), y[chosen]
+
+    return Data(*part(data.x_train, data.y_train, (task.examples, most)), *part(data.x_test, data.y_test, (most,)))
+
+
+@dataclass(frozen=True)
+class Original:
+    """The dense network of one seed of a task, with all that a search for smaller ones needs.
+
+    Attributes:
+        model: the network.
+        task, data, seed, effort: the task, its examples, the seed, and how long the search takes.
+        folder: what the searches found is kept there.
+        results: the results of the task.
+    """
+
+    model: keras.Model
+    task: Task
+    data: Data
+    seed: int
+    effort: Effort
+    folder: Path
+    results: Results
+
+    def once(self, names: tuple[str, ...], compute: Callable):
+        """Return a result of this seed. It is computed, and kept, if it is not known."""
+        return self.results.once((f"seed {self.seed}", *names), compute)
+
+
+def trained(path: Path, task: Task, data: Data, seed: int) -> keras.Model:
     """Return the dense network in the file `path`, or a newly trained one, which is saved there."""
     if path.exists():
         return keras.models.load_model(path)
     keras.utils.set_random_seed(seed)
-    hidden = [keras.layers.Dense(task.width, activation="relu", name=f"hidden_{index}") for index in range(2)]
-    head = keras.layers.Dense(int(data.y_train.max()) + 1, activation="softmax", name="class")
-    model = keras.Sequential([keras.Input(data.x_train.shape[1:]), *hidden, head])
+    model = task.build(data, task.width)
     supervised.fit(model, data, task.rate, task.epochs, task.batch)
     model.save(path)
     return model
@@ -79,46 +195,105 @@ def halves(data: Data) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray,
     return (data.x_test[first], data.y_test[first]), (data.x_test[second], data.y_test[second])
 
 
+def accuracy(exported: export.TFLiteModel, examples: tuple[np.ndarray, np.ndarray]) -> float:
+    """Return the accuracy of an exported model on inputs and labels."""
+    x, y = examples
+    return float(np.mean(exported.predict(x).argmax(-1) == y))
+
+
 def facts(point: Point, unseen: tuple[np.ndarray, np.ndarray]) -> dict:
     """Return the figures of a model, with its accuracy on examples that the search has not seen."""
-    x, y = unseen
-    accuracy = float(np.mean(point.exported.predict(x).argmax(-1) == y))
-    return {**point.to_dict(), "unseen": accuracy}
+    return {**point.to_dict(), "unseen": accuracy(point.exported, unseen)}
 
 
-def search(model: keras.Model, data: Data, task: Task, folder: Path, seed: int, **target) -> Compression:
+def search(original: Original, **target) -> Compression:
     """Return what `compress` finds for one limit, or the nearest."""
-    scored, _ = halves(data)
+    data, task, effort = original.data, original.task, original.effort
     try:
         return export.compress(
-            model,
+            original.model,
             (data.x_train, data.y_train),
-            validation_data=scored,
+            validation_data=halves(data)[0],
             epochs=task.epochs,
             batch_size=task.batch,
-            learning_rate=RATES,
-            seed=seed,
-            folder=folder,
-            runs=RUNS,
+            learning_rate=effort.rates,
+            seed=original.seed,
+            folder=original.folder,
+            runs=effort.runs,
+            time_limit=effort.seconds,
             **target,
         )
     except export.TargetError as error:
         return error.compression
 
 
-def at_limit(model: keras.Model, data: Data, task: Task, folder: Path, seed: int, cost: str, limit: float) -> dict:
-    """Return the models that were trained for one limit, with the name of the pick."""
-    found, (_, unseen) = search(model, data, task, folder, seed, **{TARGETS[cost]: limit}), halves(data)
-    points = [facts(point, unseen) for point in found.points]
+def at_limit(original: Original, cost: str, limit: float) -> dict:
+    """Return the models that were trained for one limit, with the name of the pick of `compress`.
+
+    If even the narrowest network of the same kind costs more than the limit, nothing is searched.
+    """
+    narrowest = list(costs_of_narrower(original).values())[-1:]
+    if any(costs[cost] > limit for costs in narrowest):
+        return {"limit": limit, "pick": "nothing", "seconds": 0.0, "points": []}
+    found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
+    points = [facts(point, unseen) for point in found.points] + rivals(original, cost, limit)
     return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
+
+
+def rivals(original: Original, cost: str, limit: float) -> list[dict]:
+    """Return the figures of the widest narrower network that keeps a limit, which `compress` cannot make, if there is one.
+
+    A network may cost a little more after its training than before it.
+    """
+    for width, costs in costs_of_narrower(original).items():
+        if costs[cost] <= limit:
+            figures = original.once(("narrower", f"width {width}"), partial(narrower, original, int(width)))
+            if figures[COSTS[cost]] <= limit:
+                return [figures]
+    return []
+
+
+def costs_of_narrower(original: Original) -> dict[str, dict[str, float]]:
+    """Return the costs of untrained narrower networks by their widths, the widest first. There are none in some tasks."""
+    task = original.task
+
+    def measured() -> dict[str, dict[str, float]]:
+        files = {str(width): export.to_tflite(task.build(original.data, width)) for width in task.narrower}
+        latencies = measure_all(files, runs=original.effort.runs)
+        return {width: {"size": file.size_bytes, "latency": latencies[width].median} for width, file in files.items()}
+
+    return original.once(("narrower", "untrained"), measured) if task.narrower else {}
+
+
+def narrower(original: Original, width: int) -> dict:
+    """Return the figures of a narrower network that has learned from the original: the best of those of all learning rates."""
+    data, task, (scored, unseen) = original.data, original.task, halves(original.data)
+    best: dict = {}
+    for rate in original.effort.rates:
+        keras.utils.set_random_seed(original.seed)
+        model = task.build(data, width)
+        how = {"epochs": task.epochs, "batch_size": task.batch, "learning_rate": rate, "progress": False}
+        distill(model, original.model, data.x_train, data.y_train, **how)
+        exported = export.to_tflite(model)
+        score = accuracy(exported, scored)
+        if score > best.get("score", -1):
+            best = {
+                "name": f"all layers narrower, width {width}",
+                "family": NARROWER,
+                "score": score,
+                "weights": model.count_params(),
+                "size_bytes": exported.size_bytes,
+                "median_seconds": export.measure(exported, runs=original.effort.runs).median,
+                "unseen": accuracy(exported, unseen),
+            }
+    return best
 
 
 def best_of_families(result: dict, cost: str) -> dict[str, dict]:
     """Return for each family the most accurate model that keeps the limit."""
-    name = {"size": "size_bytes", "latency": "median_seconds"}[cost]
     best: dict[str, dict] = {}
     for point in sorted(result["points"], key=lambda point: point["score"]):
-        if point[name] <= result["limit"]:
+        if point[COSTS[cost]] <= result["limit"]:
             best[point["family"]] = point
     return best
 
@@ -129,34 +304,36 @@ def best_of_families(result: dict, cost: str) -> dict[str, dict]:
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--data", "data_folder", type=click.Path(exists=True, path_type=Path), help="Folder with the data sets' files.")
 @click.option("--json", "json_folder", type=click.Path(path_type=Path), default=Path("docs/compress"), show_default=True)
-def main(folder: Path, names: tuple[str, ...], seeds: int, data_folder: Path | None, json_folder: Path):
+@click.option("--quick", is_flag=True, help="Train small networks for moments.")
+def main(folder: Path, names: tuple[str, ...], seeds: int, data_folder: Path | None, json_folder: Path, quick: bool):
     folder.mkdir(parents=True, exist_ok=True)
+    effort = QUICK if quick else FULL
     for name in names:
-        task, data = TASKS[name], load(name, data_folder)
-        settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "rates": list(RATES)}
+        task = TASKS[name].quick if quick else TASKS[name]
+        data = examples_of(task, data_folder, effort.examples)
+        settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "rates": list(effort.rates)}
         results = Results(json_folder / f"{name}.json", settings)
         for seed in range(seeds):
-            one_seed(results, task, data, folder / f"{name}-{seed}", seed)
+            path = folder / f"{name}-{seed}"
+            model = trained(path.with_suffix(".keras"), task, data, seed)
+            one_seed(Original(model, task, data, seed, effort, path, results))
 
 
-def one_seed(results: Results, task: Task, data: Data, folder: Path, seed: int) -> None:
-    """Train the dense network of one seed, run the searches for all limits, and keep and print what they find."""
-    model = teacher(folder.with_suffix(".keras"), task, data, seed)
-    original = results.once((f"seed {seed}", "original"), lambda: costs(model))
-    for cost, part in product(TARGETS, PARTS):
-        limit = original[cost] / part
-        settings = (model, data, task, folder, seed, cost, limit)
-        result = results.once((f"seed {seed}", cost, f"1/{part}"), partial(at_limit, *settings))
-        click.echo(f"{task.name}, seed {seed}, {cost} 1/{part}: {result['pick']}")
+def one_seed(original: Original) -> None:
+    """Run the searches for all limits with the dense network of one seed, and keep and print what they find."""
+    costs = original.once(("original",), lambda: costs_of(original))
+    for cost, part in product(TARGETS, original.effort.parts):
+        result = original.once((cost, f"1/{part}"), partial(at_limit, original, cost, costs[cost] / part))
+        click.echo(f"{original.task.name}, seed {original.seed}, {cost} 1/{part}: {result['pick']}")
         for family, point in best_of_families(result, cost).items():
             figures = f"{point['size_bytes'] / 1024:,.0f} KiB, {point['median_seconds'] * 1e6:.1f} us"
             click.echo(f"  {family}: {point['score']:.4f}, unseen {point['unseen']:.4f}, {figures}: {point['name']}")
 
 
-def costs(model: keras.Model) -> dict[str, float]:
-    """Return the size of the exported model in bytes, and its latency in seconds."""
-    exported = export.to_tflite(model)
-    return {"size": exported.size_bytes, "latency": export.measure(exported, runs=RUNS).median}
+def costs_of(original: Original) -> dict[str, float]:
+    """Return the size of the exported dense network in bytes, and its latency in seconds."""
+    exported = export.to_tflite(original.model)
+    return {"size": exported.size_bytes, "latency": export.measure(exported, runs=original.effort.runs).median}
 
 
 if __name__ == "__main__":

@@ -24,17 +24,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import page_tables
 
 from keras_butterfly.export import files
+from keras_butterfly.export.compression.blueprint import KIND_OF, MIXED
 from keras_butterfly.export.measurement import plots
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "isolet": "ISOLET", "hapt": "HAPT"}
+NAMES = {
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "isolet": "ISOLET",
+    "hapt": "HAPT",
+    "hapt_transformer": "HAPT with a transformer",
+    "cifar10_vgg": "CIFAR-10 with convolutions",
+}
 # The groups of families that are compared. All but the butterflies are rivals.
 BUTTERFLIES = "butterfly"
-GROUPS = {
-    "narrow dense": ("narrower",),
-    "low rank": ("low rank",),
-    BUTTERFLIES: ("butterfly", "narrower butterfly", "mixed"),
-}
+GROUPS = ("narrow dense", "low rank", BUTTERFLIES)
 KEYS = {"size": "size_bytes", "latency": "median_seconds"}
 # For each cost, what turns bytes or seconds into the unit, the unit, and the digits that are shown.
 UNITS = {"size": (1 / 1024, "KiB", 0), "latency": (1e6, "us", 1)}
@@ -96,10 +100,10 @@ class Limit:
     def beaten_by(self) -> str | None:
         """The rival that costs no more than the picks and is more accurate by more than one standard error, or None.
 
-        With a single seed, any lead counts.
+        With a single seed, any lead counts. If no pick keeps the limit, it is any rival that does.
         """
         if self.picks is None:
-            return None
+            return next((group for group in self.groups if group != BUTTERFLIES), None)
         for group, rival in self.groups.items():
             seeds = self.picks.accuracies.keys() & rival.accuracies.keys()
             ahead = [rival.accuracies[seed] - self.picks.accuracies[seed] for seed in seeds]
@@ -114,8 +118,8 @@ def standard_error(values: list[float]) -> float:
 
 
 def group_of(family: str) -> str:
-    """Return the group that a family of models belongs to. The original's is "dense"."""
-    return next((group for group, families in GROUPS.items() if family in families), "dense")
+    """Return the group that a family of models belongs to. The original's is "dense". Every mix holds butterflies."""
+    return BUTTERFLIES if family == MIXED else KIND_OF[family]
 
 
 def found(points: Mapping[str, dict], key: str) -> Found | None:
@@ -132,8 +136,8 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
     within = {seed: [p for p in result["points"] if p[key] <= result["limit"]] for seed, result in results.items()}
     picks = {seed: p for seed, points in within.items() for p in points if p["name"] == results[seed]["pick"]}
     groups = {}
-    for group, families in GROUPS.items():
-        usable = {seed: [p for p in points if p["family"] in families] for seed, points in within.items()}
+    for group in GROUPS:
+        usable = {seed: [p for p in points if group_of(p["family"]) == group] for seed, points in within.items()}
         best = {seed: max(points, key=lambda p: p["score"]) for seed, points in usable.items() if points}
         if (models := found(best, key)) is not None:
             groups[group] = models
@@ -205,8 +209,8 @@ def plot_fronts(trees: Mapping[str, dict]) -> Figure:
 
 
 def plot_limits(axis: Axes, limits: list[Limit]) -> None:
-    """Draw for each group the accuracy of its best model for each limit over its cost. Without limits the panel is hidden."""
-    if not limits:
+    """Draw for each group the accuracy of its best model for each limit over its cost. Without a model the panel is hidden."""
+    if not any(each.groups for each in limits):
         axis.set_visible(False)
         return
     factor, unit, _ = UNITS[limits[0].cost]

@@ -118,17 +118,16 @@ def to_tflite(
     """
     settings = _Settings(quantize, representative_data, integer_io, batch_size, tolerance, device, wisdom, progress)
     with settings.export(model, lowering, default_effort() if effort is None else effort, objective) as exporter:
-        plans = exporter.planner.plan(exporter.layers)
-        for _ in range(MORE_EXACT):
+        plans, tries_left = exporter.planner.plan(exporter.layers), MORE_EXACT
+        while True:
             try:
                 return exporter.lowered(plans)
-            except ParityError:
+            except ParityError as error:
                 # Each layer is exact enough alone, but the errors of several layers add up.
                 exact = {layer: plan.more_exact() for layer, plan in plans.items()}
-                if exact == plans:
-                    raise
-                plans = exporter.planner.with_errors(exact, exporter.layers)
-        return exporter.lowered(plans)
+                if not tries_left or exact == plans:
+                    raise exporter.with_advice(error) from None
+            plans, tries_left = exporter.planner.with_errors(exact, exporter.layers), tries_left - 1
 
 
 def pareto_front(
@@ -183,8 +182,8 @@ def pareto_front(
                 continue
             if not exports or candidate.size_bytes < exports[-1].size_bytes:  # layers share what a file has only once
                 exports.append(candidate)
-    if not exports:
-        raise refused
+        if not exports:
+            raise exporter.with_advice(refused) from None
     return exports
 
 
@@ -261,7 +260,8 @@ class _Export:
         try:
             parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, self.decisions)
         except ParityError as error:
-            raise ParityError(f"{error}{self._advice(content)}") from None
+            error.content = content
+            raise
         partitions = runtime.partitions(interpreter)
         notes = (*self.data.notes, *_no_gain(plans, len(content)), *self._worse_than_float32(content, plain))
         return TFLiteModel(
@@ -280,12 +280,19 @@ class _Export:
             ),
         )
 
+    def with_advice(self, error: ParityError) -> ParityError:
+        """Return the error of an export that was refused. That of an int8 export is given advice, which takes one more export.
+
+        The advice says which layer goes wrong, and whether "dynamic" fits.
+        """
+        if self.planner.precision.name != "int8" or error.content is None:
+            return error
+        return ParityError(f"{error} {self._advice(error.content)}")
+
     def _advice(self, content: bytes) -> str:
-        """Return advice on an int8 export that was refused: which layer goes wrong, and whether "dynamic" fits."""
+        """Return advice on the int8 file `content`, which disagrees with Keras."""
         planner = self.planner
-        if planner.precision.name != "int8":
-            return ""
-        advice = f" {where_it_goes_wrong(content, self.model, self.data.verification, planner.tolerance)}"
+        advice = f"{where_it_goes_wrong(content, self.model, self.data.verification, planner.tolerance)}"
         dynamic = Precision("dynamic")
         easier = replace(planner, precision=dynamic, tolerance=dynamic.tolerance, effort="estimate", objective="size")
         try:

@@ -1,10 +1,18 @@
-"""The page docs/fronts.md: which kind of models is picked, and whether a rival beats the picks."""
+"""Fronts: the searches of benchmarks/fronts.py, and the page docs/fronts.md that says whether a rival beats the picks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import fronts
+import networks
+import numpy as np
 import pytest
-from fronts_page import KEYS, NAMES, limit_of, limits_of, plot_fronts, winners_table, with_tables
+from click.testing import CliRunner
+from fronts_page import GROUPS, KEYS, NAMES, group_of, limit_of, limits_of, plot_fronts, winners_table, with_tables
+
+from keras_butterfly.export.compression import harm
+from keras_butterfly.export.compression.blueprint import KIND_OF
 
 ROOT = Path(__file__).parent.parent
 PATHS = {name: ROOT / "docs" / "compress" / f"{name}.json" for name in NAMES}
@@ -30,6 +38,103 @@ def limit(*results):
     return limit_of("hapt", "size", "1/10", {f"seed {seed}": each for seed, each in enumerate(results)})
 
 
+FEATURES = {"hapt": 768, "cifar10": 3072}
+
+
+def random_data(name, folder):
+    """Return random examples of three classes, as many features as the data set `name` has."""
+    rng = np.random.default_rng(0)
+    parts = [(rng.random((count, FEATURES[name]), "float32"), np.arange(count) % 3) for count in (60, 40)]
+    return fronts.Data(*parts[0], *parts[1])
+
+
+@pytest.fixture
+def briefly(monkeypatch, eager):
+    """Let the program train for moments on random examples."""
+    monkeypatch.setattr(fronts, "load", random_data)
+    monkeypatch.setattr(fronts, "QUICK", replace(fronts.QUICK, seconds=0.5, runs=2))
+    monkeypatch.setattr(harm, "STEPS", 2)
+    monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "estimate")
+
+
+def run_quickly(folder, name):
+    """Run the searches of one task, and return the results of seed 0."""
+    arguments = [str(folder / "searches"), "--task", name, "--seeds", "1", "--json", str(folder), "--quick"]
+    result = CliRunner().invoke(fronts.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads((folder / f"{name}.json").read_text())["seed 0"]
+
+
+@pytest.mark.long
+def test_the_search_trains_and_goes_on(tmp_path, briefly):
+    found = run_quickly(tmp_path, "hapt")
+    for cost in fronts.TARGETS:
+        points = found[cost]["1/10"]["points"]
+        assert points[0]["name"] == "original"
+        assert all(0 <= point["unseen"] <= 1 for point in points)
+    assert len(found["size"]["1/10"]["points"]) > 1
+    assert run_quickly(tmp_path, "hapt") == found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["hapt_transformer", "cifar10_vgg"])
+def test_the_search_has_rivals_of_the_same_kind(tmp_path, briefly, monkeypatch, name):
+    monkeypatch.setattr(fronts, "QUICK", replace(fronts.QUICK, parts=(1.5,)))
+    found = run_quickly(tmp_path, name)
+    (limit,) = found["size"].values()
+    rival = limit["points"][-1]
+    assert rival["name"].startswith("all layers narrower") and rival["family"] == fronts.NARROWER
+    assert rival["size_bytes"] <= limit["limit"]
+
+
+def test_a_narrower_network_learns_from_the_original(tmp_path, briefly):
+    task = replace(fronts.TASKS["hapt"].quick, narrower=(32, 16))
+    data = fronts.examples_of(task, None, 40)
+    model = fronts.trained(tmp_path / "model.keras", task, data, seed=0)
+    results = fronts.Results(tmp_path / "hapt.json", {})
+    original = fronts.Original(model, task, data, 0, fronts.QUICK, tmp_path / "search", results)
+    costs = fronts.costs_of_narrower(original)
+    (rival,) = fronts.rivals(original, "size", costs["32"]["size"] - 1)
+    assert (rival["family"], rival["name"]) == ("narrower", "all layers narrower, width 16")
+    assert rival["weights"] == task.build(data, 16).count_params()
+    assert fronts.rivals(original, "size", 1) == []
+    assert fronts.at_limit(original, "size", 1)["points"] == []
+    assert fronts.rivals(replace(original, task=replace(task, narrower=())), "size", 1e9) == []
+
+
+def test_examples_are_a_random_part(monkeypatch):
+    monkeypatch.setattr(fronts, "load", random_data)
+    task = replace(fronts.TASKS["cifar10_vgg"], examples=30)
+    data, everything = fronts.examples_of(task, None), random_data("cifar10", None)
+    assert (data.x_train.shape, data.x_test.shape) == ((30, 32, 32, 3), (40, 32, 32, 3))
+    rows = data.x_train.reshape(30, -1) / 255
+    places = [int(np.abs(everything.x_train - row).sum(axis=1).argmin()) for row in rows]
+    np.testing.assert_allclose(everything.x_train[places], rows, rtol=1e-5)
+    np.testing.assert_array_equal(everything.y_train[places], data.y_train)
+    assert len(set(places)) == 30
+
+
+def test_a_token_is_successive_samples_of_all_channels():
+    windows = np.arange(2 * 6 * 128, dtype="float32").reshape(2, -1)  # (windows, channel after channel)
+    tokens = networks.tokens(windows)
+    assert tokens.shape == (2, 16, 48)
+    by_channel = windows.reshape(2, 6, 128)
+    np.testing.assert_array_equal(tokens[1, 3].reshape(8, 6), by_channel[1, :, 24:32].T)
+
+
+@pytest.mark.parametrize("name", ["hapt_transformer", "cifar10_vgg"])
+def test_networks_of_every_width_classify(name, monkeypatch):
+    monkeypatch.setattr(fronts, "load", random_data)
+    task = fronts.TASKS[name]
+    data = fronts.examples_of(task, None, 2)
+    counts = []
+    for width in task.narrower[-2:]:
+        model = task.build(data, width)
+        np.testing.assert_allclose(model.predict(data.x_test, verbose=0).sum(-1), 1, rtol=1e-5)
+        counts.append(model.count_params())
+    assert counts[0] > counts[1]
+
+
 def test_the_tables_of_the_page_are_those_of_the_results():
     page = (ROOT / "docs" / "fronts.md").read_text()
     assert TREES
@@ -50,9 +155,29 @@ def test_the_most_accurate_model_that_keeps_the_limit_stands_for_its_kind():
     assert (found.winner, found.picks.mean, found.picks.cost) == ("butterfly", 0.81, 90)
 
 
+def test_every_family_has_a_group():
+    groups = {family: group_of(family) for family in KIND_OF}
+    assert set(groups.values()) == {"dense", *GROUPS}
+    assert {family for family, group in groups.items() if group == "butterfly"} == {"butterfly", "narrower butterfly", "mixed"}
+
+
 def test_no_pick_where_nothing_keeps_the_limit():
     found = limit(result("narrower 200", point("narrower", 0.6, 0.6, 200)))
     assert (found.winner, found.picks, found.groups, found.beaten_by) == (None, None, {}, None)
+
+
+def test_a_limit_for_which_nothing_was_searched():
+    results = {"limit": 100, "pick": "nothing", "points": []}
+    found = limit(results)
+    assert (found.picks, found.groups, found.beaten_by) == (None, {}, None)
+    tree = {"seed 0": {"size": {"1/10": results}}}
+    assert "| nothing fits |" in with_tables("<!-- limits size -->\n<!-- end -->", {"hapt": tree})
+    assert not plot_fronts({"hapt": tree}).axes[0].get_visible()
+
+
+def test_a_rival_that_keeps_a_limit_beats_a_search_that_finds_nothing():
+    found = limit(result("butterfly 200", point("butterfly", 0.9, 0.9, 200), point("narrower", 0.6, 0.6, 90)))
+    assert (found.winner, found.picks, found.beaten_by) == (None, None, "narrow dense")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +209,6 @@ def test_wins_are_counted_over_the_tasks():
 def test_the_plot_has_two_panels_for_each_task():
     figure = plot_fronts(TREES)
     assert len(figure.axes) == len(KEYS) * len(TREES)
-    known = [bool(list(limits_of({name: tree}, cost))) for name, tree in TREES.items() for cost in KEYS]
+    known = [any(limit.groups for limit in limits_of({name: tree}, cost)) for name, tree in TREES.items() for cost in KEYS]
     assert [axis.has_data() and axis.get_visible() for axis in figure.axes] == known
     assert any(known)

@@ -127,10 +127,10 @@ def attention(x, dense, name: str):
     return dense(width, name=f"{name}_output")(layers.Reshape((TOKENS, width), name=f"{name}_join")(seen))
 
 
-def classifier(images, x, name: str) -> keras.Model:
+def classifier(inputs, x, name: str, classes: int = CLASSES) -> keras.Model:
     """Return the network whose last layers take the mean of the tokens."""
     x = layers.GlobalAveragePooling1D(name="mean")(layers.LayerNormalization(name="norm")(x))
-    return keras.Model(images, layers.Dense(CLASSES, activation="softmax", name="class")(x), name=name)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax", name="class")(x), name=name)
 
 
 # Arguments of the networks whose latency is measured, and which are trained on a GPU.

@@ -12,10 +12,21 @@ from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.utils.model_inputs import examples_at
 
 from .harm import layer_at
-from .structures import Structure
+from .structures import BUTTERFLY, LOW_RANK, Structure
 
 # A name lists so many layers of one structure.
 NAMED = 3
+# The families of models that are not those of a structure.
+ORIGINAL, NARROWER, NARROWER_BUTTERFLY, MIXED = "original", "narrower", "narrower butterfly", "mixed"
+# For each family of models, the kind of layers that stands for it in plots.
+KIND_OF = {
+    ORIGINAL: "dense",
+    NARROWER: "narrow dense",
+    LOW_RANK: "low rank",
+    BUTTERFLY: "butterfly",
+    NARROWER_BUTTERFLY: "butterfly",
+    MIXED: "several kinds",
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,11 @@ class Blueprint:
 
     @property
     def family(self) -> str:
-        """The kind of the model, in words."""
+        """The family of the model, one of `KIND_OF`."""
         families = {structure.family for _, structure in self.structures}
         if self.widths:
-            return "narrower butterfly" if self.structures else "narrower"
-        return "original" if not families else families.pop() if len(families) == 1 else "mixed"
+            return NARROWER_BUTTERFLY if self.structures else NARROWER
+        return ORIGINAL if not families else families.pop() if len(families) == 1 else MIXED
 
     @property
     def name(self) -> str:
@@ -60,7 +71,7 @@ class Blueprint:
         for path, structure in self.structures:
             paths.setdefault(structure.name, []).append(path)
         parts = [f"{name}: {_listed(held)}" for name, held in paths.items()]
-        return "; ".join([*narrower, *parts]) or "original"
+        return "; ".join([*narrower, *parts]) or ORIGINAL
 
     def build(
         self,

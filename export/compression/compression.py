@@ -15,19 +15,11 @@ from .. import files
 from ..measurement import plots
 from ..measurement.latency import Latency
 from ..model import TFLiteModel
+from .blueprint import KIND_OF
 
 COSTS = ("latency", "size")
 # For each cost, what turns seconds or bytes into the unit of its axis in a plot, and the label of that axis.
 AXES = {"latency": (1e6, "median latency, us"), "size": (1 / 1024, "file size, KiB")}
-# The kind of layers that gives a family of models its color.
-KIND_OF = {
-    "original": "dense",
-    "narrower": "narrow dense",
-    "low rank": "low rank",
-    "butterfly": "butterfly",
-    "narrower butterfly": "butterfly",
-    "mixed": "several kinds",
-}
 
 
 @dataclass(frozen=True)

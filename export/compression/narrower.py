@@ -19,6 +19,8 @@ FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # The factors on the widths of networks with butterflies, and what their hidden layers become.
 BUTTERFLY_FACTORS = (0.75, 0.5, 0.25)
 BUTTERFLIES = ("radix 4", "three stages", "two stages")
+# The name under which their costs are kept.
+NAME = "narrower butterflies"
 # The part of the time limit after which no more narrower networks are measured.
 WIDTHS_PART = 0.1
 
@@ -67,75 +69,73 @@ def narrowed(model: keras.Model, widths: Mapping[str, int]) -> Iterator[tuple[fl
             yield factor, narrow(model, new)
 
 
-def narrower_butterflies(task: Task, widths: Mapping[str, int], replaceable: Collection[str]) -> dict[Blueprint, int]:
-    """Return narrower networks whose hidden layers become butterflies, with their numbers of weights.
+def narrower_butterflies(
+    task: Task, widths: Mapping[str, int], replaceable: Collection[str]
+) -> tuple[dict[Blueprint, Cost], dict[Blueprint, int]]:
+    """Export and measure narrower networks whose hidden layers become butterflies. Return their costs and numbers of weights.
 
     A butterfly starts from random weights, so it has no need of the original's width. On a motion sensor's signals one of half
-    the width was as accurate.
+    the width was as accurate. Networks that cannot be exported, or for which the time limit leaves no time, have no costs.
 
     Args:
         task: the search.
         widths: the widths of the layers that can be made narrower, by their paths.
         replaceable: the paths of the layers that a butterfly can take the place of.
     """
-    found: dict[Blueprint, int] = {}
+    is_known = task.memory.known(task.costs, NAME)
+    weights: dict[Blueprint, int] = {}
+    exports: dict[str, TFLiteModel] = {}
+
+    def is_over() -> bool:
+        return task.clock.is_over(WIDTHS_PART)
+
+    for blueprint, model in _untrained(task, widths, replaceable):
+        weights[blueprint] = model.count_params()
+        if not is_known and not is_over():
+            try:
+                exports[blueprint.name] = task.export(model, blueprint.name)
+            except ValueError:  # with random weights the file is off
+                continue
+
+    def measured() -> dict[str, Cost]:
+        return task.exporter.measure(exports) if exports else {}
+
+    found = task.memory.once(task.costs, NAME, measured, is_finished=lambda: not is_over())
+    return {each: Cost(*found[each.name]) for each in weights if each.name in found}, weights
+
+
+def _untrained(task: Task, widths: Mapping[str, int], replaceable: Collection[str]) -> Iterator[tuple[Blueprint, keras.Model]]:
+    """Yield narrower networks with butterflies, each with the way it is made. One network is held at a time."""
     for factor in BUTTERFLY_FACTORS:
         new = narrowed_widths(widths, factor)
         try:
             dense = narrow(task.model, new)
         except ValueError:  # a layer depends on the widths in a way that is not known
-            return {}
+            return
         for name in BUTTERFLIES:
-            found |= _with_butterflies(task, dense, new, replaceable, name)
-    return found
+            wanted = []
+            for path in new:
+                if path in replaceable:
+                    named = {structure.name: structure for structure in structures_of(DenseMap.of(layer_at(dense, path)))}
+                    wanted += [(path, named[name])] if name in named else []
+            built = _with_butterflies(task, Blueprint(structures=tuple(wanted), widths=tuple(new.items())))
+            if built is not None:
+                yield built
 
 
-def _with_butterflies(
-    task: Task, dense: keras.Model, widths: Mapping[str, int], replaceable: Collection[str], name: str
-) -> dict[Blueprint, int]:
-    """Return the network whose hidden layers become the structure `name`, with its number of weights.
+def _with_butterflies(task: Task, blueprint: Blueprint) -> tuple[Blueprint, keras.Model] | None:
+    """Return a network and the way it is made: as `blueprint`, but with dense layers where a butterfly saves too little.
 
-    A layer stays dense where the structure saves too little. The result is empty if all layers do.
+    The result is None if all layers are dense, or if a layer cannot have its structure.
     """
-    wanted = []
-    for path in widths:
-        if path in replaceable:
-            named = {structure.name: structure for structure in structures_of(DenseMap.of(layer_at(dense, path)))}
-            wanted += [(path, named[name])] if name in named else []
-    made = Blueprint(structures=tuple(wanted), widths=tuple(widths.items()))
     try:
-        _, report = made.build(task.model, task.lesson.x, {}, task.seed_of_trial)
-    except ValueError:  # a layer cannot have this structure
-        return {}
+        model, report = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)
+    except ValueError:
+        return None
     if report is None:
-        return {}
-    poor = [each for each in report.replacements if each.weights_after > MAX_WEIGHT_RATIO * each.weights_before]
-    left_out = {each.layer for each in poor}
-    kept = tuple((path, structure) for path, structure in wanted if path not in left_out)
-    weights = report.weights_after + sum(each.weights_before - each.weights_after for each in poor)
-    return {Blueprint(structures=kept, widths=made.widths): weights} if kept else {}
-
-
-def costs_of_blueprints(task: Task, blueprints: Collection[Blueprint]) -> dict[Blueprint, Cost]:
-    """Export and measure untrained networks, and return their costs.
-
-    Networks that cannot be exported, or for which the time limit leaves no time, are left out.
-    """
-
-    def is_over() -> bool:
-        return task.clock.is_over(WIDTHS_PART)
-
-    def measured() -> dict[str, Cost]:
-        exports = {}
-        for blueprint in blueprints:
-            if is_over():
-                break
-            new, _ = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)
-            try:
-                exports[blueprint.name] = task.export(new, blueprint.name)
-            except ValueError:  # with random weights the file is off
-                continue
-        return task.exporter.measure(exports) if exports else {}
-
-    found = task.memory.once(task.costs, "narrower butterflies", measured, is_finished=lambda: not is_over())
-    return {each: Cost(*found[each.name]) for each in blueprints if each.name in found}
+        return None
+    poor = {each.layer for each in report.replacements if each.weights_after > MAX_WEIGHT_RATIO * each.weights_before}
+    if not poor:
+        return blueprint, model
+    kept = tuple((path, structure) for path, structure in blueprint.structures if path not in poor)
+    return _with_butterflies(task, Blueprint(structures=kept, widths=blueprint.widths))

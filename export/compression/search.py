@@ -28,9 +28,10 @@ from .families import of_blueprints, of_structures, of_widths
 from .finalists import MARGIN, Finalists
 from .imitation import Lesson, outputs_of
 from .memory import Memory
-from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_blueprints, costs_of_widths, narrower_butterflies
+from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_widths, narrower_butterflies
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
+from .structures import BUTTERFLY, LOW_RANK
 from .targets import TargetError, Targets
 from .task import Task, Training
 from .trials import EXPORT_WORK, LayerTrials
@@ -185,13 +186,12 @@ def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) ->
     if targets.limits_cost and targets.load(*costs[1.0]) <= MARGIN:
         return finalists  # the original keeps the limits, and nothing is more like it
     narrower = narrower_butterflies(task, widths, {layer.path for layer in layers})
-    costs_of_narrower = costs_of_blueprints(task, narrower)
     clock.finish(narrower_work)
     tried, rest = trials.run()
     of_all, of_butterflies, of_low_ranks = (
-        of_structures(tried, rest, targets, allowed) for allowed in (("butterfly", "low rank"), ("butterfly",), ("low rank",))
+        of_structures(tried, rest, targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))
     )
-    of_narrower = of_widths(widths, costs, targets), of_blueprints(costs_of_narrower, narrower, targets)
+    of_narrower = of_widths(widths, costs, targets), of_blueprints(*narrower, targets)
     families = [family for family in (of_all, *of_narrower, of_butterflies, of_low_ranks) if family]
     if targets.limits_cost:
         finalists.train_those_within_limits(families)

@@ -6,11 +6,15 @@ from typing import Any
 
 from keras_butterfly.compression.dense_map import DenseMap
 
+# The families of structures, beside "dense".
+LOW_RANK, BUTTERFLY = "low rank", "butterfly"
 # The ranks of low-rank layers are these parts of the smaller side of the kernel.
 LOW_RANKS = (1 / 32, 1 / 16, 1 / 64, 1 / 8, 1 / 4)
 # The rank of the term that is added to a butterfly, and those of the paper's structure.
 ADDED_RANKS = (1 / 64,)
 INNER_RANKS = (1 / 32, 1 / 8)
+# The outputs of a layer of rank one lie on a line: it passes on a single number of each example.
+MIN_RANK = 2
 # Fewer nodes than this cannot be divided into three stages of at least four nodes.
 MIN_THREE_STAGES = 64
 
@@ -48,7 +52,7 @@ def structures_of(dense: DenseMap) -> list[Structure]:
     butterflies = [_butterfly("two stages", radix="auto"), _butterfly("radix 4")]
     if larger >= MIN_THREE_STAGES:
         butterflies.append(_butterfly("three stages", radix=three_stages(larger)))
-    butterflies += [_butterfly(f"radix 4 + rank {rank}", rank=rank) for rank in _ranks(smaller, ADDED_RANKS)]
+    butterflies += [_butterfly(f"radix 4 + rank {rank}", rank=rank) for rank in _ranks(smaller, ADDED_RANKS, least=1)]
     butterflies += [_butterfly(f"J2^T W' J1, k = {k}", kind="butterfly_dense", k=k) for k in _ranks(smaller, INNER_RANKS)]
     return [each for pair in zip_longest(butterflies, low_ranks) for each in pair if each is not None]
 
@@ -61,14 +65,14 @@ def three_stages(size: int) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _ranks(smaller: int, parts) -> list[int]:
-    """Return `parts` of the smaller side of a kernel as ranks, each once."""
-    return list(dict.fromkeys(rank for part in parts if (rank := int(smaller * part)) >= 1))
+def _ranks(smaller: int, parts, least: int = MIN_RANK) -> list[int]:
+    """Return `parts` of the smaller side of a kernel as ranks of at least `least`, each once."""
+    return list(dict.fromkeys(rank for part in parts if (rank := int(smaller * part)) >= least))
 
 
 def _low_rank(rank: int) -> Structure:
-    return Structure(f"low rank {rank}", "low rank", (("kind", "low_rank"), ("rank", rank)))
+    return Structure(f"low rank {rank}", LOW_RANK, (("kind", "low_rank"), ("rank", rank)))
 
 
 def _butterfly(name: str, kind: str = "butterfly", **arguments) -> Structure:
-    return Structure(name, "butterfly", (("kind", kind), *arguments.items()))
+    return Structure(name, BUTTERFLY, (("kind", kind), *arguments.items()))

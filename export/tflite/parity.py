@@ -13,10 +13,15 @@ Decision = Literal["largest", "half", "positive"]
 
 
 class ParityError(ValueError):
-    """The error that is raised if the outputs of an export differ from those of Keras by more than the tolerance."""
+    """The error that is raised if the outputs of an export differ from those of Keras by more than the tolerance.
+
+    Attributes:
+        content: the bytes of the refused .tflite file, where they are known.
+    """
 
     # The exit code of the command line: the arguments were good, but the result is not.
     exit_code = 1
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def _remade(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None
         return None
     if not new.built or _shapes(new.outputs) != _shapes(model.outputs):
         return None
-    new_paths = [path for path, _ in named_layers(new)]
-    return new if new_paths == [path for path, _ in named_layers(model)] else None
+    # Names are not compared: layers that a layer makes itself, such as the softmax of an attention, have new ones in each copy.
+    return new if _types(new) == _types(model) else None
 
 
 def _unbuilt(config):
@@ -127,3 +127,7 @@ def _kept_units(kept: Mapping[tuple[int, int], np.ndarray], before: int, after: 
 
 def _shapes(tensors) -> list[tuple]:
     return [tuple(tensor.shape) for tensor in tensors]
+
+
+def _types(model: keras.Model) -> list[type]:
+    return [type(layer) for _, layer in named_layers(model)]

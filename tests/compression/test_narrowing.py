@@ -53,6 +53,19 @@ def test_flattened_units_and_branches(rng):
     np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
 
 
+def test_the_feed_forward_layers_of_a_transformer(rng):
+    inputs = keras.Input((5, 4))
+    x = inputs + layers.MultiHeadAttention(2, 2)(inputs, inputs)
+    model = keras.Model(inputs, x + layers.Dense(4, name="out")(layers.Dense(8, "relu", name="in")(x)))
+    assert narrowable_layers(model) == {"in": 8}
+    kernel, bias = model.get_layer("in").get_weights()
+    kernel[:, 5:] = 0
+    model.get_layer("in").set_weights([kernel, bias])
+    small = narrow(model, {"in": 5})
+    x = rng.normal(size=(3, 5, 4)).astype("float32")
+    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+
+
 def test_what_cannot_be_narrowed():
     model = keras.Sequential(
         [keras.Input((6,)), layers.Dense(8, name="a"), layers.Reshape((2, 4)), layers.Dense(3, name="head")]

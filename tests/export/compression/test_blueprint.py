@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_butterfly.export.compression.blueprint import Blueprint
+from keras_butterfly.export.compression.blueprint import KIND_OF, Blueprint
 from keras_butterfly.export.compression.harm import layer_at, try_layer
 from keras_butterfly.export.compression.imitation import Lesson
 from keras_butterfly.export.compression.replaceable import replaceable_layers
-from keras_butterfly.export.compression.structures import structures_of
+from keras_butterfly.export.compression.structures import BUTTERFLY, LOW_RANK, Structure, structures_of
 
 X = np.random.default_rng(0).normal(size=(64, 40)).astype("float32")
 
@@ -42,6 +42,14 @@ def test_a_layer_starts_as_its_trial_ended(name, monkeypatch):
     error = np.square(outputs - lesson.targets[0]).mean() / np.square(lesson.targets[0]).mean()
     assert error == pytest.approx(trial.harm, rel=1e-4)
     np.testing.assert_allclose(layer_at(new, "second").kernel, layer_at(alone, "second").kernel)
+
+
+def test_every_family_has_a_kind():
+    low_rank, butterfly = Structure("low rank 4", LOW_RANK), Structure("two stages", BUTTERFLY)
+    pairs = [(low_rank, low_rank), (butterfly, butterfly), (low_rank, butterfly)]
+    made = [Blueprint(structures=(("a", first), ("b", second))) for first, second in pairs]
+    made += [Blueprint(), Blueprint(widths=(("a", 4),)), Blueprint(structures=(("a", butterfly),), widths=(("a", 4),))]
+    assert {each.family for each in made} == set(KIND_OF)
 
 
 def test_a_narrower_network_with_butterflies():

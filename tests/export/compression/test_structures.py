@@ -25,3 +25,9 @@ def test_each_structure_makes_a_layer(inputs, units):
         assert report.replacements[0].units == units
         assert (structure.family == "low rank") == (report.replacements[0].kind == "LowRank")
         assert new.count_params() > 0
+
+
+def test_a_layer_of_rank_one_is_not_tried():
+    model = keras.Sequential([keras.Input((70,)), keras.layers.Dense(10, name="layer")])
+    names = [structure.name for structure in structures_of(DenseMap.of(model.layers[0]))]
+    assert names == ["two stages", "low rank 2", "radix 4", "three stages"]

@@ -1,6 +1,7 @@
 """The planner: what is measured, what is chosen by which objective, what wisdom saves, what data and precision do to it."""
 
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -617,3 +618,21 @@ def test_an_export_that_disagrees_however_exact_is_refused(monkeypatch):
     monkeypatch.setattr(converting._Export, "lowered", disagreeing)
     with pytest.raises(export.ParityError, match="off"):
         export.to_tflite(model(16), quantize="dynamic", device=Clock(matmul_is_fast), wisdom=export.Wisdom())
+
+
+def test_advice_is_worked_out_once_after_the_last_try(monkeypatch):
+    files, advised = [], []
+
+    def disagreeing(self, plan):
+        files.append(b"file %d" % len(files))
+        error = export.ParityError("off.")
+        error.content = files[-1]
+        raise error
+
+    monkeypatch.setattr(converting._Export, "lowered", disagreeing)
+    monkeypatch.setattr(converting._Export, "_advice", lambda self, content: advised.append(content) or "Take float32.")
+    monkeypatch.setattr(LayerPlan, "more_exact", lambda plan: replace(plan, error=plan.error / 2))
+    with pytest.raises(export.ParityError, match=r"^off\. Take float32\.$"):
+        export.to_tflite(model(), quantize="int8", representative_data=data(), effort="estimate")
+    assert len(files) == 1 + converting.MORE_EXACT
+    assert advised == files[-1:]

@@ -1,0 +1,75 @@
+"""Narrower networks with butterflies: which are made, how often each is built, and what they cost."""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import keras_butterfly.export.compression.narrower as narrower
+from keras_butterfly.export.compression.blueprint import Blueprint
+from keras_butterfly.export.compression.clock import Clock
+from keras_butterfly.export.compression.memory import Memory
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """A search whose exports are the models themselves, and cost a second for each weight."""
+    monkeypatch.setattr(narrower, "BUTTERFLY_FACTORS", (1 / 2, 1 / 4))
+    monkeypatch.setattr(narrower, "BUTTERFLIES", ("radix 4", "two stages"))
+    layers = [keras.layers.Dense(units, "relu", name=name) for name, units in (("a", 256), ("b", 256), ("c", 8))]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(3, name="head")])
+    exporter = SimpleNamespace(measure=lambda files: {name: (file.count_params(), 1) for name, file in files.items()})
+    return SimpleNamespace(
+        model=model,
+        lesson=SimpleNamespace(x=np.zeros((2, 64), "float32")),
+        exporter=exporter,
+        export=lambda model, name: model,
+        memory=Memory(None, {}),
+        clock=Clock(None),
+        costs="costs",
+        seed_of_trial=lambda path, structure: 0,
+    )
+
+
+WIDTHS = {"a": 256, "b": 256, "c": 8}
+
+
+def test_each_network_is_built_once_and_measured_once(task, monkeypatch):
+    built, build = [], Blueprint.build
+
+    def counted(blueprint, *arguments):
+        built.append(blueprint)
+        return build(blueprint, *arguments)
+
+    monkeypatch.setattr(Blueprint, "build", counted)
+    costs, weights = narrower.narrower_butterflies(task, WIDTHS, {"a", "b"})
+    assert len(built) == len(weights) == 4
+    assert list(costs) == list(weights) == built
+    assert [cost.seconds for cost in costs.values()] == list(weights.values())
+    monkeypatch.setattr(task.exporter, "measure", None)  # What is known is not measured again.
+    assert narrower.narrower_butterflies(task, WIDTHS, {"a", "b"}) == (costs, weights)
+
+
+def test_a_layer_in_which_a_butterfly_saves_little_stays_dense(task):
+    _, weights = narrower.narrower_butterflies(task, WIDTHS, set(WIDTHS))
+    assert weights
+    for blueprint in weights:
+        assert {path for path, _ in blueprint.structures} == {"a", "b"}
+        assert dict(blueprint.widths).keys() == WIDTHS.keys()
+
+
+def test_no_network_where_no_layer_can_be_a_butterfly(task):
+    assert narrower.narrower_butterflies(task, WIDTHS, set()) == ({}, {})
+
+
+def test_a_network_whose_export_fails_has_no_costs(task):
+    def refused(model, name):
+        if "two stages" in name:
+            raise ValueError("off")
+        return model
+
+    task.export = refused
+    costs, weights = narrower.narrower_butterflies(task, WIDTHS, {"a", "b"})
+    assert len(weights) == 4
+    assert [blueprint.name for blueprint in costs] == [each.name for each in weights if "radix 4" in each.name]
