@@ -177,7 +177,7 @@ def test_the_training_uses_the_users_optimizer(rng):
     distill(student, teacher, x, epochs=1, optimizer=keras.optimizers.SGD(0.0), **QUIET)
     assert all(np.array_equal(a, b) for a, b in zip(before, student.get_weights(), strict=True))
     history = distill(student, teacher, x, epochs=1, optimizer="sgd", **QUIET)
-    assert type(history.model.optimizer) is keras.optimizers.SGD
+    assert isinstance(history.model.optimizer, keras.optimizers.SGD)
 
 
 def test_callbacks_see_the_training_and_can_stop_it(rng):

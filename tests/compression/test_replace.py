@@ -390,7 +390,7 @@ def test_the_new_model_is_compiled_like_the_old_one(rng):
     model.compile(keras.optimizers.SGD(0.05), "mse", metrics=["mae"])
     new, _ = replace_dense(model, initialize="fresh", **QUICK)
     new.fit(x, np.zeros((64, 10)), verbose=0)
-    assert type(new.optimizer) is keras.optimizers.SGD
+    assert isinstance(new.optimizer, keras.optimizers.SGD)
     assert float(new.optimizer.learning_rate) == pytest.approx(0.05)
     model.compile("adam", lambda wanted, given: keras.ops.mean(given), metrics=[])
     assert not replace_dense(model, initialize="fresh", **QUICK)[0].compiled
