@@ -57,10 +57,10 @@ def first_wrong_layer(
     Returns:
         The layer's name and its relative error, or None if no such layer is found.
     """
-    layers = [layer for layer in getattr(model, "layers", ()) if _has_one_output(layer)]
-    if not layers:
+    outputs_of = {layer.name: tensor for layer in getattr(model, "layers", ()) if (tensor := _only_output(layer)) is not None}
+    if not outputs_of:
         return None
-    every_output = keras.Model(model.inputs, {layer.name: layer.output for layer in layers})
+    every_output = keras.Model(model.inputs, outputs_of)
     expected: list[dict[str, np.ndarray]] = []
     size = 0
     for batch in batches[:MAX_COMPARED_BATCHES]:
@@ -71,27 +71,32 @@ def first_wrong_layer(
             break
     batches = batches[: len(expected)]
     tensors, file_outputs = _tensor_values(content, batches)
-    layer_of = {id(layer.output): layer for layer in layers}
+    layer_of = {id(tensor): layer for layer, tensor in outputs_of.items()}
     for tensor, name in zip(model.outputs, output_names(model), strict=True):
         if id(tensor) in layer_of:  # The file names this tensor after the output.
-            tensors.append((f"{layer_of[id(tensor)].name}/", file_outputs[name]))
-    for layer in layers:
-        wanted = [outputs[layer.name] for outputs in expected]
+            tensors.append((f"{layer_of[id(tensor)]}/", file_outputs[name]))
+    for layer in outputs_of:
+        wanted = [outputs[layer] for outputs in expected]
         # TensorFlow appends a number to the name of a layer that is traced a second time.
-        name_pattern = re.compile(rf"(^|[/;]){re.escape(layer.name)}(_\d+)?/")
+        name_pattern = re.compile(rf"(^|[/;]){re.escape(layer)}(_\d+)?/")
         matches = [values for name, values in tensors if name_pattern.search(name) and values[0].shape == wanted[0].shape]
         if matches:
             error = compare_outputs([np.concatenate(wanted)], [np.concatenate(matches[-1])]).relative_error
             if error > tolerance:
-                return layer.name, error
+                return layer, error
     return None
 
 
-def _has_one_output(layer) -> bool:
-    """Return whether a layer of a functional model was called once and returned one tensor of floats."""
+def _only_output(layer):
+    """Return what a layer of a functional model gives if it was called once and gave one tensor of floats, else None.
+
+    That is not `layer.output` if the layer is a model: its `output` belongs to its own graph.
+    """
     nodes = calls_in_graph(layer)
-    single = len(nodes) == 1 and len(nodes[0].output_tensors) == 1
-    return single and not isinstance(layer, keras.layers.InputLayer) and keras.backend.is_float_dtype(layer.output.dtype)
+    if isinstance(layer, keras.layers.InputLayer) or len(nodes) != 1 or len(nodes[0].output_tensors) != 1:
+        return None
+    (tensor,) = nodes[0].output_tensors
+    return tensor if keras.backend.is_float_dtype(tensor.dtype) else None
 
 
 def _tensor_values(

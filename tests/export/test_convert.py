@@ -455,6 +455,16 @@ def test_the_layer_of_an_output_is_named():
         export.to_tflite(model, quantize="int8", representative_data=x)
 
 
+def test_a_model_inside_a_model_is_named_as_a_layer():
+    """The outputs of the inner model belong to its own graph, not to that of the outer one."""
+    x = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype("float32")
+    x[63] *= 100
+    inner_inputs, inputs = keras.Input((8,), name="x"), keras.Input((8,), name="x")
+    inner = keras.Model(inner_inputs, layers.Dense(8, name="inside")(inner_inputs), name="inner")
+    with pytest.raises(export.ParityError, match="The first layer to go wrong is 'inner', off by"):
+        export.to_tflite(keras.Model(inputs, inner(inputs)), quantize="int8", representative_data=x)
+
+
 def test_a_refusal_says_why_it_names_no_layer():
     """The only layer is called twice, so it has no single output."""
     x = np.random.default_rng(0).uniform(-1, 1, (64, 8)).astype("float32")
