@@ -58,7 +58,7 @@ class Recipe:
 RECIPES = {
     # The sizes and the optimizer of Flair, with a cosine in place of its annealing. The paper does not say how it trained.
     "paper": Recipe(256, 192, 64, (16, 32, 64), 32, 150, "sgd", (0.03, 0.1, 0.3), 0.5),
-    "cpu": Recipe(128, 96, 32, (16, 32), 32, 3, "adam", (2e-3, 4e-3, 8e-3), 0.1, 4000),
+    "cpu": Recipe(128, 96, 32, (16, 32), 32, 6, "adam", (4e-3, 8e-3, 1.6e-2), 0.1, 4000),
     "quick": Recipe(16, 16, 16, (32,), 32, 4, "adam", (1e-2,), 0.0, 300),
 }
 

@@ -179,7 +179,9 @@ def against_rivals(done: dict, kind: str) -> str:
 
 def fewer_weights(done: dict, kind: str) -> str:
     weights, dense = done[kind][0]["weights"], done[DENSE][0]["weights"]
-    return f"{'yes' if weights < dense else '**no**'}: {weights:,} of {dense:,}, {100 * (1 - weights / dense):.1f} % fewer"
+    if weights >= dense:
+        return f"**no**: {weights:,} of {dense:,}"
+    return f"yes: {weights:,} of {dense:,}, {100 * (1 - weights / dense):.1f} % fewer"
 
 
 def fewer_epochs(tree: dict, kind: str) -> str:
