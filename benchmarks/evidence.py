@@ -371,9 +371,12 @@ class Work:
 
         A network whose file would disagree with Keras beyond the tolerance has no figures in that precision.
         """
+        kinds = list(dict.fromkeys((DENSE, *kinds)))
         for precision, quantize in PRECISIONS.items():
+            if all(self.results.has(("exports", origin, precision, kind)) for kind in kinds):
+                continue
             exported = {}
-            for kind in dict.fromkeys((DENSE, *kinds)):
+            for kind in kinds:
                 model = self.network("scratch" if kind == DENSE else origin, kind, 0)
                 try:
                     examples = self.data.x_train[:CALIBRATION]

@@ -174,12 +174,15 @@ def limits_table(limits: Iterable[Limit]) -> str:
 
 
 def winners_table(trees: Mapping[str, dict]) -> str:
-    """Return the table in Markdown of how many tasks each group wins, and on how many no rival beats the picks."""
+    """Return the table in Markdown of how many tasks each group wins, and on how many no rival beats the picks.
+
+    Tasks on which no model keeps the limit are not counted.
+    """
     lines = [f"| limit | {' | '.join(GROUPS)} | no rival beats the picks |", f"|{'---|' * (2 + len(GROUPS))}"]
     for cost in KEYS:
         limits = list(limits_of(trees, cost))
         for part in dict.fromkeys(each.part for each in limits):
-            alike = [each for each in limits if each.part == part]
+            alike = [each for each in limits if each.part == part and each.groups]
             wins = Counter(each.winner for each in alike)
             cells = [f"{part} of the {cost}", *(f"{wins[group]} of {len(alike)}" for group in GROUPS)]
             cells.append(f"{sum(each.beaten_by is None for each in alike)} of {len(alike)}")
