@@ -1,4 +1,4 @@
-"""Which training makes a distilled student more accurate: hints, longer training, layer after layer, averaged weights, and others.
+"""Which training makes a distilled student more accurate: hints, longer training, averaged weights, rounding to int8, and others.
 
     python benchmarks/students.py FOLDER [--task NAME ...] [--variant NAME ...] [--seeds 3] [--data DATA] [--json docs/students]
 
@@ -13,10 +13,10 @@ Output: NAME.json in the folder of `--json` has the test accuracy of each varian
 it again to continue. `python benchmarks/students_page.py` makes the tables of docs/design.md of them.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import click
@@ -29,9 +29,10 @@ from keras import ops
 from keras_butterfly_cli.datasets import Data
 from results import Results
 
-from keras_butterfly import Butterfly
+from keras_butterfly import Butterfly, export
 from keras_butterfly.compression.distillation import difference, relative_error
 from keras_butterfly.export import files
+from keras_butterfly.structure import fusion, kernels
 
 HIDDEN = ("hidden_0", "hidden_1")
 # The best learning rate of the student in the benchmark of docs/evidence.md.
@@ -56,6 +57,8 @@ class Variant:
         rate: the learning rate, in multiples of the task's rate.
         one_by_one: whether the first butterfly is trained alone in the teacher's place, then the second one, and then the
             whole student, each for a third of the epochs.
+        rounded: what is rounded to int8 in the forward pass, with a straight-through gradient. "": nothing. "outputs": the
+            inputs, the outputs of each layer and the logits. "all": also the weights, and the values between block factors.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Variant:
     decay: bool = True
     rate: float = 1.0
     one_by_one: bool = False
+    rounded: str = ""
 
 
 PLAIN = Variant("plain")
@@ -99,7 +103,28 @@ VARIANTS = {
         Variant("labels only, twice the epochs", soft=0.0, epochs=2),
         Variant("three times the epochs", epochs=3),
         Variant("labels only, three times the epochs", soft=0.0, epochs=3),
+        Variant("rounded outputs", rounded="outputs"),
+        Variant("all rounded", rounded="all"),
+        Variant("radix 2", "radix 2"),
+        Variant("radix 2, rounded outputs", "radix 2", rounded="outputs"),
+        Variant("radix 2, all rounded", "radix 2", rounded="all"),
+        Variant("two stages", "two stages"),
+        Variant("two stages, rounded outputs", "two stages", rounded="outputs"),
+        Variant("two stages, all rounded", "two stages", rounded="all"),
+        # These start from the teacher's weights.
+        Variant("dense", "dense", epochs=0),
+        Variant("dense, rounded outputs", "dense", epochs=1 / 3, rate=0.25, rounded="outputs"),
     )
+}
+# Variants whose students are exported in int8 too.
+EXPORTED = (PLAIN.name, *(name for name, variant in VARIANTS.items() if variant.rounded or name == variant.structure))
+CALIBRATION = 512  # examples
+# name -> arguments of `export.to_tflite`: what computes in float32 is up to the export, or only the head is kept in int8, or
+# everything is.
+PRECISIONS: dict[str, dict] = {
+    "int8": {},
+    "int8 outputs": {"integer_io": True},
+    "int8 throughout": {"integer_io": True, "lowering": "fused"},
 }
 
 
@@ -140,6 +165,7 @@ class Product(keras.layers.Layer):
 SAME, ALTERNATING = ("increasing", "increasing"), ("increasing", "decreasing")
 # name -> a function (the old layer, a seed) -> the layer that replaces it.
 STRUCTURES: dict[str, Callable[[keras.layers.Dense, int], keras.layers.Layer]] = {
+    "dense": lambda old, seed: keras.layers.Dense.from_config(old.get_config()),
     "radix 4": partial(butterfly, radix=4),
     "radix 2": partial(butterfly, radix=2),
     "two stages": partial(butterfly, radix="auto"),
@@ -161,7 +187,7 @@ def student(original: keras.Model, structure: str, seed: int, where: Sequence[st
 
     model = keras.models.clone_model(original, clone_function=copied)
     for layer in model.layers:
-        if layer.name not in where:
+        if layer.name not in where or structure == "dense":
             layer.set_weights(original.get_layer(layer.name).get_weights())
     return model
 
@@ -179,6 +205,8 @@ class Learner(keras.Model):
         self.trained, self.variant = trained, variant
 
     def call(self, inputs, training=False):
+        if training and self.variant.rounded:
+            return int8_outputs(self.trained, inputs, everything=self.variant.rounded == "all")
         outputs = {}
         for layer in self.trained.layers:
             inputs = outputs[layer.name] = layer(inputs)
@@ -193,6 +221,57 @@ class Learner(keras.Model):
         if variant.hint:
             loss += variant.hint * sum(relative_error(y[name], y_pred[name]) for name in HIDDEN)
         return loss
+
+
+def int8_outputs(model: keras.Model, x, everything: bool) -> dict:
+    """Return the outputs of each layer as an int8 file computes them, with straight-through gradients.
+
+    The ranges of activations are those of the batch. The softmax computes in float32.
+
+    Args:
+        model: a network of `Butterfly` and `Dense` layers, whose last layer is a Dense with softmax.
+        x: the inputs.
+        everything: whether the weights too are rounded, and the values between two block factors.
+    """
+    x, outputs = round_range(x), {}
+    for layer in model.layers:
+        if isinstance(layer, Butterfly):
+            x = int8_butterfly(layer, x) if everything else layer.linear(x)
+        else:
+            x = ops.matmul(x, round_symmetric(layer.kernel, 0) if everything else layer.kernel)
+        x = x + layer.bias
+        is_last = layer is model.layers[-1]
+        x = outputs[layer.name] = ops.softmax(round_range(x)) if is_last else round_range(ops.relu(x))
+    return outputs
+
+
+def int8_butterfly(layer: Butterfly, x):
+    """Return `layer.linear(x)` with rounded block factors, and with rounded values between two of them."""
+    wiring, factors = layer.wiring, fusion.best_factors(layer.wiring)
+    x = kernels.place_inputs(x, wiring, factors[0].nodes_in)
+    blocks = kernels.block_factors(wiring, layer.gadget_weights[0], factors)
+    for factor, block in zip(factors, blocks, strict=True):
+        x = ops.transpose(ops.reshape(x, (-1, factor.high, factor.inputs, factor.low)), (1, 3, 0, 2))
+        x = ops.matmul(x, round_symmetric(block, 2))
+        x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, factor.nodes_out))
+        x = x if factor is factors[-1] else round_range(x)
+    return kernels.read_outputs(x, wiring, factors[-1].nodes_out)
+
+
+def round_range(x):
+    """Round activations to 256 steps over their range and 0."""
+    low, high = ops.minimum(ops.min(x), 0), ops.maximum(ops.max(x), 0)
+    return round_to(x, ops.maximum(high - low, 1e-6) / 255)
+
+
+def round_symmetric(weights, axis: int):
+    """Round weights to -127 .. 127 times a scale, one for each slice along `axis`."""
+    return round_to(weights, ops.maximum(ops.max(ops.abs(weights), axis=axis, keepdims=True), 1e-6) / 127)
+
+
+def round_to(x, scale):
+    """Round to multiples of `scale`. The gradient is that of the identity."""
+    return x + ops.stop_gradient(ops.round(x / scale) * scale - x)
 
 
 def lesson(original: keras.Model, data: Data, hints: bool) -> dict[str, np.ndarray]:
@@ -228,7 +307,9 @@ def train(
         each.set_weights(weights)
 
 
-def trained(originals: Sequence[keras.Model], seeds: Sequence[int], data: Data, task: Task, variant: Variant) -> list[keras.Model]:
+def trained(
+    originals: Sequence[keras.Model], seeds: Sequence[int], data: Data, task: Task, variant: Variant
+) -> list[keras.Model]:
     """Return the student of each teacher, trained as `variant` says."""
     lessons = [lesson(original, data, bool(variant.hint)) for original in originals]
     students = [student(original, variant.structure, seed) for original, seed in zip(originals, seeds, strict=True)]
@@ -236,7 +317,10 @@ def trained(originals: Sequence[keras.Model], seeds: Sequence[int], data: Data, 
     if variant.one_by_one:
         epochs = epochs // (len(HIDDEN) + 1)
         for count, name in enumerate(HIDDEN, start=1):
-            parts = [student(original, variant.structure, seed, HIDDEN[:count]) for original, seed in zip(originals, seeds, strict=True)]
+            parts = [
+                student(original, variant.structure, seed, HIDDEN[:count])
+                for original, seed in zip(originals, seeds, strict=True)
+            ]
             for part, whole in zip(parts, students, strict=True):
                 for layer in part.layers:
                     layer.trainable = layer.name == name
@@ -245,13 +329,23 @@ def trained(originals: Sequence[keras.Model], seeds: Sequence[int], data: Data, 
             train(parts, lessons, data, task, variant, epochs)
             for part, whole in zip(parts, students, strict=True):
                 whole.get_layer(name).set_weights(part.get_layer(name).get_weights())
-    train(students, lessons, data, task, variant, epochs)
+    if epochs:
+        train(students, lessons, data, task, variant, epochs)
     return students
 
 
-def accuracy(model: keras.Model, data: Data) -> float:
-    """Return the part of the test examples that a network classifies correctly."""
-    return float(np.mean(model.predict(data.x_test, 1000, verbose=0).argmax(-1) == data.y_test))
+def accuracy(model: keras.Model | export.TFLiteModel, data: Data) -> float:
+    """Return the part of the test examples that a network or a file classifies correctly."""
+    outputs = model.predict(data.x_test, 1000, verbose=0) if isinstance(model, keras.Model) else model.predict(data.x_test)
+    return float(np.mean(outputs.argmax(-1) == data.y_test))
+
+
+def int8_accuracy(path: Path, data: Data, arguments: dict) -> dict[str, float]:
+    """Return the test accuracy of a network in int8, and its largest error on examples held back from calibration."""
+    examples = data.x_train[np.random.default_rng(0).permutation(len(data.x_train))[:CALIBRATION]]
+    settings = {"quantize": "int8", "representative_data": examples, "effort": "estimate", "progress": False}
+    file = export.to_tflite(keras.models.load_model(path), tolerance=1.0, **settings, **arguments)
+    return {"accuracy": accuracy(file, data), "error": file.parity.relative_error}
 
 
 @click.command()
@@ -268,7 +362,7 @@ def main(folder, names, variants, seeds, data_folder, json_folder):
         results = Results(json_folder / f"{name}.json", {"epochs": task.epochs, "batch": task.batch, "rate": RATES[name]})
         originals = [teacher(folder / f"{name}-{seed}.keras", task, data, seed) for seed in range(seeds)]
         for seed, original in enumerate(originals):
-            results.once(("teacher", f"seed {seed}"), partial(accuracy, original, data))
+            results.once(("float32", "teacher", f"seed {seed}"), partial(accuracy, original, data))
         for variant in [VARIANTS[each] for each in variants or VARIANTS]:
             all_seeds(results, variant, task, data, originals, folder)
 
@@ -276,17 +370,22 @@ def main(folder, names, variants, seeds, data_folder, json_folder):
 def all_seeds(
     results: Results, variant: Variant, task: Task, data: Data, originals: Sequence[keras.Model], folder: Path
 ) -> None:
-    """Train the students of a variant that have not been trained, and keep and print their test accuracies."""
-    missing = [seed for seed in range(len(originals)) if not results.has((variant.name, f"seed {seed}"))]
+    """Train the students of a variant that have not been trained, and keep and print the accuracies of all."""
+    names = {seed: (variant.name, f"seed {seed}") for seed in range(len(originals))}
+    paths = {seed: folder / f"{task.name}-{variant.name}-{seed}.keras" for seed in names}
+    missing = [seed for seed in names if not results.has(("float32", *names[seed]))]
     if missing:
-        start = time.monotonic()
         students = trained([originals[seed] for seed in missing], missing, data, task, variant)
         for seed, model in zip(missing, students, strict=True):
-            found = results.once((variant.name, f"seed {seed}"), partial(accuracy, model, data))
+            if variant.name in EXPORTED:
+                files.write(paths[seed], model.save, overwrite=True)
+            found = results.once(("float32", *names[seed]), partial(accuracy, model, data))
             click.echo(f"{task.name}, {variant.name}, seed {seed}: {found:.4f}")
-            if not isinstance(model.get_layer(HIDDEN[0]), Sum | Product):
-                files.write(folder / f"{task.name}-{variant.name}-{seed}.keras", model.save, overwrite=True)
-        click.echo(f"  {time.monotonic() - start:.0f} s")
+    for seed, (precision, arguments) in product(names, PRECISIONS.items()) if variant.name in EXPORTED else ():
+        found = results.once((precision, *names[seed]), partial(int8_accuracy, paths[seed], data, arguments))
+        click.echo(
+            f"{task.name}, {variant.name}, seed {seed}, {precision}: {found['accuracy']:.4f}, error {found['error']:.3f}"
+        )
 
 
 if __name__ == "__main__":
