@@ -1,4 +1,4 @@
-"""Which training makes a distilled student more accurate: hints, longer training, averaged weights, rounding to int8, and others.
+"""Which training makes a student more accurate: hints, longer training, averaged weights, rounding to int8, and others.
 
     python benchmarks/students.py FOLDER [--task NAME ...] [--variant NAME ...] [--seeds 3] [--data DATA] [--json docs/students]
 
