@@ -107,10 +107,8 @@ VARIANTS = {
         Variant("all rounded", rounded="all"),
         Variant("radix 2", "radix 2"),
         Variant("radix 2, rounded outputs", "radix 2", rounded="outputs"),
-        Variant("radix 2, all rounded", "radix 2", rounded="all"),
         Variant("two stages", "two stages"),
         Variant("two stages, rounded outputs", "two stages", rounded="outputs"),
-        Variant("two stages, all rounded", "two stages", rounded="all"),
         # These start from the teacher's weights.
         Variant("dense", "dense", epochs=0),
         Variant("dense, rounded outputs", "dense", epochs=1 / 3, rate=0.25, rounded="outputs"),
