@@ -38,6 +38,10 @@ HIDDEN = ("hidden_0", "hidden_1")
 # The best learning rate of the student in the benchmark of docs/evidence.md.
 RATES = {"hapt": 1e-3, "fashion_mnist": 2e-3}
 TASKS = {name: NETWORKS[name] for name in RATES}
+# What an int8 file rounds: the outputs of layers, those of the last one before the softmax ("logits"), the weights, and the
+# values between two block factors of a butterfly.
+OUTPUTS = ("inputs", *HIDDEN, "logits")
+PLACES = (*OUTPUTS, "weights", "factors")
 # Several steps in one call, because a step takes only a few milliseconds.
 STEPS_PER_CALL = 10
 
@@ -57,8 +61,7 @@ class Variant:
         rate: the learning rate, in multiples of the task's rate.
         one_by_one: whether the first butterfly is trained alone in the teacher's place, then the second one, and then the
             whole student, each for a third of the epochs.
-        rounded: what is rounded to int8 in the forward pass, with a straight-through gradient. "": nothing. "outputs": the
-            inputs, the outputs of each layer and the logits. "all": also the weights, and the values between block factors.
+        rounded: which of `PLACES` are rounded to int8 in the forward pass, with a straight-through gradient.
     """
 
     name: str
@@ -72,7 +75,7 @@ class Variant:
     decay: bool = True
     rate: float = 1.0
     one_by_one: bool = False
-    rounded: str = ""
+    rounded: tuple[str, ...] = ()
 
 
 PLAIN = Variant("plain")
@@ -103,19 +106,21 @@ VARIANTS = {
         Variant("labels only, twice the epochs", soft=0.0, epochs=2),
         Variant("three times the epochs", epochs=3),
         Variant("labels only, three times the epochs", soft=0.0, epochs=3),
-        Variant("rounded outputs", rounded="outputs"),
-        Variant("all rounded", rounded="all"),
+        Variant("rounded outputs", rounded=OUTPUTS),
+        Variant("all rounded", rounded=PLACES),
         Variant("radix 2", "radix 2"),
-        Variant("radix 2, rounded outputs", "radix 2", rounded="outputs"),
+        Variant("radix 2, rounded outputs", "radix 2", rounded=OUTPUTS),
         Variant("two stages", "two stages"),
-        Variant("two stages, rounded outputs", "two stages", rounded="outputs"),
+        Variant("two stages, rounded outputs", "two stages", rounded=OUTPUTS),
         # These start from the teacher's weights.
         Variant("dense", "dense", epochs=0),
-        Variant("dense, rounded outputs", "dense", epochs=1 / 3, rate=0.25, rounded="outputs"),
+        Variant("dense, rounded outputs", "dense", epochs=1 / 3, rate=0.25, rounded=OUTPUTS),
     )
 }
 # Variants whose students are exported in int8 too.
 EXPORTED = (PLAIN.name, *(name for name, variant in VARIANTS.items() if variant.rounded or name == variant.structure))
+# Variants of which it is also found what each rounding costs alone.
+BY_PLACE = (PLAIN.name, "radix 2", "two stages", "dense")
 CALIBRATION = 512  # examples
 # name -> arguments of `export.to_tflite`: what computes in float32 is up to the export, or only the head is kept in int8, or
 # everything is.
@@ -204,7 +209,7 @@ class Learner(keras.Model):
 
     def call(self, inputs, training=False):
         if training and self.variant.rounded:
-            return int8_outputs(self.trained, inputs, everything=self.variant.rounded == "all")
+            return rounded_outputs(self.trained, inputs, self.variant.rounded)
         outputs = {}
         for layer in self.trained.layers:
             inputs = outputs[layer.name] = layer(inputs)
@@ -221,38 +226,42 @@ class Learner(keras.Model):
         return loss
 
 
-def int8_outputs(model: keras.Model, x, everything: bool) -> dict:
-    """Return the outputs of each layer as an int8 file computes them, with straight-through gradients.
+def rounded_outputs(model: keras.Model, x, places: Sequence[str]) -> dict:
+    """Return the outputs of each layer with some values rounded as in an int8 file, and straight-through gradients.
 
-    The ranges of activations are those of the batch. The softmax computes in float32.
+    The ranges of activations are those of the batch. The softmax is not rounded.
 
     Args:
         model: a network of `Butterfly` and `Dense` layers, whose last layer is a Dense with softmax.
         x: the inputs.
-        everything: whether the weights too are rounded, and the values between two block factors.
+        places: what is rounded, see `PLACES`.
     """
-    x, outputs = round_range(x), {}
+
+    def at(place: str, values):
+        return round_range(values) if place in places else values
+
+    x, outputs = at("inputs", x), {}
     for layer in model.layers:
         if isinstance(layer, Butterfly):
-            x = int8_butterfly(layer, x) if everything else layer.linear(x)
+            x = rounded_butterfly(layer, x, places)
         else:
-            x = ops.matmul(x, round_symmetric(layer.kernel, 0) if everything else layer.kernel)
+            x = ops.matmul(x, round_symmetric(layer.kernel, 0) if "weights" in places else layer.kernel)
         x = x + layer.bias
         is_last = layer is model.layers[-1]
-        x = outputs[layer.name] = ops.softmax(round_range(x)) if is_last else round_range(ops.relu(x))
+        x = outputs[layer.name] = ops.softmax(at("logits", x)) if is_last else at(layer.name, ops.relu(x))
     return outputs
 
 
-def int8_butterfly(layer: Butterfly, x):
-    """Return `layer.linear(x)` with rounded block factors, and with rounded values between two of them."""
+def rounded_butterfly(layer: Butterfly, x, places: Sequence[str]):
+    """Return `layer.linear(x)`, with rounded block factors or values between them if `places` says so."""
     wiring, factors = layer.wiring, fusion.best_factors(layer.wiring)
     x = kernels.place_inputs(x, wiring, factors[0].nodes_in)
     blocks = kernels.block_factors(wiring, layer.gadget_weights[0], factors)
     for factor, block in zip(factors, blocks, strict=True):
         x = ops.transpose(ops.reshape(x, (-1, factor.high, factor.inputs, factor.low)), (1, 3, 0, 2))
-        x = ops.matmul(x, round_symmetric(block, 2))
+        x = ops.matmul(x, round_symmetric(block, 2) if "weights" in places else block)
         x = ops.reshape(ops.transpose(x, (2, 0, 3, 1)), (-1, factor.nodes_out))
-        x = x if factor is factors[-1] else round_range(x)
+        x = round_range(x) if "factors" in places and factor is not factors[-1] else x
     return kernels.read_outputs(x, wiring, factors[-1].nodes_out)
 
 
@@ -346,6 +355,16 @@ def int8_accuracy(path: Path, data: Data, arguments: dict) -> dict[str, float]:
     return {"accuracy": accuracy(file, data), "error": file.parity.relative_error}
 
 
+def accuracy_by_place(path: Path, data: Data) -> dict[str, float]:
+    """Return the test accuracy of a network when only one of `PLACES` is rounded, when all are, and when all but logits are."""
+    model, found = keras.models.load_model(path), {}
+    but_logits = tuple(place for place in PLACES if place != "logits")
+    for name, places in {**{place: (place,) for place in PLACES}, "all": PLACES, "all but logits": but_logits}.items():
+        outputs = ops.convert_to_numpy(rounded_outputs(model, ops.convert_to_tensor(data.x_test), places)["class"])
+        found[name] = float(np.mean(outputs.argmax(-1) == data.y_test))
+    return found
+
+
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), default=list(TASKS), show_default=True)
@@ -379,6 +398,8 @@ def all_seeds(
                 files.write(paths[seed], model.save, overwrite=True)
             found = results.once(("float32", *names[seed]), partial(accuracy, model, data))
             click.echo(f"{task.name}, {variant.name}, seed {seed}: {found:.4f}")
+    for seed in names if variant.name in BY_PLACE else ():
+        results.once(("rounded", *names[seed]), partial(accuracy_by_place, paths[seed], data))
     for seed, (precision, arguments) in product(names, PRECISIONS.items()) if variant.name in EXPORTED else ():
         found = results.once((precision, *names[seed]), partial(int8_accuracy, paths[seed], data, arguments))
         click.echo(

@@ -39,6 +39,17 @@ STRUCTURES = {
     "dense": ("dense", "dense, rounded outputs"),
 }
 TRAININGS = ("plain", "rounded outputs", "all rounded")
+# The roundings, in words.
+PLACES = {
+    "inputs": "the inputs",
+    "hidden_0": "the outputs of the first layer",
+    "hidden_1": "the outputs of the second layer",
+    "logits": "the logits, which enter the softmax",
+    "weights": "the weights of block factors and kernels",
+    "factors": "the values between two block factors",
+    "all": "all of these",
+    "all but logits": "all but the logits",
+}
 PRECISIONS = {"float32": "Keras", "int8": "int8", "int8 outputs": "int8, head in int8", "int8 throughout": "int8 throughout"}
 
 
@@ -97,7 +108,21 @@ def _against(reference: np.ndarray, values: np.ndarray | None) -> str:
     return f"{values.mean():.2f}" if values is reference else f"{values.mean():.2f} ({difference(values, reference)})"
 
 
-TABLES = {"variants": variants_table, "int8": int8_table}
+def places_table(trees: dict[str, dict]) -> str:
+    """Return the table in Markdown of the accuracy on HAPT that each rounding costs alone, in points."""
+    tree, structures = trees["hapt"], {name: variants[0] for name, variants in STRUCTURES.items()}
+    known = {name: list(tree["rounded"][variant].values()) for name, variant in structures.items()}
+    lines = [f"| rounded to int8 | {' | '.join(known)} |", f"|---|{'---|' * len(known)}"]
+    for place, label in PLACES.items():
+        cells = [
+            difference(100 * np.array([run[place] for run in runs]), accuracies(tree, "float32", structures[name]))
+            for name, runs in known.items()
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"variants": variants_table, "places": places_table, "int8": int8_table}
 
 
 def with_tables(page: str, trees: dict[str, dict]) -> str:
