@@ -117,10 +117,10 @@ VARIANTS = {
         Variant("dense, rounded outputs", "dense", epochs=1 / 3, rate=0.25, rounded=OUTPUTS),
     )
 }
-# Variants whose students are exported in int8 too.
-EXPORTED = (PLAIN.name, *(name for name, variant in VARIANTS.items() if variant.rounded or name == variant.structure))
 # Variants of which it is also found what each rounding costs alone.
 BY_PLACE = (PLAIN.name, "radix 2", "two stages", "dense")
+# Variants whose students are exported in int8 too.
+EXPORTED = (*BY_PLACE, *(name for name, variant in VARIANTS.items() if variant.rounded))
 CALIBRATION = 512  # examples
 # name -> arguments of `export.to_tflite`: what computes in float32 is up to the export, or only the head is kept in int8, or
 # everything is.
