@@ -36,7 +36,7 @@ from keras_butterfly.structure import fusion, kernels
 
 HIDDEN = ("hidden_0", "hidden_1")
 # The best learning rate of the student in the benchmark of docs/evidence.md.
-RATES = {"hapt": 1e-3, "fashion_mnist": 2e-3}
+RATES = {"hapt": 1e-3, "fashion_mnist": 2e-3, "isolet": 5e-4}
 TASKS = {name: NETWORKS[name] for name in RATES}
 # What an int8 file rounds: the outputs of layers, those of the last one before the softmax ("logits"), the weights, and the
 # values between two block factors of a butterfly.
@@ -101,6 +101,7 @@ VARIANTS = {
         Variant("soft 0.5", soft=0.5),
         Variant("soft 2", soft=2.0),
         Variant("no labels", labels=False),
+        Variant("no labels, temperature 1", labels=False, temperature=1.0),
         Variant("labels only", soft=0.0),
         Variant("twice the epochs", epochs=2),
         Variant("labels only, twice the epochs", soft=0.0, epochs=2),

@@ -20,10 +20,11 @@ import page_tables
 from keras_butterfly.export import files
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = {"hapt": "HAPT", "fashion_mnist": "Fashion-MNIST"}
+NAMES = {"hapt": "HAPT", "fashion_mnist": "Fashion-MNIST", "isolet": "ISOLET"}
 PLAIN = "plain"
 # name -> the variant with which it is compared. All other variants are compared with the plain distillation.
 REFERENCES = {
+    "no labels, temperature 1": "no labels",
     "labels only, twice the epochs": "labels only",
     "labels only, three times the epochs": "labels only",
     "constant rate, average, momentum 0.99": "constant rate",
