@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_butterfly.compression.distillation import difference
 
-# Of `distill`'s default loss.
+# That of the distillation in `evidence.py`.
 TEMPERATURE = 2.0
 TEST_BATCH = 1000
 

@@ -47,7 +47,8 @@ def test_a_member_with_a_teacher_is_trained_as_distill_does():
     teacher, student = network(5), network(1)
     targets = teacher.predict(X, verbose=0)
     found = ensemble.train(network(0), [ensemble.Member(values(student), 1e-2, 0, targets=targets)], X, Y, EPOCHS, batch=40)
-    distill(student, teacher, X, Y, epochs=EPOCHS, batch_size=40, learning_rate=1e-2, progress=False)
+    settings = {"epochs": EPOCHS, "batch_size": 40, "learning_rate": 1e-2, "temperature": ensemble.TEMPERATURE}
+    distill(student, teacher, X, Y, progress=False, **settings)
     for ours, theirs in zip(found[0], values(student), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 

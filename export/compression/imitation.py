@@ -12,7 +12,7 @@ from keras_butterfly.utils.model_checks import check_finite_weights
 from keras_butterfly.utils.model_inputs import examples_at
 from keras_butterfly.utils.quiet import quiet_tensorflow, warnings_not_raised
 
-TEMPERATURE = 2.0
+TEMPERATURE = 1.0
 PREDICTED = 256
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_butterfly.utils.quiet import silent_libraries
 from keras_butterfly.utils.validation import reason_of
 
-from .mixed_precision import with_float32_layers
+from .mixed_precision import has_wide_heads, with_float32_layers
 from .operators import check_ranges
 from .quantize import Precision
 from .tensorflow_internals import quantize_calibrated
@@ -71,6 +71,7 @@ def convert(
     content = _run(converter.convert)
     if precision.name == "int8":
         check_ranges(content)  # TensorFlow dies of infinite ranges when it quantizes.
+        keep_float32 |= not precision.integer_io and has_wide_heads(content)
     if keep_float32:
         return _run(with_float32_layers, content, precision)
     return _run(quantize_calibrated, content, precision.integer_io, ()) if precision.name == "int8" else content

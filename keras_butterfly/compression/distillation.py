@@ -44,7 +44,7 @@ class Distiller(keras.Model):
         student, teacher: built models that take the same inputs and give outputs of the same structure.
         pairs: pairs (layer of the student, layer of the teacher), whose outputs H compares. See `matching_layers`.
         soft, hint: weights of the two terms, 0 or more.
-        temperature: T, above 0. Above 1 the teacher's small probabilities count more.
+        temperature: T, above 0. Default 1. Above 1 the teacher's small probabilities count more.
         probabilities: for each output, whether it is probabilities over the last axis.
 
     Reference: Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015 (outputs); Romero et al., *FitNets:
@@ -59,7 +59,7 @@ class Distiller(keras.Model):
         pairs: Pairs = (),
         soft: float = 1.0,
         hint: float = 0.0,
-        temperature: float = 2.0,
+        temperature: float = 1.0,
         probabilities: Sequence[bool] = (True,),
         **kwargs,
     ):
@@ -110,7 +110,7 @@ def distill(
     verbose: int | str = 0,
     soft: float = 1.0,
     hint: float = 0.0,
-    temperature: float = 2.0,
+    temperature: float = 1.0,
     checkpoint=None,
     jit_compile="auto",
     progress: bool | None = None,

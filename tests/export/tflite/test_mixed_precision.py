@@ -10,7 +10,7 @@ from keras_butterfly.export.lowering import Dense, Fused, Grouping, lower
 from keras_butterfly.export.planning.candidates import shortlist
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.converter import convert
-from keras_butterfly.export.tflite.operators import operator_names, schema, tensor_names
+from keras_butterfly.export.tflite.operators import operator_name, operator_names, read_model, schema, tensor_names
 from keras_butterfly.export.tflite.quantize import Precision
 
 DYNAMIC, INT8 = Precision("dynamic"), Precision("int8")
@@ -117,3 +117,27 @@ def test_the_planner_considers_float32_in_both_quantized_precisions():
             assert any(lowering.keep_float32 for lowering in found)
             assert not any(lowering.keep_float32 and lowering.kind in ("dense", "slice") for lowering in found)
         assert not any(lowering.keep_float32 for lowering in shortlist(layer, 1, None))
+
+
+def classifier(scale):
+    """Return a classifier whose head has weights of the size `scale`."""
+    head = keras.layers.Dense(4, "softmax", kernel_initializer=keras.initializers.RandomUniform(-scale, scale, seed=0))
+    return keras.Sequential([keras.Input((64,)), Butterfly(512, "relu", seed=0), head])
+
+
+@pytest.mark.parametrize(("scale", "integer_io", "in_float32"), [(8.0, False, True), (8.0, True, False), (0.1, False, False)])
+def test_a_head_with_a_wide_range_computes_in_float32(scale, integer_io, in_float32):
+    model, x = classifier(scale), np.random.default_rng(0).standard_normal((200, 64)).astype("float32")
+    settings = {"representative_data": x, "effort": "estimate", "tolerance": 1.0}
+    file = export.to_tflite(model, quantize="int8", integer_io=integer_io, **settings)
+    content = read_model(file.content)
+    (graph,) = content.subgraphs
+    (softmax,) = (op for op in graph.operators if operator_name(content.operatorCodes[op.opcodeIndex]) == "SOFTMAX")
+    float32 = schema.TensorType.FLOAT32
+    assert (graph.tensors[softmax.inputs[0]].type == float32) == in_float32
+    if in_float32:
+        weights = [tensor for tensor in graph.tensors if list(tensor.shape) == [4, 512]]
+        assert {tensor.type for tensor in weights if content.buffers[tensor.buffer].data is not None} == {
+            schema.TensorType.INT8
+        }
+        assert file.parity.max_error < 0.15
