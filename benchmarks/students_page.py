@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import page_tables
+from students import VARIANTS
 
 from keras_butterfly.export import files
 
@@ -73,7 +74,8 @@ def variants_table(trees: dict[str, dict]) -> str:
     heads = [f"{NAMES[name]}, % | difference" for name in trees]
     lines = [f"| training | {' | '.join(heads)} | compared with |", f"|---|{'---|---|' * len(trees)}---|"]
     quantized = {each for variants in STRUCTURES.values() for each in variants} - {PLAIN}
-    names = dict.fromkeys(name for tree in trees.values() for name in tree["float32"] if name not in quantized)
+    trained = {name for tree in trees.values() for name in tree["float32"]} - quantized
+    names = [name for name in ("teacher", *VARIANTS) if name in trained]
     for name in names:
         reference = REFERENCES.get(name, PLAIN)
         cells = [name]

@@ -36,6 +36,7 @@ if BACKEND != "tensorflow":
         "test_notebooks.py",
         "test_reports.py",
         "test_speech.py",
+        "test_students.py",
         "test_tagging.py",
         "test_vision.py",
         "test_web_page.py",
