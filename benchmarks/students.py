@@ -24,7 +24,8 @@ import keras
 import numpy as np
 from data_sets import load
 from fronts import TASKS as NETWORKS
-from fronts import Task, teacher
+from fronts import Task
+from fronts import trained as teacher
 from keras import ops
 from keras_butterfly_cli.datasets import Data
 from results import Results

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 import students
-from fronts import Task, teacher
+from fronts import Task
+from fronts import trained as teacher
 from keras_butterfly_cli.datasets import Data
 from results import Results
 from students_page import NAMES, difference, variants_table, with_tables
