@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_butterfly.compression.distillation import difference
 
-# That of the distillation in `evidence.py`.
+# The same as in `evidence.py`, which imports this module only for `--together`.
 TEMPERATURE = 2.0
 TEST_BATCH = 1000
 

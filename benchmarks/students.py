@@ -291,9 +291,18 @@ def lesson(original: keras.Model, data: Data, hints: bool) -> dict[str, np.ndarr
 
 
 def train(
-    models: Sequence[keras.Model], lessons: Sequence[dict], data: Data, task: Task, variant: Variant, epochs: int
+    models: Sequence[keras.Model],
+    lessons: Sequence[dict],
+    seeds: Sequence[int],
+    data: Data,
+    task: Task,
+    variant: Variant,
+    epochs: int,
 ) -> None:
-    """Train models of one structure, one after the other, in place, each on its own lesson. They are compiled only once."""
+    """Train models of one structure, one after the other, in place, each on its own lesson with its own seed.
+
+    They are compiled only once.
+    """
     model, steps = models[0], epochs * -(-len(data.x_train) // task.batch)
     rate = variant.rate * RATES.get(task.name, 1e-3)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if variant.decay else rate
@@ -305,7 +314,7 @@ def train(
     learner = Learner(model, variant)
     learner.compile(optimizer, jit_compile=True, steps_per_execution=STEPS_PER_CALL)
     results = []
-    for seed, (start, wanted) in enumerate(zip(starts, lessons, strict=True)):
+    for start, wanted, seed in zip(starts, lessons, seeds, strict=True):
         keras.utils.set_random_seed(seed)
         model.set_weights(start)
         for variable, value in zip(optimizer.variables, unused, strict=True):
@@ -335,11 +344,11 @@ def trained(
                     layer.trainable = layer.name == name
                     if layer.name in HIDDEN[: count - 1]:
                         layer.set_weights(whole.get_layer(layer.name).get_weights())
-            train(parts, lessons, data, task, variant, epochs)
+            train(parts, lessons, seeds, data, task, variant, epochs)
             for part, whole in zip(parts, students, strict=True):
                 whole.get_layer(name).set_weights(part.get_layer(name).get_weights())
     if epochs:
-        train(students, lessons, data, task, variant, epochs)
+        train(students, lessons, seeds, data, task, variant, epochs)
     return students
 
 

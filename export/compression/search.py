@@ -26,7 +26,7 @@ from .costs import Exporter
 from .examples import Examples
 from .families import of_blueprints, of_structures, of_widths
 from .finalists import MARGIN, Finalists
-from .imitation import Lesson, outputs_of
+from .imitation import TEMPERATURE, Lesson, outputs_of
 from .memory import Memory
 from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_widths, narrower_butterflies
 from .replaceable import Replaceable, replaceable_layers
@@ -154,6 +154,7 @@ def compress(
         "the device": [exporter.device.name, exporter.device.machine, exporter.device.runtime],
         "metric": None if metric is None else str(getattr(metric, "__name__", "other")),
         "epochs, batch size, learning rate, seed": list(training),
+        "temperature": TEMPERATURE,
         "loss": None if loss is None else [loss_name(each) for each in keras.tree.flatten(loss)],
         "the layers": [layer.path for layer in layers] + list(widths),
     }
