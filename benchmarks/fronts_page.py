@@ -9,7 +9,7 @@ FOLDER holds a JSON file for each task, by default docs/compress. In the page, a
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Limit:
         return None
 
 
-def standard_error(values: list[float]) -> float:
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
     """Return the standard error of the mean of some values, or 0 for a single one."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 

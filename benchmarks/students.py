@@ -367,7 +367,7 @@ def int8_accuracy(path: Path, data: Data, arguments: dict) -> dict[str, float]:
 
 
 def accuracy_by_place(path: Path, data: Data) -> dict[str, float]:
-    """Return the test accuracy of a network when only one of `PLACES` is rounded, when all are, and when all but logits are."""
+    """Return the test accuracy of a network by what is rounded: one of `PLACES`, "all", or "all but logits"."""
     model, found = keras.models.load_model(path), {}
     but_logits = tuple(place for place in PLACES if place != "logits")
     for name, places in {**{place: (place,) for place in PLACES}, "all": PLACES, "all but logits": but_logits}.items():

@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import page_tables
+from fronts_page import standard_error
 from students import VARIANTS
 
 from keras_butterfly.export import files
@@ -66,7 +67,7 @@ def accuracies(tree: dict, precision: str, variant: str) -> np.ndarray | None:
 def difference(values: np.ndarray, others: np.ndarray) -> str:
     """Return the mean of the differences of the same seeds, with its standard error."""
     pairs = values - others
-    return f"{pairs.mean():+.2f} ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.2f}"
+    return f"{pairs.mean():+.2f} ± {standard_error(pairs):.2f}"
 
 
 def variants_table(trees: dict[str, dict]) -> str:

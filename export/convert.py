@@ -292,7 +292,7 @@ class _Export:
     def _advice(self, content: bytes) -> str:
         """Return advice on the int8 file `content`, which disagrees with Keras."""
         planner = self.planner
-        advice = f"{where_it_goes_wrong(content, self.model, self.data.verification, planner.tolerance)}"
+        advice = where_it_goes_wrong(content, self.model, self.data.verification, planner.tolerance)
         dynamic = Precision("dynamic")
         easier = replace(planner, precision=dynamic, tolerance=dynamic.tolerance, effort="estimate", objective="size")
         try:

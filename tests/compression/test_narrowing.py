@@ -37,6 +37,16 @@ def test_a_network_whose_weak_units_are_zero_keeps_its_outputs(rng):
     np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
 
 
+def check_that_five_units_suffice(model, name, rng):
+    """Set the other units of a layer to zero, and compare the model with one without them."""
+    kernel, bias = model.get_layer(name).get_weights()
+    kernel[:, 5:] = 0
+    model.get_layer(name).set_weights([kernel, bias])
+    small = narrow(model, {name: 5})
+    x = rng.normal(size=(3, 5, 4)).astype("float32")
+    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+
+
 def test_flattened_units_and_branches(rng):
     inputs = keras.Input((5, 4))
     each = layers.Dense(8, "relu", name="each")(inputs)
@@ -45,12 +55,7 @@ def test_flattened_units_and_branches(rng):
     sum_ = layers.Add()([first, layers.Dense(6, name="second")(flat)])
     model = keras.Model(inputs, layers.Dense(2, name="head")(sum_))
     assert narrowable_layers(model) == {"each": 8}  # the two that are added can only become narrower together
-    kernel, bias = model.get_layer("each").get_weights()
-    kernel[:, 5:] = 0
-    model.get_layer("each").set_weights([kernel, bias])
-    small = narrow(model, {"each": 5})
-    x = rng.normal(size=(3, 5, 4)).astype("float32")
-    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+    check_that_five_units_suffice(model, "each", rng)
 
 
 def test_the_feed_forward_layers_of_a_transformer(rng):
@@ -58,12 +63,7 @@ def test_the_feed_forward_layers_of_a_transformer(rng):
     x = inputs + layers.MultiHeadAttention(2, 2)(inputs, inputs)
     model = keras.Model(inputs, x + layers.Dense(4, name="out")(layers.Dense(8, "relu", name="in")(x)))
     assert narrowable_layers(model) == {"in": 8}
-    kernel, bias = model.get_layer("in").get_weights()
-    kernel[:, 5:] = 0
-    model.get_layer("in").set_weights([kernel, bias])
-    small = narrow(model, {"in": 5})
-    x = rng.normal(size=(3, 5, 4)).astype("float32")
-    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+    check_that_five_units_suffice(model, "in", rng)
 
 
 def test_what_cannot_be_narrowed():
