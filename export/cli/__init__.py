@@ -171,7 +171,11 @@ def replace(**options):
 @click.option(
     "--max-accuracy-drop", type=Number(min=0, max=100), help="Largest loss of accuracy in percentage points, 0 to 100."
 )
-@click.option("--quantize", type=click.Choice(["float16", "dynamic", "int8"]), help="[default: float32]")
+@click.option(
+    "--quantize",
+    type=click.Choice(["float16", "dynamic", "int8", "any"]),
+    help="Precision of the files; any: the search chooses among float32, dynamic and int8. [default: float32]",
+)
 @click.option("--time-limit", type=POSITIVE, help="Seconds after which the search ends with what it has found.")
 @click.option("--folder", type=FOLDER, help="Folder in which the search is kept, to continue it after an interruption.")
 @click.option(

@@ -27,7 +27,8 @@ class Point:
     """A model that was tried: exported, scored and measured.
 
     Attributes:
-        name: "original", or the widths and the structures with their layers, such as "two stages: hidden_0, hidden_1".
+        name: "original", or the widths and the structures with their layers, such as "two stages: hidden_0, hidden_1". If the
+            search chose the precision too, the name ends with it.
         layers: what each changed layer became, in words, by its path.
         family: "original", "narrower", "low rank", "butterfly", "narrower butterfly", or "mixed".
         model: the Keras model.
@@ -56,12 +57,18 @@ class Point:
         """The size of the exported file, in bytes."""
         return self.exported.size_bytes
 
+    @property
+    def precision(self) -> str:
+        """The precision of the exported model: "float32", "float16", "dynamic" or "int8"."""
+        return self.exported.precision.name or "float32"
+
     def to_dict(self) -> dict:
         """Return the figures as a dict of plain values, which JSON can hold. Times are in seconds, sizes in bytes."""
         return {
             "name": self.name,
             "layers": dict(self.layers),
             "family": self.family,
+            "precision": self.precision,
             "score": self.score,
             "weights": self.weights,
             "size_bytes": self.size_bytes,
@@ -175,19 +182,19 @@ class Compression:
         figure, axes = plots.panels(2, height=3.0 + 0.12 * len(points))
         axes[1].sharey(axes[0])
         axes[1].tick_params(labelleft=False)
-        precision = self.points[0].exported.precision.name or "float32"
+        precisions = list(dict.fromkeys(point.precision for point in self.points))
         numbers = [str(number + 1) for number in range(len(points))]
         for axis, cost in zip(axes, COSTS, strict=True):
             front = self._places(cost, self.front(cost))
             axis.plot(*zip(*front, strict=True), color="gray", linewidth=1, zorder=0, label="front")
             for number, point, place in zip(numbers, points, self._places(cost, points), strict=True):
                 color, label = plots.KINDS[KIND_OF[point.family]], plots.literal(f"{number}  {point.name}")
-                axis.scatter(*place, marker=plots.MARKERS[precision], color=color, s=30, label=label)
+                axis.scatter(*place, marker=plots.MARKERS[point.precision], color=color, s=30, label=label)
             axis.scatter(*self._places(cost, [self.pick])[0], facecolors="none", edgecolors="black", s=110, label="picked")
             axis.set(xlabel=AXES[cost][1])
             axis.margins(x=0.1, y=0.1)
             plots.log_scale(axis, "x")
-        axes[0].set(ylabel=f"{self.score_name} of the {precision} file")
+        axes[0].set(ylabel=f"{self.score_name} of the {' or '.join(precisions)} file")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         for axis, cost in zip(axes, COSTS, strict=True):
             plots.label_points(axis, self._places(cost, points), numbers, plots.along(self._places(cost, self.front(cost))))

@@ -57,6 +57,11 @@ class Exporter:
     device: devices.Device
     wisdom: Wisdom
 
+    @property
+    def precision(self) -> str:
+        """The name of the precision."""
+        return self.quantize or "float32"
+
     def export(self, model: keras.Model) -> TFLiteModel:
         """Return `model` as a .tflite file that has been compared with Keras.
 

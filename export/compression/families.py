@@ -1,7 +1,7 @@
 """The models that the search may train, in families: each from the cheapest to the one that is predicted to be the best."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_butterfly.compression.narrowing import narrowed_widths
@@ -26,12 +26,14 @@ class Entry(NamedTuple):
         cost: what it is predicted to cost.
         load: how much of the targets it uses, see `Targets.load`.
         harm: the predicted change of the outputs. Only models of one family can be compared by it.
+        precision: the name of the precision in which the model has this cost.
     """
 
     blueprint: Blueprint
     cost: Cost
     load: float
     harm: float
+    precision: str = "float32"
 
 
 class Tried(NamedTuple):
@@ -70,7 +72,7 @@ def of_structures(
         replaced = tuple((path, each.structure) for path, each in picked.items() if each.structure != DENSE)
         if replaced:
             entries.append(Entry(Blueprint(structures=replaced), cost, targets.load(*cost), allocation.harm))
-    return _improving(entries)
+    return improving(entries)
 
 
 def of_widths(widths: Mapping[str, int], anchors: Mapping[float, Cost], targets: Targets) -> list[Entry]:
@@ -88,7 +90,7 @@ def of_widths(widths: Mapping[str, int], anchors: Mapping[float, Cost], targets:
         cost = _interpolated(anchors, factor)
         if all(new[path] <= widths[path] for path in new) and new != dict(widths):
             entries.append(Entry(Blueprint(widths=tuple(new.items())), cost, targets.load(*cost), 1 / factor))
-    return _improving(entries)
+    return improving(entries)
 
 
 def of_blueprints(costs: Mapping[Blueprint, Cost], weights: Mapping[Blueprint, int], targets: Targets) -> list[Entry]:
@@ -99,10 +101,10 @@ def of_blueprints(costs: Mapping[Blueprint, Cost], weights: Mapping[Blueprint, i
         weights: the number of weights of each.
         targets: say which costs count.
     """
-    return _improving([Entry(each, cost, targets.load(*cost), 1 / weights[each]) for each, cost in costs.items()])
+    return improving([Entry(each, cost, targets.load(*cost), 1 / weights[each]) for each, cost in costs.items()])
 
 
-def _improving(entries: list[Entry]) -> list[Entry]:
+def improving(entries: Iterable[Entry]) -> list[Entry]:
     """Return those entries that no cheaper one beats in harm, the cheapest first."""
     kept: list[Entry] = []
     for entry in sorted(entries, key=lambda entry: (entry.load, entry.harm)):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -26,12 +27,14 @@ CORRECTIONS = 4
 # If a model is fast enough, families without such a model are searched up to this multiple of its seconds, so that the result
 # says what the other families cost.
 SLOWER = 2
+# The original is made by changing nothing.
+UNCHANGED = Blueprint()
 # Whether XLA compiles the step of a final training, which pays after some hundred steps.
 COMPILED = True
 
 
 class Finalist(NamedTuple):
-    """A model that was trained, and its exported file."""
+    """A model that was trained, and its exported file in one precision."""
 
     blueprint: Blueprint
     model: keras.Model
@@ -44,26 +47,56 @@ class Finalist(NamedTuple):
 class Finalists:
     """The models that were trained so far. The first is the original.
 
+    Each model is trained once, and exported in each precision of the search.
+
     Attributes:
-        task: the search that they are a part of.
-        found: the models by the way they are made.
+        tasks: the search that they are a part of, once for each precision, by the names of the precisions.
+        found: the models, by the way they are made and the name of the precision.
         skipped: why models could not be exported, by their names.
+        tried: the ways to make a model that were tried, with that of the original.
     """
 
-    task: Task
-    found: dict[Blueprint, Finalist] = field(default_factory=dict)
+    tasks: Mapping[str, Task]
+    found: dict[tuple[Blueprint, str], Finalist] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    tried: set[Blueprint] = field(default_factory=lambda: {UNCHANGED})
+
+    @property
+    def task(self) -> Task:
+        """The search in its first precision."""
+        return next(iter(self.tasks.values()))
+
+    @property
+    def original(self) -> Finalist:
+        """The original in the first precision in which it can be exported."""
+        return next(iter(self.found.values()))
 
     @property
     def work(self) -> float:
         """The expected work, in training steps."""
         return (FAMILIES if self.task.targets.limits_cost else MOST) * self._work_of_each
 
-    def add_original(self, exported: TFLiteModel) -> None:
-        """Score the original and add it."""
-        task, blueprint = self.task, Blueprint()
-        score = task.memory.once(task.scores, "original", lambda: task.score(exported))
-        self.found[blueprint] = Finalist(blueprint, task.model, None, exported, score)
+    def add_originals(self) -> None:
+        """Export and score the original in each precision, and add the files.
+
+        Raises:
+            ValueError: if it cannot be exported in any precision.
+        """
+        for precision, task in self.tasks.items():
+            name = self.name(UNCHANGED, precision)
+            try:
+                exported = task.export(task.model, f"the {name}")
+            except ValueError as error:
+                if len(self.tasks) == 1:
+                    raise
+                self.skipped[name] = str(error)
+                continue
+            score = task.memory.once(task.scores, "original", partial(task.score, exported))
+            self.found[UNCHANGED, precision] = Finalist(UNCHANGED, task.model, None, exported, score)
+
+    def name(self, blueprint: Blueprint, precision: str) -> str:
+        """Return the name of a model in a precision."""
+        return blueprint.name if len(self.tasks) == 1 else f"{blueprint.name}, {precision}"
 
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
         """Train the best model of each family that keeps the limits of latency and size.
@@ -75,7 +108,7 @@ class Finalists:
             if self._is_over:
                 return
             if load <= 1 or min(load for _, load in best) > 1:
-                self._train(entry.blueprint)
+                self._train(entry)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:
         """Find in each family the fastest model whose score drops by at most `drop`, by bisection over its models.
@@ -83,14 +116,14 @@ class Finalists:
         The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
         all families are left out. A model of several families is trained once.
         """
-        least = self.found[Blueprint()].score - drop
+        least = self.original.score - drop
         searches = [_Bisection(family) for family in families]
         fastest = float("inf")
         while open_searches := [search for search in searches if search.is_open]:
             for search in open_searches:
-                if len(self.found) + len(self.skipped) > MOST or self._is_over:
+                if len(self.tried) > MOST or self._is_over:
                     return
-                trained = self._train(search.middle.blueprint)
+                trained = self._train(search.middle)
                 meets = trained is not None and trained.score >= least
                 if meets:
                     fastest = min(fastest, search.middle.cost.seconds)
@@ -101,12 +134,17 @@ class Finalists:
     @property
     def _is_over(self) -> bool:
         """Whether there is no time for one more model. One is trained in any case."""
-        return len(self.found) > 1 and self.task.clock.is_over()
+        return self._has_trained and self.task.clock.is_over()
+
+    @property
+    def _has_trained(self) -> bool:
+        """Whether a model other than the original was found."""
+        return any(blueprint != UNCHANGED for blueprint, _ in self.found)
 
     @property
     def _work_of_each(self) -> float:
         epochs, batch_size, rates, _ = self.task.training
-        return len(rates) * (epochs * -(-len(self.task.lesson) // batch_size) + 3 * EXPORT_WORK)
+        return len(rates) * (epochs * -(-len(self.task.lesson) // batch_size) + 3 * EXPORT_WORK * len(self.tasks))
 
     def _best_within_limits(self, family: Sequence[Entry]) -> tuple[Entry, float]:
         """Return the best model of a family that keeps the limits as measured, or the nearest, and its measured load.
@@ -121,49 +159,55 @@ class Finalists:
             index = fitting[-1] if fitting else 0
             if index in measured:
                 break
-            measured[index] = self.task.targets.load(*self._untrained_cost(family[index].blueprint))
+            measured[index] = self.task.targets.load(*self._untrained_cost(family[index]))
             ratio = measured[index] / family[index].load
         within = [index for index, load in measured.items() if load <= 1]
         index = max(within) if within else min(measured, key=measured.__getitem__)
         return family[index], measured[index]
 
-    def _untrained_cost(self, blueprint: Blueprint) -> Cost:
+    def _untrained_cost(self, entry: Entry) -> Cost:
         """Return the cost of a model before its training, which hardly changes it. It is infinite if the export fails."""
+        task, blueprint = self.tasks[entry.precision], entry.blueprint
 
         def measured() -> Cost:
             new, _ = self._built(blueprint)
             try:
-                return self.task.exporter.measure({"new": self.task.export(new, blueprint.name)})["new"]
+                return task.exporter.measure({"new": task.export(new, blueprint.name)})["new"]
             except ValueError:
                 return Cost(float("inf"), float("inf"))
 
-        return Cost(*self.task.memory.once(self.task.costs, f"untrained {_key(blueprint)}", measured))
+        return Cost(*task.memory.once(task.costs, f"untrained {_key(blueprint)}", measured))
 
-    def _train(self, blueprint: Blueprint) -> Finalist | None:
-        """Return a model that imitates the original, with its file and score: the best of those of all learning rates.
+    def _train(self, entry: Entry) -> Finalist | None:
+        """Train a model to imitate the original, and return it in the precision of the entry. In others it is added too.
 
-        It is None if there is none, see `_trained`.
+        Of the models of all learning rates the best is kept. The result is None if there is none, see `_trained`.
         """
-        if blueprint in self.found:
-            return self.found[blueprint]
-        self.task.clock.show(f"train model {len(self.found) + len(self.skipped)}: {blueprint.name}")
-        best: Finalist | None = None
+        if entry.blueprint not in self.tried:
+            self.task.clock.show(f"train model {len(self.tried)}: {entry.blueprint.name}")
+            self.tried.add(entry.blueprint)
+            self._train_at_all_rates(entry.blueprint)
+        return self.found.get((entry.blueprint, entry.precision))
+
+    def _train_at_all_rates(self, blueprint: Blueprint) -> None:
+        """Train a model once with each learning rate, and add the best one of each precision."""
+        is_needed = not self._has_trained
         for rate in self.task.training.learning_rates:
-            if best is not None and self.task.clock.is_over():
-                break
-            trained = self._trained(blueprint, rate, is_needed=best is None and len(self.found) == 1)
-            if trained is not None and (best is None or trained.score > best.score):
-                best = trained
-        if best is not None:
-            self.skipped.pop(blueprint.name, None)
-            self.found[blueprint] = best
-        return best
+            has_one = any(known == blueprint for known, _ in self.found)
+            if has_one and self.task.clock.is_over():
+                return
+            for precision, trained in self._trained(blueprint, rate, is_needed and not has_one).items():
+                best = self.found.get((blueprint, precision))
+                if best is None or trained.score > best.score:
+                    self.found[blueprint, precision] = trained
+                for name in (blueprint.name, self.name(blueprint, precision)):
+                    self.skipped.pop(name, None)
 
-    def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> Finalist | None:
-        """Return a model that was trained with one learning rate, with its file and score.
+    def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> dict[str, Finalist]:
+        """Return a model that was trained with one learning rate, with its file and score in each precision.
 
-        It is None if the training diverges, if the export fails, or if the time limit ends the training and the model is not
-        needed.
+        There is none if the training diverges, or if the time limit ends it and the model is not needed. A precision in which
+        the export fails is left out.
         """
         task, key, finished = self.task, f"{_key(blueprint)} at {rate:g}", True
         new, report = self._built(blueprint)
@@ -186,18 +230,22 @@ class Finalists:
                     raise ValueError("the time limit ended its training")
             except ValueError as error:
                 self.skipped[blueprint.name] = str(error)
-                return None
+                return {}
             if finished:
                 task.memory.keep_arrays("finalist", key, new.get_weights())
                 task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each / len(task.training.learning_rates))
-        try:
-            exported = task.export(new, blueprint.name)
-        except ValueError as error:
-            self.skipped[blueprint.name] = str(error)
-            return None
-        score = task.memory.once(task.scores, key, lambda: task.score(exported), is_finished=lambda: finished)
-        return Finalist(blueprint, new, report, exported, score)
+        trained: dict[str, Finalist] = {}
+        for precision, each in self.tasks.items():
+            name = self.name(blueprint, precision)
+            try:
+                exported = each.export(new, name)
+            except ValueError as error:
+                self.skipped[name] = str(error)
+                continue
+            score = each.memory.once(each.scores, key, partial(each.score, exported), is_finished=lambda: finished)
+            trained[precision] = Finalist(blueprint, new, report, exported, score)
+        return trained
 
     def _built(self, blueprint: Blueprint) -> tuple[keras.Model, ReplacementReport | None]:
         """Return a new model, whose layers start from their trials, and the report of what was replaced.

@@ -37,7 +37,7 @@ def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel
     """
 
     def is_over() -> bool:
-        return task.clock.is_over(WIDTHS_PART)
+        return task.is_over(WIDTHS_PART)
 
     def measured() -> dict[str, Cost]:
         exports = {"1": original, "empty": task.exporter.export_layer(empty_model(), None, 1)}
@@ -87,7 +87,7 @@ def narrower_butterflies(
     exports: dict[str, TFLiteModel] = {}
 
     def is_over() -> bool:
-        return task.clock.is_over(WIDTHS_PART)
+        return task.is_over(WIDTHS_PART)
 
     for blueprint, model in _untrained(task, widths, replaceable):
         weights[blueprint] = model.count_params()

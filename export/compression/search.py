@@ -1,6 +1,8 @@
 """The search for the most accurate model that fits: `compress`, from the data to the pick."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Literal
 
 import keras
 
@@ -16,15 +18,17 @@ from keras_butterfly.utils.validation import check_seed, integer_up_to, positive
 
 from ..measurement import devices
 from ..measurement.timing import check_extent, measure_all
+from ..planning.planner import Objective
 from ..planning.wisdom import Wisdom
 from ..planning.wisdom import wisdom as process_wisdom
 from ..preparation.exportable import check_exportable, decisions, output_names, with_inputs
 from ..tflite.quantize import Precision, Quantize
+from .blueprint import Blueprint
 from .clock import Clock
 from .compression import Compression, Point, described
-from .costs import Exporter
+from .costs import Cost, Exporter
 from .examples import Examples
-from .families import of_blueprints, of_structures, of_widths
+from .families import Entry, Tried, improving, of_blueprints, of_structures, of_widths
 from .finalists import MARGIN, Finalists
 from .imitation import TEMPERATURE, Lesson, outputs_of
 from .memory import Memory
@@ -39,6 +43,8 @@ from .verdict import STOPPED, UNSEEN, picked, reasons
 
 # Examples that calibrate "int8".
 TYPICAL = 512
+# The precisions of quantize="any".
+ANY: tuple[Quantize | None, ...] = (None, "dynamic", "int8")
 
 
 def compress(
@@ -48,7 +54,7 @@ def compress(
     target_latency: float | None = None,
     target_size: float | None = None,
     max_accuracy_drop: float | None = None,
-    quantize: Quantize | None = None,
+    quantize: Quantize | Literal["any"] | None = None,
     device: str | devices.Device = "host",
     time_limit: float | None = None,
     folder=None,
@@ -81,7 +87,9 @@ def compress(
         max_accuracy_drop: largest difference of the original's score and the model's; of an accuracy, 0.01 is one percentage
             point. At least one target is needed. If latency or size are limited, the model of the highest score is picked, and
             else the fastest.
-        quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x.
+        quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x. "any": the search chooses the
+            precision of each model too, of float32, "dynamic" and "int8". Scores, costs and drops are then compared with those
+            of the original in float32.
         device: where latency is measured, as in `measure`.
         time_limit: in seconds. The search ends soon after it, with what it has found. No more costs are measured after a
             quarter of it, and no more trials are begun after a half. At least one model is trained for at least one epoch.
@@ -122,7 +130,9 @@ def compress(
     targets = Targets(target_latency, target_size, max_accuracy_drop)
     clock = Clock(None if time_limit is None else positive_number(time_limit, "time_limit"))
     check_model(model)
-    check_exportable(model, Precision(quantize))
+    precisions = ANY if quantize == "any" else (quantize,)
+    for each in precisions:
+        check_exportable(model, Precision(each))
     check_extent(runs=runs)
     if devices.unit(devices.find(device)) != "seconds":
         raise ValueError(
@@ -143,15 +153,14 @@ def compress(
     if not layers and not widths:
         raise ValueError("Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`.")
     used_wisdom = process_wisdom if wisdom is None else wisdom
-    exporter = Exporter(
-        quantize, sample(examples.x, TYPICAL), "size" if targets.only_size else "latency", devices.find(device), used_wisdom
-    )
+    typical, found = sample(examples.x, TYPICAL), devices.find(device)
+    objective: Objective = "size" if targets.only_size else "latency"
+    exporters = [Exporter(each, typical, objective, found, used_wisdom) for each in precisions]
     settings = {
         "the model": [fingerprint_of_weights(model), [type(layer).__name__ for layer in all_layers(model)]],
         "the data": _fingerprint(examples.x, examples.y),
         "the examples to score on": _fingerprint(examples.held_x, examples.held_y),
-        "quantize": quantize,
-        "the device": [exporter.device.name, exporter.device.machine, exporter.device.runtime],
+        "the device": [found.name, found.machine, found.runtime],
         "metric": None if metric is None else str(getattr(metric, "__name__", "other")),
         "epochs, batch size, learning rate, seed": list(training),
         "temperature": TEMPERATURE,
@@ -160,45 +169,80 @@ def compress(
     }
     memory = Memory(folder, settings)
     with memory.held(), Progress(progress) as bars, bars.task("compress", 1.0) as clock.advance:
-        memory.teach(exporter.wisdom)
-        task = Task(model, targets, training, lesson, score, exporter, memory, clock)
-        finalists = _finalists(task, layers, widths)
+        memory.teach(used_wisdom)
+        tasks = {
+            each.precision: Task(
+                model, targets, training, lesson, score, each, memory, clock, share=(turn + 1) / len(exporters)
+            )
+            for turn, each in enumerate(exporters)
+        }
+        finalists = _finalists(tasks, layers, widths)
         return _result(finalists, runs, () if examples.given else (UNSEEN,))
 
 
-def _finalists(task: Task, layers: list[Replaceable], widths: dict[str, int]) -> Finalists:
+def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dict[str, int]) -> Finalists:
     """Return the original and the models that were trained.
 
     Args:
-        task: the search.
+        tasks: the search, once for each precision, by the names of the precisions.
         layers: the layers that may be replaced.
         widths: the widths of the layers that may be made narrower, by their paths.
     """
-    finalists, targets, clock = Finalists(task), task.targets, task.clock
+    finalists = Finalists(tasks)
+    targets, clock = finalists.task.targets, finalists.task.clock
     widths_work, narrower_work = (2 + len(FACTORS)) * EXPORT_WORK, len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
-    clock.expect(widths_work + narrower_work + finalists.work)
-    original = task.export(task.model, "the original")
+    clock.expect(len(tasks) * (widths_work + narrower_work) + finalists.work)
     # The original is scored first, so that a metric that does not fit is found before the long work.
-    finalists.add_original(original)
-    costs, empty = costs_of_widths(task, widths, original)
-    trials = LayerTrials(task, layers, costs[1.0], empty)
-    clock.expect(trials.work)
-    clock.finish(widths_work)
-    if targets.limits_cost and targets.load(*costs[1.0]) <= MARGIN:
+    finalists.add_originals()
+    used = [(tasks[precision], original.exported) for (_, precision), original in finalists.found.items()]
+    costs = [costs_of_widths(task, widths, original) for task, original in used]
+    trials = [LayerTrials(task, layers, of[1.0], empty) for (task, _), (of, empty) in zip(used, costs, strict=True)]
+    clock.expect(sum(each.work for each in trials))
+    clock.finish(len(tasks) * widths_work)
+    if targets.limits_cost and min(targets.load(*of[1.0]) for of, _ in costs) <= MARGIN:
         return finalists  # the original keeps the limits, and nothing is more like it
-    narrower = narrower_butterflies(task, widths, {layer.path for layer in layers})
-    clock.finish(narrower_work)
-    tried, rest = trials.run()
-    of_all, of_butterflies, of_low_ranks = (
-        of_structures(tried, rest, targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))
-    )
-    of_narrower = of_widths(widths, costs, targets), of_blueprints(*narrower, targets)
-    families = [family for family in (of_all, *of_narrower, of_butterflies, of_low_ranks) if family]
+    narrower = [narrower_butterflies(task, widths, {layer.path for layer in layers}) for task, _ in used]
+    clock.finish(len(tasks) * narrower_work)
+    structures = [each.structures() for each in trials]
+    tried = [each.run(worth) for each, worth in zip(trials, structures, strict=True)]
+    kinds = [
+        _families(task, each, widths, of, butterflies)
+        for (task, _), each, (of, _), butterflies in zip(used, tried, costs, narrower, strict=True)
+    ]
+    families = [improving(chain.from_iterable(alike)) for alike in zip(*kinds, strict=True)]
+    _train(finalists, [family for family in families if family])
+    return finalists
+
+
+def _families(
+    task: Task,
+    tried: tuple[dict[str, list[Tried]], Cost],
+    widths: Mapping[str, int],
+    costs: Mapping[float, Cost],
+    butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]],
+) -> list[list[Entry]]:
+    """Return the models that may be trained, in families, with what they cost in the precision of the task.
+
+    Args:
+        task: the search in one precision.
+        tried: what each layer may be, and the cost of all the model but these layers.
+        widths: the widths of the layers that may be made narrower, by their paths.
+        costs: what narrower dense networks cost, by the factor on their widths.
+        butterflies: what narrower networks with butterflies cost, and how many weights they have.
+    """
+    of_layers = [of_structures(*tried, task.targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))]
+    of_narrower = [of_widths(widths, costs, task.targets), of_blueprints(*butterflies, task.targets)]
+    families = [of_layers[0], *of_narrower, *of_layers[1:]]
+    return [[entry._replace(precision=task.exporter.precision) for entry in family] for family in families]
+
+
+def _train(finalists: Finalists, families: list[list[Entry]]) -> None:
+    """Train the best models of each family: those within the limits of latency and size, or else the fastest."""
+    targets = finalists.task.targets
     if targets.limits_cost:
         finalists.train_those_within_limits(families)
     elif targets.drop is not None:
         finalists.train_the_fastest(families, targets.drop)
-    return finalists
 
 
 def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compression:
@@ -212,9 +256,10 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     found = list(finalists.found.values())
     files = {str(number): each.exported for number, each in enumerate(found)}
     latencies = measure_all(files, runs=runs, device=task.exporter.device).values()
+    names = [finalists.name(*key) for key in finalists.found]
     points = tuple(
-        Point(made.name, made.layers, made.family, model, report, exported, score, latency)  # type: ignore[arg-type]
-        for (made, model, report, exported, score), latency in zip(found, latencies, strict=True)
+        Point(name, made.layers, made.family, model, report, exported, score, latency)  # type: ignore[arg-type]
+        for name, (made, model, report, exported, score), latency in zip(names, found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
     why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.has_cut else ()))
@@ -222,7 +267,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     if not meets:
         raise TargetError(
             f"No model found meets the targets ({task.targets}). The nearest is '{pick.name}': "
-            f"{described(pick, points[0])}. Relax a target, or try int8, more epochs or more data.",
+            f"{described(pick, points[0])}. Relax a target, or try another precision, more epochs or more data.",
             result,
         )
     return result

@@ -49,9 +49,11 @@ class Task:
         training: the settings of the final training.
         lesson: what models learn from in it.
         score: scores an exported model.
-        exporter: exports and measures models.
+        exporter: exports and measures models, in one precision.
         memory: what was found so far.
         clock: shows how far the search is, and knows its time limit.
+        share: the precisions of a search take turns in each stage. This is the part of the time of a stage after which the turn
+            of this precision ends.
     """
 
     model: keras.Model
@@ -62,16 +64,26 @@ class Task:
     exporter: Exporter
     memory: Memory
     clock: Clock
+    share: float = 1.0
 
     @property
     def costs(self) -> str:
-        """The kind under which the memory keeps costs. They depend on what the files are made small or fast for."""
-        return f"costs for {self.exporter.objective}"
+        """The kind under which the memory keeps costs."""
+        return f"costs of {self._files}"
 
     @property
     def scores(self) -> str:
         """The kind under which the memory keeps scores."""
-        return f"scores for {self.exporter.objective}"
+        return f"scores of {self._files}"
+
+    @property
+    def _files(self) -> str:
+        """Which files are exported: their precision, and what they are made small or fast for."""
+        return f"{self.exporter.precision} files for {self.exporter.objective}"
+
+    def is_over(self, part: float) -> bool:
+        """Return whether the turn of this precision is over in a stage that ends after `part` of the time limit."""
+        return self.clock.is_over(part * self.share)
 
     def export(self, model: keras.Model, name: str) -> TFLiteModel:
         """Return `model` as a file, and keep what was measured for it.

@@ -54,12 +54,14 @@ class LayerTrials:
         kinds = len({layer.key for layer in self.layers})
         return self._quota * (kinds * EXPORT_WORK + len(self.layers) * STEPS)
 
-    def run(self) -> tuple[dict[str, list[Tried]], Cost]:
+    def run(self, structures: Mapping[str, Sequence[Structure]]) -> tuple[dict[str, list[Tried]], Cost]:
         """Return by path what each layer may be, and the cost of all the model but these layers.
 
         If the time limit leaves no time for a layer, the layer is one of those that stay as they are.
+
+        Args:
+            structures: by path the structures that are worth a trial.
         """
-        structures = self._structures()
         layers = [layer for layer in self.layers if layer.path in structures]
         rest = self._rest(layers, structures)
         tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in layers}
@@ -90,7 +92,7 @@ class LayerTrials:
         """The number of structures that are tried for each layer."""
         return max(2, MOST_STRUCTURES // max(1, len(self.layers)))
 
-    def _structures(self) -> dict[str, list[Structure]]:
+    def structures(self) -> dict[str, list[Structure]]:
         """Measure what each layer costs alone, and return by path the structures that are worth a trial.
 
         Each kind of layers has the same part of the time. Kinds for which none is left are left out.
@@ -101,7 +103,7 @@ class LayerTrials:
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
             known, part = self.task.memory.known(self.task.costs, key), COSTS_PART * (number + 1) / len(by_key)
-            if any(kept.values()) and not known and self.task.clock.is_over(part):
+            if any(kept.values()) and not known and self.task.is_over(part):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
                 continue
             self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
@@ -118,7 +120,7 @@ class LayerTrials:
         """
 
         def is_over() -> bool:
-            return self.task.clock.is_over(part)
+            return self.task.is_over(part)
 
         measured = self.task.memory.once(
             self.task.costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()

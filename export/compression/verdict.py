@@ -31,7 +31,10 @@ def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]
     """Return sentences that say why `pick` was picked, and how the best models of other kinds compare with it."""
     original, meets = points[0], _excess(pick, points[0], targets) <= 0
     wanted = "most accurate" if targets.limits_cost else "fastest"
-    among = f"of {len(points) - 1} trained models and the original"
+    precisions = len({point.precision for point in points})
+    trained = len({tuple(point.layers.items()) for point in points if point.layers})
+    each = f", in up to {precisions} precisions" if precisions > 1 else ""
+    among = f"of {trained} trained models and the original{each}"
     first = f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
     if not meets:
         first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."

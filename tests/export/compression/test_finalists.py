@@ -7,7 +7,7 @@ import pytest
 from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
 from keras_butterfly.export.compression.families import Entry
-from keras_butterfly.export.compression.finalists import Finalist, Finalists
+from keras_butterfly.export.compression.finalists import UNCHANGED, Finalist, Finalists
 from keras_butterfly.export.compression.structures import Structure
 
 
@@ -26,21 +26,19 @@ def trained(monkeypatch):
     names, scores = [], {}
 
     def train(self, blueprint):
-        if blueprint not in self.found:
-            names.append(blueprint.name)
-            self.found[blueprint] = Finalist(blueprint, None, None, None, scores[blueprint])
-        return self.found[blueprint]
+        names.append(blueprint.name)
+        self.found[blueprint, "float32"] = Finalist(blueprint, None, None, None, scores[blueprint])
 
     def find(families, drop):
         names.clear()
         for _, more in families:
             scores.update(more)
-        task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))
-        finalists = Finalists(task, {Blueprint(): Finalist(Blueprint(), None, None, None, 1.0)})
+        task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False, show=lambda text: None))
+        finalists = Finalists({"float32": task}, {(UNCHANGED, "float32"): Finalist(UNCHANGED, None, None, None, 1.0)})
         finalists.train_the_fastest([entries for entries, _ in families], drop)
         return [name.split(":")[0] for name in names]
 
-    monkeypatch.setattr(Finalists, "_train", train)
+    monkeypatch.setattr(Finalists, "_train_at_all_rates", train)
     return find
 
 
@@ -74,20 +72,39 @@ def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monke
     families = [family(name, [load], [0.9])[0] for name, load in zip("abc", loads, strict=True)]
     found = []
     monkeypatch.setattr(Finalists, "_best_within_limits", lambda self, entries: (entries[0], entries[0].load))
-    monkeypatch.setattr(Finalists, "_train", lambda self, blueprint: found.append(blueprint.name.split(":")[0]))
-    Finalists(SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))).train_those_within_limits(families)
+    monkeypatch.setattr(Finalists, "_train", lambda self, entry: found.append(entry.blueprint.name.split(":")[0]))
+    task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))
+    Finalists({"float32": task}).train_those_within_limits(families)
     assert found == names
 
 
 def test_the_best_of_several_learning_rates_is_kept(monkeypatch):
-    blueprint, scores = family("butterfly", [1], [0])[0][0].blueprint, {1e-3: 0.7, 2e-3: 0.9, 4e-3: None, 8e-3: 0.8}
+    entry, scores = family("butterfly", [1], [0])[0][0], {1e-3: 0.7, 2e-3: 0.9, 4e-3: None, 8e-3: 0.8}
     clock = SimpleNamespace(is_over=lambda: False, show=lambda text: None)
     training = SimpleNamespace(learning_rates=tuple(scores))
 
     def train(self, blueprint, rate, is_needed):
-        return None if scores[rate] is None else Finalist(blueprint, None, None, None, scores[rate])
+        return {} if scores[rate] is None else {"float32": Finalist(blueprint, None, None, None, scores[rate])}
 
     monkeypatch.setattr(Finalists, "_trained", train)
-    finalists = Finalists(SimpleNamespace(clock=clock, training=training))
-    assert finalists._train(blueprint).score == 0.9
-    assert finalists.found[blueprint].score == 0.9
+    finalists = Finalists({"float32": SimpleNamespace(clock=clock, training=training)})
+    assert finalists._train(entry).score == 0.9
+    assert finalists.found[entry.blueprint, "float32"].score == 0.9
+    assert finalists._train(entry).score == 0.9  # It is not trained again.
+
+
+def test_each_precision_keeps_the_learning_rate_that_is_best_in_it(monkeypatch):
+    entry = family("butterfly", [1], [0])[0][0]._replace(precision="int8")
+    scores = {1e-3: {"float32": 0.9, "int8": 0.5}, 2e-3: {"float32": 0.8, "int8": 0.7}, 4e-3: {"float32": 0.7}}
+    task = SimpleNamespace(
+        clock=SimpleNamespace(is_over=lambda: False, show=lambda text: None),
+        training=SimpleNamespace(learning_rates=tuple(scores)),
+    )
+
+    def train(self, blueprint, rate, is_needed):
+        return {name: Finalist(blueprint, None, None, None, score) for name, score in scores[rate].items()}
+
+    monkeypatch.setattr(Finalists, "_trained", train)
+    finalists = Finalists({"float32": task, "int8": task})
+    assert finalists._train(entry).score == 0.7
+    assert {precision: found.score for (_, precision), found in finalists.found.items()} == {"float32": 0.9, "int8": 0.7}

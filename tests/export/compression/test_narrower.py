@@ -8,7 +8,6 @@ import pytest
 
 import keras_butterfly.export.compression.narrower as narrower
 from keras_butterfly.export.compression.blueprint import Blueprint
-from keras_butterfly.export.compression.clock import Clock
 from keras_butterfly.export.compression.memory import Memory
 
 
@@ -26,7 +25,7 @@ def task(monkeypatch):
         exporter=exporter,
         export=lambda model, name: model,
         memory=Memory(None, {}),
-        clock=Clock(None),
+        is_over=lambda part: False,
         costs="costs",
         seed_of_trial=lambda path, structure: 0,
     )

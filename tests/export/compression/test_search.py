@@ -74,6 +74,33 @@ def test_a_size(task, tmp_path):
 
 
 @pytest.mark.long
+def test_any_precision(task, tmp_path, monkeypatch):
+    """Each model is trained once, and its file is scored in each precision. A search in one of them has nothing to train."""
+    found = compress(task, target_size=9_000, quantize="any", folder=tmp_path / "search")
+    assert [point.name for point in found.points[:3]] == ["original, float32", "original, dynamic", "original, int8"]
+    assert [point.exported.precision.name for point in found.points[:3]] == [None, "dynamic", "int8"]
+    names = {point.name.removesuffix(f", {point.precision}") for point in found.points[3:]}
+    assert len(found.points) == 3 + 3 * len(names) - len(found.skipped)
+    x, y = task[2]
+    for point in found.points:
+        assert point.score == pytest.approx(np.mean(point.exported.predict(x).argmax(-1) == y))
+    fitting = [point for point in found.points if point.size_bytes <= 9_000]
+    assert found.pick.score == max(point.score for point in fitting)
+    # In float32 a network of this size is far less accurate.
+    assert found.pick.precision != "float32"
+    assert f"of {len(names)} trained models and the original, in up to 3 precisions" in found.why[0]
+    assert found.to_dict()["pick"]["precision"] == found.pick.precision
+    assert found.plot(tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
+    monkeypatch.setattr(trials, "try_layer", lambda *rest: pytest.fail("tried again"))
+    again = compress(task, target_size=9_000, quantize="any", folder=tmp_path / "search")
+    assert [(point.name, point.score, point.size_bytes) for point in again.points] == [
+        (point.name, point.score, point.size_bytes) for point in found.points
+    ]
+    alone = compress(task, target_size=9_000, quantize="int8", folder=tmp_path / "search")
+    assert {point.precision for point in alone.points} == {"int8"}
+
+
+@pytest.mark.long
 def test_a_drop_of_the_agreement_without_labels(task):
     """The fastest that agrees with the original on most examples, where some are held back."""
     found = compress(task, data=task[1][0], validation_data=None, max_accuracy_drop=0.3)
@@ -175,8 +202,8 @@ def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
     assert len(exported) <= 3 + 2 * 3 + 2
     assert trained in ([False], ["layer", False])
     results = json.loads((tmp_path / "search" / FILE).read_text())["results"]
-    assert list(results["scores for latency"]) == ["original"] and not results.get("finalists")
-    assert not [name for name in results.get("costs for latency", ()) if name == "widths" or "Dense" in name]
+    assert list(results["scores of float32 files for latency"]) == ["original"] and not results.get("finalists")
+    assert not [name for name in results.get("costs of float32 files for latency", ()) if name == "widths" or "Dense" in name]
 
 
 @pytest.mark.parametrize(
