@@ -1,12 +1,17 @@
 """Which structure `export.compress` picks for each limit of size and of latency, and what the other structures reach there.
 
-    python benchmarks/fronts.py FOLDER [--task NAME ...] [--seeds 3] [--data DATA] [--json docs/compress] [--quick]
+    python benchmarks/fronts.py FOLDER [--task NAME ...] [--seeds 3] [--precision float32|any] [--data DATA]
+        [--json docs/compress] [--quick]
 
 Networks: `networks.py`. "fashion_mnist", "hapt", "isolet" and "cifar10" have two dense hidden layers of 1024 units with ReLU
 (2048 on CIFAR-10) and a dense head. "hapt_transformer" reads the windows of HAPT as 16 tokens, in two blocks of 128 channels.
 "cifar10_vgg" has six convolutions and two dense layers of 1024 units, and reads a part of the images of CIFAR-10. The network
 is trained on the labels of a data set, or read from FOLDER/NAME-SEED.keras if it is there. The limits are 1/40, 1/20 and 1/10
 of its size, and the same of its latency, in float32. Each seed has a network and a search of its own.
+
+Precision: with "float32" all models are exported in float32. With "any" the search chooses among float32, "dynamic" and int8,
+and the rivals may have any of these too. The limits are still parts of what the network costs in float32. As files in int8 are
+four times smaller, there are tighter limits of the size too, 1/160 and 1/80.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
 scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower dense
@@ -17,13 +22,15 @@ transformer and the VGG-like network have one more rival for each limit: the wid
 limit, with all of its layers narrower. It starts from random weights, and learns as the models of the search do. Where even the
 narrowest of these networks costs more than the limit, nothing is searched.
 
-Output: NAME.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted, start it
-again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits.
+Output: NAME-PRECISION.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted,
+start it again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits and
+precisions.
 `python benchmarks/fronts_page.py` makes docs/fronts.md of them. With `--quick` all networks are small, and are trained for
 moments on few examples. This shows that the program works, not what `compress` finds.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -45,6 +52,13 @@ from keras_butterfly.export.measurement.timing import measure_all
 
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 COSTS = {"size": "size_bytes", "latency": "median_seconds"}
+# For each `--precision` those that models are exported in, and the parts of the dense network's costs that are limits.
+PRECISIONS: dict[str, tuple[str, ...]] = {"float32": ("float32",), "any": ("float32", "dynamic", "int8")}
+PARTS = {
+    "float32": {"size": (40, 20, 10), "latency": (40, 20, 10)},
+    "any": {"size": (160, 80, 40, 20, 10), "latency": (40, 20, 10)},
+}
+CALIBRATION = 512  # examples
 
 
 @dataclass(frozen=True)
@@ -53,20 +67,20 @@ class Effort:
 
     Attributes:
         rates: the learning rates of the models that are compressed.
-        parts: the limits are the dense network's costs divided by these numbers.
         runs: the number of timed blocks of each model.
         examples: the largest number of training examples, and of test examples.
         seconds: the time limit of a search.
+        limits: how many limits of each cost are tried.
     """
 
     rates: tuple[float, ...] = (1e-3, 3e-3)
-    parts: tuple[int, ...] = (40, 20, 10)
     runs: int = 200
     examples: int | None = None
     seconds: float | None = None
+    limits: int | None = None
 
 
-FULL, QUICK = Effort(), Effort((3e-3,), (10,), 5, 200, 5.0)
+FULL, QUICK = Effort(), Effort((3e-3,), 5, 200, 5.0, limits=1)
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,7 @@ class Original:
     Attributes:
         model: the network.
         task, data, seed, effort: the task, its examples, the seed, and how long the search takes.
+        precision: a key of `PRECISIONS`.
         folder: what the searches found is kept there.
         results: the results of the task.
     """
@@ -169,8 +184,20 @@ class Original:
     data: Data
     seed: int
     effort: Effort
+    precision: str
     folder: Path
     results: Results
+
+    @property
+    def limits(self) -> list[tuple[str, int]]:
+        """The limits: pairs of a cost, and the number by which that of the dense network is divided."""
+        parts = PARTS[self.precision]
+        return [(cost, part) for cost in TARGETS for part in parts[cost][-self.effort.limits if self.effort.limits else None :]]
+
+    def exported(self, model: keras.Model, precision: str) -> export.TFLiteModel:
+        """Return a model as a file in one precision."""
+        quantize = None if precision == "float32" else precision
+        return export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
 
     def once(self, names: tuple[str, ...], compute: Callable):
         """Return a result of this seed. It is computed, and kept, if it is not known."""
@@ -218,6 +245,7 @@ def search(original: Original, **target) -> Compression:
             batch_size=task.batch,
             learning_rate=effort.rates,
             seed=original.seed,
+            quantize=None if original.precision == "float32" else original.precision,
             folder=original.folder,
             runs=effort.runs,
             time_limit=effort.seconds,
@@ -232,8 +260,8 @@ def at_limit(original: Original, cost: str, limit: float) -> dict:
 
     If even the narrowest network of the same kind costs more than the limit, nothing is searched.
     """
-    narrowest = list(costs_of_narrower(original).values())[-1:]
-    if any(costs[cost] > limit for costs in narrowest):
+    narrower_costs = [costs[cost] for costs in costs_of_narrower(original).values()]
+    if narrower_costs and min(narrower_costs) > limit:
         return {"limit": limit, "pick": "nothing", "seconds": 0.0, "points": []}
     found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
     points = [facts(point, unseen) for point in found.points] + rivals(original, cost, limit)
@@ -241,51 +269,69 @@ def at_limit(original: Original, cost: str, limit: float) -> dict:
 
 
 def rivals(original: Original, cost: str, limit: float) -> list[dict]:
-    """Return the figures of the widest narrower network that keeps a limit, which `compress` cannot make, if there is one.
+    """Return the figures of the widest narrower network in each precision that keeps a limit, which `compress` cannot make.
 
     A network may cost a little more after its training than before it.
     """
-    for width, costs in costs_of_narrower(original).items():
-        if costs[cost] <= limit:
-            figures = original.once(("narrower", f"width {width}"), partial(narrower, original, int(width)))
-            if figures[COSTS[cost]] <= limit:
-                return [figures]
-    return []
+    found = []
+    for precision in PRECISIONS[original.precision]:
+        for name, costs in costs_of_narrower(original).items():
+            width, its_precision = name.split(", ")
+            if its_precision == precision and costs[cost] <= limit:
+                figures = original.once(("narrower", f"width {width}"), partial(narrower, original, int(width)))
+                if precision in figures and figures[precision][COSTS[cost]] <= limit:
+                    found.append(figures[precision])
+                    break
+    return found
 
 
 def costs_of_narrower(original: Original) -> dict[str, dict[str, float]]:
-    """Return the costs of untrained narrower networks by their widths, the widest first. There are none in some tasks."""
+    """Return the costs of untrained narrower networks by their widths and precisions, the widest first.
+
+    There are none in some tasks. A network that cannot be exported is left out.
+    """
     task = original.task
 
     def measured() -> dict[str, dict[str, float]]:
-        files = {str(width): export.to_tflite(task.build(original.data, width)) for width in task.narrower}
+        files = {}
+        for width, precision in product(task.narrower, PRECISIONS[original.precision]):
+            with suppress(export.ParityError):
+                files[f"{width}, {precision}"] = original.exported(task.build(original.data, width), precision)
         latencies = measure_all(files, runs=original.effort.runs)
-        return {width: {"size": file.size_bytes, "latency": latencies[width].median} for width, file in files.items()}
+        return {name: {"size": file.size_bytes, "latency": latencies[name].median} for name, file in files.items()}
 
     return original.once(("narrower", "untrained"), measured) if task.narrower else {}
 
 
-def narrower(original: Original, width: int) -> dict:
-    """Return the figures of a narrower network that has learned from the original: the best of those of all learning rates."""
+def narrower(original: Original, width: int) -> dict[str, dict]:
+    """Return the figures of a narrower network that has learned from the original, by precision.
+
+    In each precision it is the best of those of all learning rates. A precision without a file that can be trusted is left out.
+    """
     data, task, (scored, unseen) = original.data, original.task, halves(original.data)
-    best: dict = {}
+    best: dict[str, dict] = {}
     for rate in original.effort.rates:
         keras.utils.set_random_seed(original.seed)
         model = task.build(data, width)
         how = {"epochs": task.epochs, "batch_size": task.batch, "learning_rate": rate, "progress": False}
         distill(model, original.model, data.x_train, data.y_train, **how)
-        exported = export.to_tflite(model)
-        score = accuracy(exported, scored)
-        if score > best.get("score", -1):
-            best = {
-                "name": f"all layers narrower, width {width}",
-                "family": NARROWER,
-                "score": score,
-                "weights": model.count_params(),
-                "size_bytes": exported.size_bytes,
-                "median_seconds": export.measure(exported, runs=original.effort.runs).median,
-                "unseen": accuracy(exported, unseen),
-            }
+        for precision in PRECISIONS[original.precision]:
+            try:
+                exported = original.exported(model, precision)
+            except export.ParityError:
+                continue
+            score = accuracy(exported, scored)
+            if score > best.get(precision, {"score": -1})["score"]:
+                best[precision] = {
+                    "name": f"all layers narrower, width {width}, {precision}",
+                    "family": NARROWER,
+                    "precision": precision,
+                    "score": score,
+                    "weights": model.count_params(),
+                    "size_bytes": exported.size_bytes,
+                    "median_seconds": export.measure(exported, runs=original.effort.runs).median,
+                    "unseen": accuracy(exported, unseen),
+                }
     return best
 
 
@@ -302,27 +348,28 @@ def best_of_families(result: dict, cost: str) -> dict[str, dict]:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), default=list(TASKS), show_default=True)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
 @click.option("--data", "data_folder", type=click.Path(exists=True, path_type=Path), help="Folder with the data sets' files.")
 @click.option("--json", "json_folder", type=click.Path(path_type=Path), default=Path("docs/compress"), show_default=True)
 @click.option("--quick", is_flag=True, help="Train small networks for moments.")
-def main(folder: Path, names: tuple[str, ...], seeds: int, data_folder: Path | None, json_folder: Path, quick: bool):
+def main(folder: Path, names: tuple[str, ...], seeds: int, precision: str, data_folder, json_folder: Path, quick: bool):
     folder.mkdir(parents=True, exist_ok=True)
     effort = QUICK if quick else FULL
     for name in names:
         task = TASKS[name].quick if quick else TASKS[name]
         data = examples_of(task, data_folder, effort.examples)
         settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "rates": list(effort.rates)}
-        results = Results(json_folder / f"{name}.json", settings)
+        results = Results(json_folder / f"{name}-{precision}.json", settings)
         for seed in range(seeds):
             path = folder / f"{name}-{seed}"
             model = trained(path.with_suffix(".keras"), task, data, seed)
-            one_seed(Original(model, task, data, seed, effort, path, results))
+            one_seed(Original(model, task, data, seed, effort, precision, path, results))
 
 
 def one_seed(original: Original) -> None:
     """Run the searches for all limits with the dense network of one seed, and keep and print what they find."""
     costs = original.once(("original",), lambda: costs_of(original))
-    for cost, part in product(TARGETS, original.effort.parts):
+    for cost, part in original.limits:
         result = original.once((cost, f"1/{part}"), partial(at_limit, original, cost, costs[cost] / part))
         click.echo(f"{original.task.name}, seed {original.seed}, {cost} 1/{part}: {result['pick']}")
         for family, point in best_of_families(result, cost).items():
@@ -332,7 +379,7 @@ def one_seed(original: Original) -> None:
 
 def costs_of(original: Original) -> dict[str, float]:
     """Return the size of the exported dense network in bytes, and its latency in seconds."""
-    exported = export.to_tflite(original.model)
+    exported = original.exported(original.model, "float32")
     return {"size": exported.size_bytes, "latency": export.measure(exported, runs=original.effort.runs).median}
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/fronts_page.py [FOLDER] [--page docs/fronts.md]
 
-FOLDER holds a JSON file for each task, by default docs/compress. In the page, a table stands between the lines
-`<!-- TABLE -->` and `<!-- end -->`: "winners", "limits size" or "limits latency". The plot, fronts.png, stands beside the page.
+FOLDER holds a JSON file for each task and precision, by default docs/compress. In the page, a table stands between the lines
+`<!-- TABLE PRECISION -->` and `<!-- end -->`, where TABLE is "winners", "size" or "latency", and PRECISION is "float32" or "any".
+The plots, fronts_float32.png and fronts_any.png, stand beside the page.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,6 +29,7 @@ from keras_butterfly.export import files
 from keras_butterfly.export.compression.blueprint import KIND_OF, MIXED
 from keras_butterfly.export.measurement import plots
 
+PRECISIONS = ("float32", "any")
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = {
     "fashion_mnist": "Fashion-MNIST",
@@ -190,13 +193,29 @@ def winners_table(trees: Mapping[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str, trees: Mapping[str, dict]) -> str:
-    """Return `page`, a text in Markdown, with each of its tables made anew."""
-    tables = {
-        "winners": lambda: winners_table(trees),
-        **{f"limits {cost}": lambda cost=cost: limits_table(limits_of(trees, cost)) for cost in KEYS},
-    }
+def with_tables(page: str, trees: Mapping[str, Mapping[str, dict]]) -> str:
+    """Return `page`, a text in Markdown, with each of its tables made anew.
+
+    Args:
+        page: the text.
+        trees: the results of each task, by precision.
+    """
+    tables = {}
+    for precision, of_tasks in trees.items():
+        tables[f"winners {precision}"] = partial(winners_table, of_tasks)
+        for cost in KEYS:
+            tables[f"{cost} {precision}"] = lambda of_tasks=of_tasks, cost=cost: limits_table(limits_of(of_tasks, cost))
     return page_tables.replaced(page, "|".join(tables), lambda name: tables[name]())
+
+
+def results_in(folder: Path) -> dict[str, dict[str, dict]]:
+    """Return the results of each task, by precision, as far as there are any."""
+    return {
+        precision: {
+            name: json.loads(path.read_text()) for name in NAMES if (path := folder / f"{name}-{precision}.json").exists()
+        }
+        for precision in PRECISIONS
+    }
 
 
 @plots.style()
@@ -232,9 +251,11 @@ def plot_limits(axis: Axes, limits: list[Limit]) -> None:
 @click.argument("folder", default=DOCS / "compress", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--page", default=DOCS / "fronts.md", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(folder: Path, page: Path):
-    trees = {name: json.loads(path.read_text()) for name in NAMES if (path := folder / f"{name}.json").exists()}
+    trees = results_in(folder)
     files.write(page, with_tables(page.read_text(), trees).encode(), overwrite=True)
-    plots.save(plot_fronts(trees), page.parent / "fronts.png", overwrite=True)
+    for precision, of_tasks in trees.items():
+        if of_tasks:
+            plots.save(plot_fronts(of_tasks), page.parent / f"fronts_{precision}.png", overwrite=True)
 
 
 if __name__ == "__main__":

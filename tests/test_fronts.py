@@ -9,14 +9,13 @@ import networks
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fronts_page import GROUPS, KEYS, NAMES, group_of, limit_of, limits_of, plot_fronts, winners_table, with_tables
+from fronts_page import GROUPS, KEYS, group_of, limit_of, limits_of, plot_fronts, results_in, winners_table, with_tables
 
 from keras_butterfly.export.compression import harm
 from keras_butterfly.export.compression.blueprint import KIND_OF
 
 ROOT = Path(__file__).parent.parent
-PATHS = {name: ROOT / "docs" / "compress" / f"{name}.json" for name in NAMES}
-TREES = {name: json.loads(path.read_text()) for name, path in PATHS.items() if path.exists()}
+TREES = results_in(ROOT / "docs" / "compress")
 
 
 def point(family, score, unseen, size):
@@ -57,12 +56,13 @@ def briefly(monkeypatch, eager):
     monkeypatch.setenv("KERAS_BUTTERFLY_EFFORT", "estimate")
 
 
-def run_quickly(folder, name):
+def run_quickly(folder, name, precision="float32"):
     """Run the searches of one task, and return the results of seed 0."""
     arguments = [str(folder / "searches"), "--task", name, "--seeds", "1", "--json", str(folder), "--quick"]
+    arguments += ["--precision", precision]
     result = CliRunner().invoke(fronts.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return json.loads((folder / f"{name}.json").read_text())["seed 0"]
+    return json.loads((folder / f"{name}-{precision}.json").read_text())["seed 0"]
 
 
 @pytest.mark.long
@@ -79,12 +79,16 @@ def test_the_search_trains_and_goes_on(tmp_path, briefly):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["hapt_transformer", "cifar10_vgg"])
 def test_the_search_has_rivals_of_the_same_kind(tmp_path, briefly, monkeypatch, name):
-    monkeypatch.setattr(fronts, "QUICK", replace(fronts.QUICK, parts=(1.5,)))
-    found = run_quickly(tmp_path, name)
-    (limit,) = found["size"].values()
-    rival = limit["points"][-1]
-    assert rival["name"].startswith("all layers narrower") and rival["family"] == fronts.NARROWER
-    assert rival["size_bytes"] <= limit["limit"]
+    """In float32, and in all precisions. A file in another precision is smaller, so a wider network keeps the limit."""
+    monkeypatch.setitem(fronts.PARTS, "float32", {"size": (1.5,), "latency": ()})
+    monkeypatch.setitem(fronts.PARTS, "any", {"size": (1.5,), "latency": ()})
+    for precision, expected in fronts.PRECISIONS.items():
+        (limit,) = run_quickly(tmp_path, name, precision)["size"].values()
+        rivals = [point for point in limit["points"] if point["name"].startswith("all layers narrower")]
+        assert {rival["precision"] for rival in rivals} <= set(expected)
+        assert len(rivals) >= min(2, len(expected))
+        for rival in rivals:
+            assert rival["family"] == fronts.NARROWER and rival["size_bytes"] <= limit["limit"]
 
 
 def test_a_narrower_network_learns_from_the_original(tmp_path, briefly):
@@ -92,10 +96,10 @@ def test_a_narrower_network_learns_from_the_original(tmp_path, briefly):
     data = fronts.examples_of(task, None, 40)
     model = fronts.trained(tmp_path / "model.keras", task, data, seed=0)
     results = fronts.Results(tmp_path / "hapt.json", {})
-    original = fronts.Original(model, task, data, 0, fronts.QUICK, tmp_path / "search", results)
+    original = fronts.Original(model, task, data, 0, fronts.QUICK, "float32", tmp_path / "search", results)
     costs = fronts.costs_of_narrower(original)
-    (rival,) = fronts.rivals(original, "size", costs["32"]["size"] - 1)
-    assert (rival["family"], rival["name"]) == ("narrower", "all layers narrower, width 16")
+    (rival,) = fronts.rivals(original, "size", costs["32, float32"]["size"] - 1)
+    assert (rival["family"], rival["name"]) == ("narrower", "all layers narrower, width 16, float32")
     assert rival["weights"] == task.build(data, 16).count_params()
     assert fronts.rivals(original, "size", 1) == []
     assert fronts.at_limit(original, "size", 1)["points"] == []
@@ -137,7 +141,7 @@ def test_networks_of_every_width_classify(name, monkeypatch):
 
 def test_the_tables_of_the_page_are_those_of_the_results():
     page = (ROOT / "docs" / "fronts.md").read_text()
-    assert TREES
+    assert all(TREES.values())
     assert with_tables(page, TREES) == page
 
 
@@ -171,7 +175,7 @@ def test_a_limit_for_which_nothing_was_searched():
     found = limit(results)
     assert (found.picks, found.groups, found.beaten_by) == (None, {}, None)
     tree = {"seed 0": {"size": {"1/10": results}}}
-    assert "| nothing fits |" in with_tables("<!-- limits size -->\n<!-- end -->", {"hapt": tree})
+    assert "| nothing fits |" in with_tables("<!-- size any -->\n<!-- end -->", {"any": {"hapt": tree}})
     assert not plot_fronts({"hapt": tree}).axes[0].get_visible()
 
 
@@ -206,9 +210,10 @@ def test_wins_are_counted_over_the_tasks():
     assert winners_table(trees).split("\n")[-1] == "| 1/10 of the size | 0 of 2 | 1 of 2 | 1 of 2 | 2 of 2 |"
 
 
-def test_the_plot_has_two_panels_for_each_task():
-    figure = plot_fronts(TREES)
-    assert len(figure.axes) == len(KEYS) * len(TREES)
-    known = [any(limit.groups for limit in limits_of({name: tree}, cost)) for name, tree in TREES.items() for cost in KEYS]
+@pytest.mark.parametrize("trees", TREES.values(), ids=TREES)
+def test_the_plot_has_two_panels_for_each_task(trees):
+    figure = plot_fronts(trees)
+    assert len(figure.axes) == len(KEYS) * len(trees)
+    known = [any(limit.groups for limit in limits_of({name: tree}, cost)) for name, tree in trees.items() for cost in KEYS]
     assert [axis.has_data() and axis.get_visible() for axis in figure.axes] == known
     assert any(known)

@@ -85,7 +85,7 @@ class Finalists:
         for precision, task in self.tasks.items():
             name = self.name(UNCHANGED, precision)
             try:
-                exported = task.export(task.model, f"the {name}")
+                exported = task.export(task.model, "the original")
             except ValueError as error:
                 if len(self.tasks) == 1:
                     raise
@@ -239,7 +239,7 @@ class Finalists:
         for precision, each in self.tasks.items():
             name = self.name(blueprint, precision)
             try:
-                exported = each.export(new, name)
+                exported = each.export(new, blueprint.name)
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue

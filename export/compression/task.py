@@ -91,7 +91,7 @@ class Task:
         Raises:
             ValueError: if it cannot be exported, or the file is off by more than the tolerance.
         """
-        self.clock.show(f"export {name}")
+        self.clock.show(f"export {name}, {self.exporter.precision}")
         exported = self.exporter.export(model)
         self.memory.learn(self.exporter.wisdom)
         return exported

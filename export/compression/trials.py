@@ -106,7 +106,8 @@ class LayerTrials:
             if any(kept.values()) and not known and self.task.is_over(part):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
                 continue
-            self.task.clock.show(f"measure a layer, {number + 1} of {len(by_key)}: {alike[0].path}")
+            where = f"{number + 1} of {len(by_key)}: {alike[0].path}, {self.task.exporter.precision}"
+            self.task.clock.show(f"measure a layer, {where}")
             costs = self._costs_alone(alike[0], part)
             choices = [structure for structure in structures_of(alike[0].dense) if self._is_of_use(structure, costs)]
             kept |= {layer.path: choices for layer in alike}
