@@ -3,8 +3,8 @@
     python benchmarks/fronts_page.py [FOLDER] [--page docs/fronts.md]
 
 FOLDER holds a JSON file for each task and precision, by default docs/compress. In the page, a table stands between the lines
-`<!-- TABLE PRECISION -->` and `<!-- end -->`, where TABLE is "winners", "size" or "latency", and PRECISION is "float32" or "any".
-The plots, fronts_float32.png and fronts_any.png, stand beside the page.
+`<!-- TABLE PRECISION -->` and `<!-- end -->`. TABLE is "winners", "size" or "latency", and PRECISION is "float32" or "any". The
+plots, fronts_float32.png and fronts_any.png, stand beside the page.
 """
 
 import json
