@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_butterfly.compression.narrowing import narrow
+from keras_butterfly.compression.narrowing import Arguments, narrow
 from keras_butterfly.compression.replace import replace_each
 from keras_butterfly.compression.report import ReplacementReport
+from keras_butterfly.compression.width_multiplier import resized
 from keras_butterfly.utils.model_inputs import examples_at
 
 from .harm import layer_at
@@ -36,14 +37,28 @@ class Blueprint:
     Attributes:
         structures: pairs of a layer's path and what the layer becomes. All other layers stay as they are, or dense.
         widths: pairs of a layer's path and its new width. Layers of `structures` become narrower first.
+        multiplier: the width multiplier of the whole network, or None.
+        arguments: with a multiplier, a layer's path, the name of an argument, and its new value.
     """
 
     structures: tuple[tuple[str, Structure], ...] = ()
     widths: tuple[tuple[str, int], ...] = ()
+    multiplier: float | None = None
+    arguments: tuple[tuple[str, str, int], ...] = ()
+
+    @classmethod
+    def of_multiplier(cls, multiplier: float, arguments: Arguments) -> "Blueprint":
+        """Return the way to make a network with a width multiplier, which gives its layers these arguments."""
+        listed = tuple((path, name, value) for path, changed in arguments.items() for name, value in changed.items())
+        return cls(multiplier=multiplier, arguments=listed)
 
     @property
     def layers(self) -> dict[str, str]:
         """What each changed layer becomes, in words, by its path."""
+        if self.multiplier is not None:
+            return {
+                path: ", ".join(f"{name} {value}" for name, value in changed.items()) for path, changed in self._changed.items()
+            }
         narrower = {path: f"dense, {width} units" for path, width in self.widths}
         widths = dict(self.widths)
         return narrower | {
@@ -54,6 +69,8 @@ class Blueprint:
     @property
     def family(self) -> str:
         """The family of the model, one of `KIND_OF`."""
+        if self.multiplier is not None:
+            return NARROWER
         families = {structure.family for _, structure in self.structures}
         if self.widths:
             return NARROWER_BUTTERFLY if self.structures else NARROWER
@@ -62,6 +79,8 @@ class Blueprint:
     @property
     def name(self) -> str:
         """The widths, and the structures with their layers, such as "two stages: hidden_0, hidden_1"."""
+        if self.multiplier is not None:
+            return f"all layers narrower, width multiplier {self.multiplier:.2g}"
         narrower = []
         if self.widths:
             widths = list(dict.fromkeys(width for _, width in self.widths))
@@ -89,6 +108,8 @@ class Blueprint:
             seed_of: gives the seed of a layer, by its path and its structure. It has to be that of the layer's start, because
                 the nodes of a `ButterflyDense` depend on it.
         """
+        if self.multiplier is not None:
+            return resized(model, self._changed), None
         if self.widths:
             model = narrow(model, dict(self.widths))
         if not self.structures:
@@ -99,6 +120,14 @@ class Blueprint:
             if (path, structure.name) in starts:
                 layer_at(new, path).set_weights(starts[path, structure.name])
         return new, report
+
+    @property
+    def _changed(self) -> dict[str, dict[str, int]]:
+        """The new arguments of layers, by their paths."""
+        changed: dict[str, dict[str, int]] = {}
+        for path, name, value in self.arguments:
+            changed.setdefault(path, {})[name] = value
+        return changed
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -1,10 +1,8 @@
 """The models that the search may train, in families: each from the cheapest to the one that is predicted to be the best."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
-
-from keras_butterfly.compression.narrowing import narrowed_widths
 
 from .allocation import Option, allocations
 from .blueprint import Blueprint
@@ -75,21 +73,22 @@ def of_structures(
     return improving(entries)
 
 
-def of_widths(widths: Mapping[str, int], anchors: Mapping[float, Cost], targets: Targets) -> list[Entry]:
+def of_widths(
+    blueprint_at: Callable[[float], Blueprint | None], anchors: Mapping[float, Cost], targets: Targets
+) -> list[Entry]:
     """Return the narrower networks, the cheapest first.
 
     Args:
-        widths: the widths of the layers that can be made narrower, by their paths.
+        blueprint_at: how to make the network with its widths times a factor, or None if it would not be smaller.
         anchors: what the network costs with its widths times some factors. 1 is among them.
         targets: say which costs count.
     """
     entries, smallest = [], min(anchors)
     for step in range(1, round(-STEPS_OF_HALF * math.log2(smallest)) + 1):
         factor = 2 ** (-step / STEPS_OF_HALF)
-        new = narrowed_widths(widths, factor)
-        cost = _interpolated(anchors, factor)
-        if all(new[path] <= widths[path] for path in new) and new != dict(widths):
-            entries.append(Entry(Blueprint(widths=tuple(new.items())), cost, targets.load(*cost), 1 / factor))
+        blueprint, cost = blueprint_at(factor), _interpolated(anchors, factor)
+        if blueprint is not None:
+            entries.append(Entry(blueprint, cost, targets.load(*cost), 1 / factor))
     return improving(entries)
 
 

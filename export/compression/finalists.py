@@ -19,7 +19,7 @@ from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
 # At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
-MOST, FAMILIES = 12, 5
+MOST, FAMILIES = 12, 6
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # How often the prediction of a cost is corrected by a measurement.

@@ -1,11 +1,12 @@
 """Make narrower networks, whose hidden layers are dense or butterflies, and measure what each costs."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import keras
 
 from keras_butterfly.compression.dense_map import MAX_WEIGHT_RATIO, DenseMap
-from keras_butterfly.compression.narrowing import narrow, narrowed_widths
+from keras_butterfly.compression.narrowing import Arguments, narrow, narrowed_widths
+from keras_butterfly.compression.width_multiplier import with_multiplier
 
 from ..model import TFLiteModel
 from .blueprint import Blueprint
@@ -14,6 +15,8 @@ from .harm import layer_at
 from .structures import structures_of
 from .task import Task
 
+# How to make a narrower network, by the factor on its widths. None: the network would not be smaller.
+Narrowing = Callable[[float], Blueprint | None]
 # The factors on the widths of narrower dense networks whose costs are measured.
 FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # The factors on the widths of networks with butterflies, and what their hidden layers become.
@@ -25,48 +28,79 @@ NAME = "narrower butterflies"
 WIDTHS_PART = 0.1
 
 
-def costs_of_widths(task: Task, widths: Mapping[str, int], original: TFLiteModel) -> tuple[dict[float, Cost], Cost]:
-    """Measure the model with all of its widths times some factors. Return the costs by factor, and what an empty file costs.
+def by_widths(widths: Mapping[str, int]) -> Narrowing:
+    """Return how to make the layers narrower whose outputs no other layer is added to. They keep their strongest units.
 
-    The factor 1 is the first. If the time limit leaves no time for more, there is one other factor.
+    Args:
+        widths: the widths of these layers, by their paths.
+    """
+
+    def blueprint(factor: float) -> Blueprint | None:
+        new = narrowed_widths(widths, factor)
+        smaller = new != dict(widths) and all(new[path] <= width for path, width in widths.items())
+        return Blueprint(widths=tuple(new.items())) if smaller else None
+
+    return blueprint
+
+
+def by_multiplier(widths: Arguments) -> Narrowing:
+    """Return how to make all layers narrower, with random weights.
+
+    Args:
+        widths: the widths of the layers, by their paths and arguments.
+    """
+
+    def blueprint(factor: float) -> Blueprint | None:
+        new = with_multiplier(widths, factor)
+        pairs = [(new[path][name], width) for path, of in widths.items() for name, width in of.items()]
+        smaller = any(after < before for after, before in pairs) and all(after <= before for after, before in pairs)
+        return Blueprint.of_multiplier(factor, new) if smaller else None
+
+    return blueprint
+
+
+def costs_by_factor(task: Task, blueprint_at: Narrowing, original: TFLiteModel, name: str) -> dict[float, Cost]:
+    """Measure narrower networks. Return the costs by the factor on the widths, that of the original, 1, among them.
+
+    A network that cannot be made or exported is left out. If the time limit leaves no time for more, there is one other factor.
 
     Args:
         task: the search.
-        widths: the widths of the layers that can be made narrower, by their paths.
+        blueprint_at: how to make the network with a factor.
         original: the exported model.
+        name: the name under which the costs are kept.
     """
 
     def is_over() -> bool:
         return task.is_over(WIDTHS_PART)
 
     def measured() -> dict[str, Cost]:
-        exports = {"1": original, "empty": task.exporter.export_layer(empty_model(), None, 1)}
-        try:
-            for factor, new in narrowed(task.model, widths):
-                exports[str(factor)] = task.export(new, f"widths times {factor:g}")
-                if is_over():
-                    break
-        except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
-            exports = {name: exports[name] for name in ("1", "empty")}
+        exports, seen = {"1": original}, set()
+        for factor in FACTORS:
+            blueprint = blueprint_at(factor)
+            if blueprint is None or (blueprint.widths, blueprint.arguments) in seen:
+                continue
+            seen.add((blueprint.widths, blueprint.arguments))
+            try:
+                new, _ = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)
+                exports[str(factor)] = task.export(new, blueprint.name)
+            except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
+                continue
+            if is_over():
+                break
         return task.exporter.measure(exports)
 
-    found = dict(task.memory.once(task.costs, "widths", measured, is_finished=lambda: not is_over()))
-    empty = Cost(*found.pop("empty"))
-    return {float(factor): Cost(*cost) for factor, cost in found.items()}, empty
+    found = task.memory.once(task.costs, name, measured, is_finished=lambda: not is_over())
+    return {float(factor): Cost(*cost) for factor, cost in found.items()}
 
 
-def narrowed(model: keras.Model, widths: Mapping[str, int]) -> Iterator[tuple[float, keras.Model]]:
-    """Yield the model with its widths times some factors, each with the factor.
+def cost_of_nothing(task: Task) -> Cost:
+    """Return what an empty file costs, which is a part of every measurement."""
 
-    Raises:
-        ValueError: as `narrow`.
-    """
-    seen = [dict(widths)]
-    for factor in FACTORS:
-        new = narrowed_widths(widths, factor)
-        if new not in seen and all(new[path] <= width for path, width in widths.items()):
-            seen.append(new)
-            yield factor, narrow(model, new)
+    def measured() -> Cost:
+        return task.exporter.measure({"empty": task.exporter.export_layer(empty_model(), None, 1)})["empty"]
+
+    return Cost(*task.memory.once(task.costs, "empty", measured))
 
 
 def narrower_butterflies(

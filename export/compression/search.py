@@ -8,7 +8,8 @@ import keras
 
 from keras_butterfly.compression.checkpoint import fingerprint, fingerprint_of_weights
 from keras_butterfly.compression.distillation import MAX_EPOCHS
-from keras_butterfly.compression.narrowing import narrowable_layers
+from keras_butterfly.compression.narrowing import Arguments, narrowable_layers
+from keras_butterfly.compression.width_multiplier import hidden_widths
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.labels import loss_name
 from keras_butterfly.utils.model_checks import check_model
@@ -32,7 +33,17 @@ from .families import Entry, Tried, improving, of_blueprints, of_structures, of_
 from .finalists import MARGIN, Finalists
 from .imitation import TEMPERATURE, Lesson, outputs_of
 from .memory import Memory
-from .narrower import BUTTERFLIES, BUTTERFLY_FACTORS, FACTORS, costs_of_widths, narrower_butterflies
+from .narrower import (
+    BUTTERFLIES,
+    BUTTERFLY_FACTORS,
+    FACTORS,
+    Narrowing,
+    by_multiplier,
+    by_widths,
+    cost_of_nothing,
+    costs_by_factor,
+    narrower_butterflies,
+)
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
 from .structures import BUTTERFLY, LOW_RANK
@@ -74,10 +85,10 @@ def compress(
     """Find the most accurate model that fits a latency, a size or an accuracy, whatever the structure of its layers.
 
     Each dense layer may stay, or become a low-rank pair, a butterfly of several kinds, a sum of both, or the paper's
-    J2^T W' J1. Or the whole network becomes narrower. The search measures what each layer costs on the device as each
-    structure, and how much the outputs suffer if this layer alone is replaced and trained briefly. From these it finds the
-    allocations that no other beats. It trains the best few of them to imitate the original, exports them, and measures them in
-    turns.
+    J2^T W' J1. Or the whole network becomes narrower, with its convolutions and attention. The search measures what each layer
+    costs on the device as each structure, and how much the outputs suffer if this layer alone is replaced and trained briefly.
+    From these it finds the allocations that no other beats. It trains the best few of them to imitate the original, exports
+    them, and measures them in turns.
 
     Args:
         model: a built model, which is not changed.
@@ -150,7 +161,10 @@ def compress(
     layers = replaceable_layers(model, examples.x, where, min_weights)
     chosen = None if where is None and min_weights is None else {layer.path for layer in layers}
     widths = {path: width for path, width in narrowable_layers(model).items() if chosen is None or path in chosen}
-    if not layers and not widths:
+    arguments = hidden_widths(model) if chosen is None else {}
+    if arguments.keys() <= widths.keys():
+        arguments = {}  # the layers of `widths` are all that can become narrower
+    if not layers and not widths and not arguments:
         raise ValueError("Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`.")
     used_wisdom = process_wisdom if wisdom is None else wisdom
     typical, found = sample(examples.x, TYPICAL), devices.find(device)
@@ -165,7 +179,7 @@ def compress(
         "epochs, batch size, learning rate, seed": list(training),
         "temperature": TEMPERATURE,
         "loss": None if loss is None else [loss_name(each) for each in keras.tree.flatten(loss)],
-        "the layers": [layer.path for layer in layers] + list(widths),
+        "the layers": [layer.path for layer in layers] + list(widths) + list(arguments),
     }
     memory = Memory(folder, settings)
     with memory.held(), Progress(progress) as bars, bars.task("compress", 1.0) as clock.advance:
@@ -176,38 +190,45 @@ def compress(
             )
             for turn, each in enumerate(exporters)
         }
-        finalists = _finalists(tasks, layers, widths)
+        finalists = _finalists(tasks, layers, widths, arguments)
         return _result(finalists, runs, () if examples.given else (UNSEEN,))
 
 
-def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dict[str, int]) -> Finalists:
+def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dict[str, int], arguments: Arguments) -> Finalists:
     """Return the original and the models that were trained.
 
     Args:
         tasks: the search, once for each precision, by the names of the precisions.
         layers: the layers that may be replaced.
-        widths: the widths of the layers that may be made narrower, by their paths.
+        widths: the widths of the layers that may be made narrower alone, by their paths.
+        arguments: the widths of all layers that may be made narrower together, by their paths and arguments.
     """
     finalists = Finalists(tasks)
     targets, clock = finalists.task.targets, finalists.task.clock
-    widths_work, narrower_work = (2 + len(FACTORS)) * EXPORT_WORK, len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
+    narrowings = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
+    widths_work = len(narrowings) * (2 + len(FACTORS)) * EXPORT_WORK
+    narrower_work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
     clock.expect(len(tasks) * (widths_work + narrower_work) + finalists.work)
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_originals()
     used = [(tasks[precision], original.exported) for (_, precision), original in finalists.found.items()]
-    costs = [costs_of_widths(task, widths, original) for task, original in used]
-    trials = [LayerTrials(task, layers, of[1.0], empty) for (task, _), (of, empty) in zip(used, costs, strict=True)]
+    costs = [
+        {name: costs_by_factor(task, narrowing, original, name) for name, narrowing in narrowings.items()}
+        for task, original in used
+    ]
+    originals = [of["widths"][1.0] for of in costs]
+    trials = [LayerTrials(task, layers, cost, cost_of_nothing(task)) for (task, _), cost in zip(used, originals, strict=True)]
     clock.expect(sum(each.work for each in trials))
     clock.finish(len(tasks) * widths_work)
-    if targets.limits_cost and min(targets.load(*of[1.0]) for of, _ in costs) <= MARGIN:
+    if targets.limits_cost and min(targets.load(*cost) for cost in originals) <= MARGIN:
         return finalists  # the original keeps the limits, and nothing is more like it
     narrower = [narrower_butterflies(task, widths, {layer.path for layer in layers}) for task, _ in used]
     clock.finish(len(tasks) * narrower_work)
     structures = [each.structures() for each in trials]
     tried = [each.run(worth) for each, worth in zip(trials, structures, strict=True)]
     kinds = [
-        _families(task, each, widths, of, butterflies)
-        for (task, _), each, (of, _), butterflies in zip(used, tried, costs, narrower, strict=True)
+        _families(task, each, [(narrowings[name], by_factor) for name, by_factor in of.items()], butterflies)
+        for (task, _), each, of, butterflies in zip(used, tried, costs, narrower, strict=True)
     ]
     families = [improving(chain.from_iterable(alike)) for alike in zip(*kinds, strict=True)]
     _train(finalists, [family for family in families if family])
@@ -217,8 +238,7 @@ def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dic
 def _families(
     task: Task,
     tried: tuple[dict[str, list[Tried]], Cost],
-    widths: Mapping[str, int],
-    costs: Mapping[float, Cost],
+    narrower: list[tuple[Narrowing, dict[float, Cost]]],
     butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]],
 ) -> list[list[Entry]]:
     """Return the models that may be trained, in families, with what they cost in the precision of the task.
@@ -226,12 +246,11 @@ def _families(
     Args:
         task: the search in one precision.
         tried: what each layer may be, and the cost of all the model but these layers.
-        widths: the widths of the layers that may be made narrower, by their paths.
-        costs: what narrower dense networks cost, by the factor on their widths.
+        narrower: how narrower networks are made, and what they cost, by the factor on their widths.
         butterflies: what narrower networks with butterflies cost, and how many weights they have.
     """
     of_layers = [of_structures(*tried, task.targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))]
-    of_narrower = [of_widths(widths, costs, task.targets), of_blueprints(*butterflies, task.targets)]
+    of_narrower = [of_widths(*each, task.targets) for each in narrower] + [of_blueprints(*butterflies, task.targets)]
     families = [of_layers[0], *of_narrower, *of_layers[1:]]
     return [[entry._replace(precision=task.exporter.precision) for entry in family] for family in families]
 

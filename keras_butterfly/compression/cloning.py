@@ -92,7 +92,7 @@ class _Cloner:
         copy.set_weights(layer.get_weights())
         for old, new in zip(all_layers(layer), all_layers(copy), strict=True):
             new.trainable = old.trainable
-            _copy_state(old, new)
+            copy_state(old, new)
         replacements = dict(self.replacements_inside(layer))
         if replacements:
             replace_inside(copy, replacements)
@@ -114,7 +114,7 @@ class _Cloner:
                     yield from self.replacements_inside(held, (*place, index))
 
 
-def _copy_state(old: Layer, new: Layer) -> None:
+def copy_state(old: Layer, new: Layer) -> None:
     """Copy the state of an adapted preprocessing layer that is not in its weights, such as a table of words."""
     if hasattr(old, "save_assets") and hasattr(old, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:

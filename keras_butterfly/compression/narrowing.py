@@ -11,6 +11,8 @@ from ..utils.keras_internals import held_variables
 from ..utils.model_walk import named_layers
 from .cloning import is_graph
 
+# The arguments of layers, by the paths of the layers.
+Arguments = Mapping[str, Mapping[str, int]]
 # Widths above this are rounded to a multiple of STEP, which processors handle best.
 FINE, STEP = 16, 4
 
@@ -23,7 +25,7 @@ def narrowable_layers(model: keras.Model) -> dict[str, int]:
     if not is_graph(model):
         return {}
     widths = {path: layer.units for path, layer in named_layers(model) if type(layer) is keras.layers.Dense}
-    return {path: width for path, width in widths.items() if width > 1 and _remade(model, {path: width // 2}) is not None}
+    return {path: width for path, width in widths.items() if width > 1 and _with_units(model, {path: width // 2}) is not None}
 
 
 def narrowed_widths(widths: Mapping[str, int], factor: float) -> dict[str, int]:
@@ -44,7 +46,7 @@ def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
     Raises:
         ValueError: if no such model can be made, or a layer of another kind depends on the width in a way that is not known.
     """
-    new = _remade(model, widths)
+    new = _with_units(model, widths)
     if new is None:
         raise ValueError(f"Expected layers that can be made narrower, of 'narrowable_layers'. Received: {sorted(widths)}")
     kept: dict[tuple[int, int], np.ndarray] = {}  # (old width, new width) -> the units that the last layer of that width keeps
@@ -64,11 +66,18 @@ def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
     return new
 
 
-def _remade(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None:
-    """Return a model like `model` with other widths and untrained weights, or None if Keras cannot make it so."""
+def _with_units(model: keras.Model, widths: Mapping[str, int]) -> keras.Model | None:
+    return remade(model, {path: {"units": width} for path, width in widths.items()})
+
+
+def remade(model: keras.Model, arguments: Arguments) -> keras.Model | None:
+    """Return a model like `model` with other arguments of its layers and untrained weights.
+
+    It is None if Keras cannot make such a model, or if its outputs have other shapes.
+    """
     config = _unbuilt(model.get_config())
-    for path, units in widths.items():
-        _layer_config(config, path)["units"] = units
+    for path, changed in arguments.items():
+        config_of(config, path).update(changed)
     try:
         new = type(model).from_config(config)
         if not new.built:
@@ -88,8 +97,8 @@ def _unbuilt(config):
     return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
-def _layer_config(config: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the config of the layer at `path` inside the config of a model. Wrappers hold one layer."""
+def config_of(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the config of the layer at `path` inside the config of a model, or an empty one. Wrappers hold one layer."""
     for name in path.split("/"):
         listed = config["layers"] if "layers" in config else [config["layer"]] if "layer" in config else []
         config = next((each["config"] for each in listed if each["config"].get("name") == name), {})

@@ -7,6 +7,7 @@ import pytest
 from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
 from keras_butterfly.export.compression.families import Tried, of_blueprints, of_structures, of_widths
+from keras_butterfly.export.compression.narrower import by_multiplier, by_widths
 from keras_butterfly.export.compression.structures import DENSE, Structure
 from keras_butterfly.export.compression.targets import Targets
 
@@ -40,7 +41,7 @@ def test_families_and_costs_that_count():
 
 def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
     anchors = {1.0: Cost(16e-6, 16000), 0.5: Cost(4e-6, 4000), 0.25: Cost(1e-6, 1000)}
-    found = of_widths({"a": 256, "b": 128}, anchors, Targets(size=4000))
+    found = of_widths(by_widths({"a": 256, "b": 128}), anchors, Targets(size=4000))
     assert [entry.load for entry in found] == sorted(entry.load for entry in found)
     half = next(entry for entry in found if dict(entry.blueprint.widths) == {"a": 128, "b": 64})
     assert half.cost == pytest.approx(anchors[0.5])
@@ -49,7 +50,14 @@ def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
     assert between
     for entry in between:  # the costs above are the squares of the factors
         assert math.sqrt(entry.load) / 2 == pytest.approx(1 / entry.harm)
-    assert of_widths({"a": 1}, {1.0: Cost(1, 1)}, Targets(size=1)) == []
+    arguments = {"a": {"units": 256}, "b": {"key_dim": 128}}
+    multiplied = of_widths(by_multiplier(arguments), anchors, Targets(size=4000))
+    assert [entry.cost for entry in multiplied] == [entry.cost for entry in found]
+    half = next(entry for entry in multiplied if entry.blueprint.multiplier == 0.5)
+    assert half.blueprint.name == "all layers narrower, width multiplier 0.5"
+    assert half.blueprint.layers == {"a": "units 128", "b": "key_dim 64"}
+    assert half.blueprint.family == "narrower"
+    assert of_widths(by_widths({"a": 1}), {1.0: Cost(1, 1)}, Targets(size=1)) == []
 
 
 def test_of_networks_that_cost_the_same_the_one_with_more_weights_is_taken():
