@@ -3,10 +3,15 @@
 from collections.abc import Callable
 
 
-def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float]) -> float:
-    """Return the value of `grid` where `accuracy(value)` has its first maximum, going up or down from `start`."""
+def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float], margin: float = 0.0) -> float:
+    """Return the value of `grid` where `accuracy(value)` has its first maximum, going up or down from `start`.
+
+    The search in a direction ends at a value that is worse than the best by at least `margin`, or no better if it is 0.
+    """
     best = grid.index(start)
     for step in (1, -1):
-        while 0 <= best + step < len(grid) and accuracy(grid[best + step]) > accuracy(grid[best]):
-            best += step
+        place = best + step
+        while 0 <= place < len(grid) and accuracy(grid[place]) > accuracy(grid[best]) - margin:
+            best = place if accuracy(grid[place]) > accuracy(grid[best]) else best
+            place += step
     return grid[best]

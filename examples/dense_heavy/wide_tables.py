@@ -43,12 +43,13 @@ class Runs:
 def runs_of(tree: dict, name: str, kind: str) -> Runs | None:
     """Return the runs of a network with a kind of layers, or None if it was not trained.
 
-    The best rate is that of the most seeds, and of several rates that of the highest accuracy on the images of the choice.
+    The best rate is that of the most seeds, and of several rates that of the highest mean accuracy on the images of the choice.
     """
     rates = tree.get(name, {}).get(kind, {})
     if not rates:
         return None
-    best = max(rates, key=lambda rate: (len(rates[rate]), rates[rate]["seed 0"]["choice"]))
+    choices = {rate: [run["choice"] for run in seeds.values()] for rate, seeds in rates.items()}
+    best = max(rates, key=lambda rate: (len(choices[rate]), np.mean(choices[rate])))
     seeds = rates[best].values()
     return Runs(float(best.split()[-1]), tuple(100 * run["accuracy"] for run in seeds), rates[best]["seed 0"]["weights"])
 
