@@ -14,13 +14,8 @@ and the rivals may have any of these too. The limits are still parts of what the
 four times smaller, there are tighter limits of the size too, 1/160 and 1/80.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
-scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower dense
+scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower
 networks and low-rank layers. Each model is trained with several learning rates, and the one with the best score is kept.
-
-Channels that are added to each other, and those of convolutions and of attention, cannot be made narrower by `compress`. So the
-transformer and the VGG-like network have one more rival for each limit: the widest network of the same kind that keeps the
-limit, with all of its layers narrower. It starts from random weights, and learns as the models of the search do. Where even the
-narrowest of these networks costs more than the limit, nothing is searched.
 
 Output: NAME-PRECISION.json in the folder of `--json`, with all trained models for each limit. If the program is interrupted,
 start it again to continue. Costs, trials of layers and trained models are kept in FOLDER/NAME-SEED and shared by all limits and
@@ -30,10 +25,8 @@ moments on few examples. This shows that the program works, not what `compress` 
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import click
@@ -45,20 +38,16 @@ from data_sets import load
 from keras_butterfly_cli.datasets import Data
 from results import Results
 
-from keras_butterfly import distill, export
-from keras_butterfly.export.compression.blueprint import NARROWER
+from keras_butterfly import export
 from keras_butterfly.export.compression.compression import Compression, Point
-from keras_butterfly.export.measurement.timing import measure_all
 
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 COSTS = {"size": "size_bytes", "latency": "median_seconds"}
-# For each `--precision` those that models are exported in, and the parts of the dense network's costs that are limits.
-PRECISIONS: dict[str, tuple[str, ...]] = {"float32": ("float32",), "any": ("float32", "dynamic", "int8")}
+# For each `--precision` the parts of the dense network's costs that are limits.
 PARTS = {
     "float32": {"size": (40, 20, 10), "latency": (40, 20, 10)},
     "any": {"size": (160, 80, 40, 20, 10), "latency": (40, 20, 10)},
 }
-CALIBRATION = 512  # examples
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,6 @@ class Task:
         data: the name of the data set, if it is not that of the task.
         arranged: a function of the inputs in rows that returns them as the network takes them.
         examples: the largest number of training examples.
-        narrower: the widths of the rivals that `compress` cannot make, the largest first.
         small: the width with `--quick`.
     """
 
@@ -107,14 +95,12 @@ class Task:
     data: str = ""
     arranged: Callable[[np.ndarray], np.ndarray] | None = None
     examples: int | None = None
-    narrower: tuple[int, ...] = ()
     small: int = 64
 
     @property
     def quick(self) -> "Task":
         """The same task with a small network and one epoch."""
-        narrower = tuple(width for width in self.narrower if width < self.small)
-        return replace(self, width=self.small, epochs=1, narrower=narrower)
+        return replace(self, width=self.small, epochs=1)
 
 
 TASKS = {
@@ -134,7 +120,6 @@ TASKS = {
             data="hapt",
             arranged=networks.tokens,
             examples=4000,
-            narrower=(96, 64, 48, 32, 24, 16, 12, 8, 4),
             small=16,
         ),
         Task(
@@ -147,7 +132,6 @@ TASKS = {
             data="cifar10",
             arranged=networks.pixels,
             examples=6000,
-            narrower=(768, 512, 384, 256, 192, 128, 96, 64, 32),
             small=256,
         ),
     )
@@ -174,7 +158,7 @@ class Original:
     Attributes:
         model: the network.
         task, data, seed, effort: the task, its examples, the seed, and how long the search takes.
-        precision: a key of `PRECISIONS`.
+        precision: a key of `PARTS`.
         folder: what the searches found is kept there.
         results: the results of the task.
     """
@@ -193,11 +177,6 @@ class Original:
         """The limits: pairs of a cost, and the number by which that of the dense network is divided."""
         parts = PARTS[self.precision]
         return [(cost, part) for cost in TARGETS for part in parts[cost][-self.effort.limits if self.effort.limits else None :]]
-
-    def exported(self, model: keras.Model, precision: str) -> export.TFLiteModel:
-        """Return a model as a file in one precision."""
-        quantize = None if precision == "float32" else precision
-        return export.to_tflite(model, quantize=quantize, representative_data=self.data.x_train[:CALIBRATION])
 
     def once(self, names: tuple[str, ...], compute: Callable):
         """Return a result of this seed. It is computed, and kept, if it is not known."""
@@ -256,83 +235,10 @@ def search(original: Original, **target) -> Compression:
 
 
 def at_limit(original: Original, cost: str, limit: float) -> dict:
-    """Return the models that were trained for one limit, with the name of the pick of `compress`.
-
-    If even the narrowest network of the same kind costs more than the limit, nothing is searched.
-    """
-    narrower_costs = [costs[cost] for costs in costs_of_narrower(original).values()]
-    if narrower_costs and min(narrower_costs) > limit:
-        return {"limit": limit, "pick": "nothing", "seconds": 0.0, "points": []}
+    """Return the models that were trained for one limit, with the name of the pick of `compress`."""
     found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
-    points = [facts(point, unseen) for point in found.points] + rivals(original, cost, limit)
+    points = [facts(point, unseen) for point in found.points]
     return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
-
-
-def rivals(original: Original, cost: str, limit: float) -> list[dict]:
-    """Return the figures of the widest narrower network in each precision that keeps a limit, which `compress` cannot make.
-
-    A network may cost a little more after its training than before it.
-    """
-    found = []
-    for precision in PRECISIONS[original.precision]:
-        for name, costs in costs_of_narrower(original).items():
-            width, its_precision = name.split(", ")
-            if its_precision == precision and costs[cost] <= limit:
-                figures = original.once(("narrower", f"width {width}"), partial(narrower, original, int(width)))
-                if precision in figures and figures[precision][COSTS[cost]] <= limit:
-                    found.append(figures[precision])
-                    break
-    return found
-
-
-def costs_of_narrower(original: Original) -> dict[str, dict[str, float]]:
-    """Return the costs of untrained narrower networks by their widths and precisions, the widest first.
-
-    There are none in some tasks. A network that cannot be exported is left out.
-    """
-    task = original.task
-
-    def measured() -> dict[str, dict[str, float]]:
-        files = {}
-        for width, precision in product(task.narrower, PRECISIONS[original.precision]):
-            with suppress(export.ParityError):
-                files[f"{width}, {precision}"] = original.exported(task.build(original.data, width), precision)
-        latencies = measure_all(files, runs=original.effort.runs)
-        return {name: {"size": file.size_bytes, "latency": latencies[name].median} for name, file in files.items()}
-
-    return original.once(("narrower", "untrained"), measured) if task.narrower else {}
-
-
-def narrower(original: Original, width: int) -> dict[str, dict]:
-    """Return the figures of a narrower network that has learned from the original, by precision.
-
-    In each precision it is the best of those of all learning rates. A precision without a file that can be trusted is left out.
-    """
-    data, task, (scored, unseen) = original.data, original.task, halves(original.data)
-    best: dict[str, dict] = {}
-    for rate in original.effort.rates:
-        keras.utils.set_random_seed(original.seed)
-        model = task.build(data, width)
-        how = {"epochs": task.epochs, "batch_size": task.batch, "learning_rate": rate, "progress": False}
-        distill(model, original.model, data.x_train, data.y_train, **how)
-        for precision in PRECISIONS[original.precision]:
-            try:
-                exported = original.exported(model, precision)
-            except export.ParityError:
-                continue
-            score = accuracy(exported, scored)
-            if score > best.get(precision, {"score": -1})["score"]:
-                best[precision] = {
-                    "name": f"all layers narrower, width {width}, {precision}",
-                    "family": NARROWER,
-                    "precision": precision,
-                    "score": score,
-                    "weights": model.count_params(),
-                    "size_bytes": exported.size_bytes,
-                    "median_seconds": export.measure(exported, runs=original.effort.runs).median,
-                    "unseen": accuracy(exported, unseen),
-                }
-    return best
 
 
 def best_of_families(result: dict, cost: str) -> dict[str, dict]:
@@ -348,7 +254,7 @@ def best_of_families(result: dict, cost: str) -> dict[str, dict]:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--task", "names", multiple=True, type=click.Choice(list(TASKS)), default=list(TASKS), show_default=True)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True)
+@click.option("--precision", type=click.Choice(list(PARTS)), default="float32", show_default=True)
 @click.option("--data", "data_folder", type=click.Path(exists=True, path_type=Path), help="Folder with the data sets' files.")
 @click.option("--json", "json_folder", type=click.Path(path_type=Path), default=Path("docs/compress"), show_default=True)
 @click.option("--quick", is_flag=True, help="Train small networks for moments.")
@@ -379,7 +285,7 @@ def one_seed(original: Original) -> None:
 
 def costs_of(original: Original) -> dict[str, float]:
     """Return the size of the exported dense network in bytes, and its latency in seconds."""
-    exported = original.exported(original.model, "float32")
+    exported = export.to_tflite(original.model)
     return {"size": exported.size_bytes, "latency": export.measure(exported, runs=original.effort.runs).median}
 
 

@@ -140,6 +140,23 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     assert all(set(point.layers) == {"a"} for point in found.points[1:])
 
 
+@pytest.mark.long
+def test_a_width_multiplier_for_a_network_without_dense_hidden_layers(task):
+    """Its convolutions are added to each other, so they can only become narrower together."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1))
+    x = layers.Conv2D(32, 3, padding="same", activation="relu")(images)
+    x = x + layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+    model = keras.Model(images, layers.Dense(10, "softmax")(layers.GlobalAveragePooling2D()(x)))
+    (x, y), (held_x, held_y) = task[1:]
+    parts = (x.reshape(-1, 8, 8, 1), y), (held_x.reshape(-1, 8, 8, 1), held_y)
+    found = compress((model, *parts), target_size=25_000)
+    assert found.pick.family == "narrower"
+    assert found.pick.name.startswith("all layers narrower, width multiplier 0.")
+    assert found.pick.layers["conv2d"].startswith("filters ")
+    assert found.exported.size_bytes <= 25_000 < found.points[0].size_bytes
+
+
 X = np.random.default_rng(0).standard_normal((9, 64))
 
 
