@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import matrices  # noqa: E402
+import search  # noqa: E402
 
 
 @pytest.fixture
@@ -24,6 +25,22 @@ def run(tmp_path):
         return code, output, json.loads(path.read_text()) if path.exists() else None
 
     return with_arguments
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "margin", "best", "tried"),
+    [
+        ((1, 2, 3, 2, 9), 0.0, 2, {1, 2, 3}),
+        ((5, 4, 3, 2, 9), 0.0, 0, {0, 1, 2}),
+        ((1, 2, 3, 2.5, 9), 1.0, 4, {1, 2, 3, 4}),
+        ((1, 2, 3, 2.5, 1), 1.0, 2, {1, 2, 3, 4}),
+        ((3.5, 3, 2, 1, 1), 1.0, 0, {0, 1, 2}),
+    ],
+)
+def test_the_search_for_the_best_rate_ends_where_it_becomes_worse(accuracies, margin, best, tried):
+    seen = set()
+    assert search.climb((0, 1, 2, 3, 4), 1, lambda value: seen.add(value) or accuracies[value], margin) == best
+    assert seen == tried
 
 
 def test_autoencoder(run, tmp_path):
