@@ -334,22 +334,26 @@ def trained(
     epochs = round(variant.epochs * task.epochs)
     if variant.one_by_one:
         epochs = epochs // (len(HIDDEN) + 1)
-        for count, name in enumerate(HIDDEN, start=1):
+        for count in range(1, len(HIDDEN) + 1):
             parts = [
                 student(original, variant.structure, seed, HIDDEN[:count])
                 for original, seed in zip(originals, seeds, strict=True)
             ]
-            for part, whole in zip(parts, students, strict=True):
-                for layer in part.layers:
-                    layer.trainable = layer.name == name
-                    if layer.name in HIDDEN[: count - 1]:
-                        layer.set_weights(whole.get_layer(layer.name).get_weights())
+            copy_layers(students, parts, HIDDEN[: count - 1])
+            for layer in (layer for part in parts for layer in part.layers):
+                layer.trainable = layer.name == HIDDEN[count - 1]
             train(parts, lessons, seeds, data, task, variant, epochs)
-            for part, whole in zip(parts, students, strict=True):
-                whole.get_layer(name).set_weights(part.get_layer(name).get_weights())
+            copy_layers(parts, students, HIDDEN[count - 1 : count])
     if epochs:
         train(students, lessons, seeds, data, task, variant, epochs)
     return students
+
+
+def copy_layers(sources: Sequence[keras.Model], targets: Sequence[keras.Model], names: Sequence[str]) -> None:
+    """Give layers of each of the `targets` the weights that they have in the network of `sources` at the same place."""
+    for source, target in zip(sources, targets, strict=True):
+        for name in names:
+            target.get_layer(name).set_weights(source.get_layer(name).get_weights())
 
 
 def accuracy(model: keras.Model | export.TFLiteModel, data: Data) -> float:
