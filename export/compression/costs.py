@@ -15,6 +15,8 @@ from ..planning.planner import Objective, default_effort
 from ..planning.wisdom import Wisdom
 from ..tflite.quantize import Quantize
 
+# The largest permitted error in int8 of a file of which only the cost matters, relative to the largest output.
+LOOSE_TOLERANCE = 1.0
 # Timed blocks of each file, where only a prediction depends on them.
 RUNS = 30
 
@@ -62,13 +64,21 @@ class Exporter:
         """The name of the precision."""
         return self.quantize or "float32"
 
-    def export(self, model: keras.Model) -> TFLiteModel:
+    def export(self, model: keras.Model, tolerance: float | None = None) -> TFLiteModel:
         """Return `model` as a .tflite file that has been compared with Keras.
 
         Raises:
             ValueError: as `to_tflite`.
         """
-        return self._export(model, self.typical, integer_io=False)
+        return self._export(model, self.typical, integer_io=False, tolerance=tolerance)
+
+    def export_untrained(self, model: keras.Model) -> TFLiteModel:
+        """Return a model of which only the cost matters as a file. In int8 it may be off by as much as its largest output.
+
+        Raises:
+            ValueError: as `to_tflite`.
+        """
+        return self.export(model, self._loose_tolerance)
 
     def export_layer(self, model: keras.Model, inputs: np.ndarray | None, rows: int) -> TFLiteModel:
         """Return a model of a single layer as a file, with the inputs and outputs that it has inside a larger one.
@@ -80,7 +90,13 @@ class Exporter:
         """
         random = np.random.default_rng(0).standard_normal((64, *model.input_shape[1:])).astype(np.float32)
         typical = random if inputs is None or len(inputs) < rows else inputs
-        return self._export(model, typical, integer_io=self.quantize == "int8", batch_size=rows)
+        settings = {"batch_size": rows, "tolerance": self._loose_tolerance}
+        return self._export(model, typical, integer_io=self.quantize == "int8", **settings)
+
+    @property
+    def _loose_tolerance(self) -> float | None:
+        """The tolerance of files of which only the cost matters. None: that of the precision."""
+        return LOOSE_TOLERANCE if self.quantize == "int8" else None
 
     def _export(self, model: keras.Model, typical, **settings) -> TFLiteModel:
         return to_tflite(

@@ -172,7 +172,7 @@ class Finalists:
         def measured() -> Cost:
             new, _ = self._built(blueprint)
             try:
-                return task.exporter.measure({"new": task.export(new, blueprint.name)})["new"]
+                return task.exporter.measure({"new": task.export_untrained(new, blueprint.name)})["new"]
             except ValueError:
                 return Cost(float("inf"), float("inf"))
 

@@ -83,7 +83,7 @@ def costs_by_factor(task: Task, blueprint_at: Narrowing, original: TFLiteModel, 
             seen.add((blueprint.widths, blueprint.arguments))
             try:
                 new, _ = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)
-                exports[str(factor)] = task.export(new, blueprint.name)
+                exports[str(factor)] = task.export_untrained(new, blueprint.name)
             except ValueError:  # a layer depends on the widths in a way that is not known, or the file would be off
                 continue
             if is_over():
@@ -127,7 +127,7 @@ def narrower_butterflies(
         weights[blueprint] = model.count_params()
         if not is_known and not is_over():
             try:
-                exports[blueprint.name] = task.export(model, blueprint.name)
+                exports[blueprint.name] = task.export_untrained(model, blueprint.name)
             except ValueError:  # with random weights the file is off
                 continue
 

@@ -1,6 +1,7 @@
 """What all stages of a search share: the model, the targets, the settings, and what was found so far."""
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,8 +92,19 @@ class Task:
         Raises:
             ValueError: if it cannot be exported, or the file is off by more than the tolerance.
         """
+        return self._exported(self.exporter.export, model, name)
+
+    def export_untrained(self, model: keras.Model, name: str) -> TFLiteModel:
+        """Return a model of which only the cost matters as a file, and keep what was measured for it.
+
+        Raises:
+            ValueError: as `export`. In int8 the tolerance is larger.
+        """
+        return self._exported(self.exporter.export_untrained, model, name)
+
+    def _exported(self, export: Callable[[keras.Model], TFLiteModel], model: keras.Model, name: str) -> TFLiteModel:
         self.clock.show(f"export {name}, {self.exporter.precision}")
-        exported = self.exporter.export(model)
+        exported = export(model)
         self.memory.learn(self.exporter.wisdom)
         return exported
 

@@ -131,7 +131,10 @@ class LayerTrials:
     def _measured_alone(self, layer: Replaceable, is_over: Callable[[], bool]) -> dict[str, Cost]:
         exporter, rows = self.task.exporter, layer.shapes[0][0]
         dense_model = layer.alone(DENSE)
-        exports = {DENSE.name: exporter.export_layer(dense_model, layer.inputs, rows)}
+        try:
+            exports = {DENSE.name: exporter.export_layer(dense_model, layer.inputs, rows)}
+        except ValueError:  # the file would be off, so the layer stays as it is
+            return {DENSE.name: self.empty}
         dense = exporter.measure(exports)[DENSE.name]
         seconds = len(layer.shapes) * dense.seconds
         if seconds < MIN_PART * self.original.seconds and dense.size_bytes < MIN_PART * self.original.size_bytes:
@@ -171,7 +174,7 @@ class LayerTrials:
             try:
                 blueprint = Blueprint(structures=replaced)
                 new, _ = blueprint.build(self.task.model, self.task.lesson.x, {}, self.task.seed_of_trial)
-                return self.task.exporter.measure({"new": self.task.export(new, "the cheapest layers")})["new"]
+                return self.task.exporter.measure({"new": self.task.export_untrained(new, "the cheapest layers")})["new"]
             except ValueError:  # with random weights the export is off
                 return Cost(0.0, 0.0)
 

@@ -23,7 +23,7 @@ def task(monkeypatch):
         model=model,
         lesson=SimpleNamespace(x=np.zeros((2, 64), "float32")),
         exporter=exporter,
-        export=lambda model, name: model,
+        export_untrained=lambda model, name: model,
         memory=Memory(None, {}),
         is_over=lambda part: False,
         costs="costs",
@@ -68,7 +68,7 @@ def test_a_network_whose_export_fails_has_no_costs(task):
             raise ValueError("off")
         return model
 
-    task.export = refused
+    task.export_untrained = refused
     costs, weights = narrower.narrower_butterflies(task, WIDTHS, {"a", "b"})
     assert len(weights) == 4
     assert [blueprint.name for blueprint in costs] == [each.name for each in weights if "radix 4" in each.name]
