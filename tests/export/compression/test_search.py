@@ -157,6 +157,23 @@ def test_a_width_multiplier_for_a_network_without_dense_hidden_layers(task):
     assert found.exported.size_bytes <= 30_000 < found.points[0].size_bytes
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_layer_that_cannot_be_exported_alone_is_not_replaced(task, monkeypatch):
+    real = costs.Exporter.export_layer
+
+    def refused(self, model, *rest):
+        if model.layers[-1].name == "b":
+            raise ValueError("off")
+        return real(self, model, *rest)
+
+    monkeypatch.setattr(costs.Exporter, "export_layer", refused)
+    (x, y), validation_data = task[1], tuple(part[:200] for part in task[2])
+    settings = {"data": (x[:300], y[:300]), "validation_data": validation_data, "epochs": 1}
+    found = compress(task, target_size=10_000, quantize="int8", **settings)
+    assert any("a" in point.layers for point in found.points)
+    assert all("units" in point.layers.get("b", "units") for point in found.points)  # it may become narrower
+
+
 X = np.random.default_rng(0).standard_normal((9, 64))
 
 
