@@ -62,7 +62,7 @@ LAYERS = {
 # A few layers that differ most, for tests of every candidate.
 QUICK = [(name, (3,)) for name in ("single node", "stacks", "radices 3, 4, 5", "product, thinner left")]
 LEADING = ("padded", "truncated at random", "product")
-OPERATORS = ("conv", "matmul", "split", "sum")
+OPERATORS = ("conv", "matmul", "split", "sum", "depthwise")
 GROUPINGS = [(64,), (8, 8), (2, 32), (4, 2, 8), (4, 4, 4), (2, 2, 2, 2, 2, 2)]
 MIXES = [(blocks, (operator,) * len(blocks)) for blocks in GROUPINGS for operator in OPERATORS]
 MIXES += [((4, 4, 4), mix) for mix in itertools.permutations(OPERATORS, 3)]
