@@ -67,9 +67,7 @@ def depthwise(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarra
     rows = layouts.extent((BATCH,), batch)
     image = tf.reshape(x, (rows, factor.inputs, 1, factor.blocks))
     kernels = _by_axes(blocks, taken, factor).reshape(factor.blocks, factor.inputs, factor.outputs).transpose(2, 1, 0)
-    parts = [
-        tf.nn.depthwise_conv2d(image, tf.constant(kernel[:, None, :, None]), (1, 1, 1, 1), "VALID") for kernel in kernels
-    ]
+    parts = [tf.nn.depthwise_conv2d(image, tf.constant(kernel[:, None, :, None]), (1, 1, 1, 1), "VALID") for kernel in kernels]
     before, mixed, after = _around(given, factor)
     if bias is not None:
         biases = bias[layouts.nodes((*mixed, *before, *after))].reshape(factor.outputs, factor.blocks)
@@ -91,8 +89,7 @@ def route(operators: Sequence[str], factors: Sequence[Factor]) -> list[tuple[Lay
     digits, steps = layouts.entry(factors), []
     for index, (operator, factor) in enumerate(zip(operators, factors, strict=True)):
         if operator == "depthwise":
-            count = len(list(takewhile(lambda other: other == operator, operators[index:])))
-            run = [factor.low for factor in factors[index : index + count]]
+            run = _depthwise_run(operators[index:], factors[index:])
             taken, given = layouts.queued(digits, run), layouts.queued(digits, run[1:])
         else:
             taken = given = _taken(operator, digits, factor.low)
@@ -128,6 +125,12 @@ def factor_work(operator: str, factor: Factor, rows: int) -> Work:
             f"{operator} multiplies": rows * factor.nodes_in * padded(factor.outputs),
         }
     )
+
+
+def _depthwise_run(operators: Sequence[str], factors: Sequence[Factor]) -> list[int]:
+    """Return the strides of the factors before the first one that is not written by a depthwise convolution."""
+    pairs = takewhile(lambda pair: pair[0] == "depthwise", zip(operators, factors, strict=True))
+    return [factor.low for _, factor in pairs]
 
 
 def _taken(operator: str, digits: Layout, stride: int) -> Layout:
