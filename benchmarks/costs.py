@@ -5,7 +5,7 @@
 The fit is non-negative least squares on relative errors. Each precision is fitted separately, and so are one row and several
 rows. The program prints how far the fitted estimates are from the measurements.
 
-With `--keep` the costs in export/planning/costs.json stay as they are, and only those of new units of work are fitted. This
+With `--keep` the costs in export/planning/costs.json stay as they are, and only those of new units of work are added. This
 machine may be faster or slower than the one of the file. How many times is the median over lowerings without new units, and
 the new costs are divided by that number.
 """
@@ -77,17 +77,14 @@ def measured(precision: Precision, rows: int, samples: int, runs: int, known: di
     return points
 
 
-def fitted(points: Sequence[tuple[dict, float]], known: dict) -> dict[str, float]:
-    """Return the seconds per unit of each kind of work that fit the measurements best. Units in `known` keep their costs."""
-    units = sorted({unit for amounts, _ in points for unit in amounts} - set(known))
-    slower = slowness(points, known) if known else 1.0
+def fitted(points: Sequence[tuple[dict, float]]) -> dict[str, float]:
+    """Return the seconds per unit of each kind of work that fit the measurements best."""
+    units = sorted({unit for amounts, _ in points for unit in amounts})
     seconds = np.array([second for _, second in points])
-    matrix = np.array([[slower * amounts.get(unit, 0.0) for unit in units] for amounts, _ in points]) / seconds[:, None]
+    matrix = np.array([[amounts.get(unit, 0.0) for unit in units] for amounts, _ in points]) / seconds[:, None]
     scale = matrix.max(axis=0).clip(min=1e-30)
-    target = 1 - slower * np.array([priced(amounts, known) for amounts, _ in points]) / seconds
-    new = matrix.any(axis=1)
-    solution, _ = nnls(matrix[new] / scale, target[new], maxiter=10_000)
-    return {**known, **dict(zip(units, (solution / scale).tolist(), strict=True))}
+    solution, _ = nnls(matrix / scale, np.ones(len(points)), maxiter=10_000)
+    return dict(zip(units, (solution / scale).tolist(), strict=True))
 
 
 def slowness(points: Sequence[tuple[dict, float]], known: dict) -> float:
@@ -125,13 +122,12 @@ def main(samples, runs, keep, output, overwrite):
             known = saved["seconds"][name][regime] if keep else {}
             each = samples // len(several)
             points = [point for rows in several for point in measured(Precision(quantize), rows, each, runs, known)]
-            costs[name][regime] = fitted(points, known)
+            costs[name][regime] = fitted(points)
             if keep:
-                new = [point for point in points if not set(point[0]) <= set(known)]
-                print(
-                    f"{name}, {regime}: {slowness(points, known):.2f} times the estimates; new:",
-                    spread(new, costs[name][regime]),
-                )
+                slower = slowness(points, known)
+                print(f"{name}, {regime}: this machine takes {slower:.2f} times the estimates.")
+                new = {unit: cost / slower for unit, cost in costs[name][regime].items() if unit not in known}
+                costs[name][regime] = dict(sorted({**known, **new}.items()))
             print(f"{name}, {regime}:", spread(points, costs[name][regime]), flush=True)
     host = devices.find("host")
     facts = {

@@ -186,10 +186,18 @@ def _operators(blocks: tuple[int, ...], size: int) -> Iterator[tuple[str, ...]]:
         few_blocks = blocked and size // min(blocks[:blocked]) <= MAX_SPLIT_BLOCKS
         for operator in ("conv", "matmul", "split") if few_blocks else ("conv", "matmul") if blocked else ("",):
             yield (operator,) * blocked + ("sum",) * len(small)
-        # The TRANSPOSE before the first depthwise convolution moves the batch, each small digit, and two runs of the others.
-        axes = 1 + len(small) + min(blocked, 2)
-        if blocked and small and max(small) <= MAX_DEPTHWISE_BLOCK and axes <= MAX_AXES:
+        if blocked and small and _fits_depthwise(blocks[:blocked], small):
             yield ("conv",) * blocked + ("depthwise",) * len(small)
+
+
+def _fits_depthwise(blocked: tuple[int, ...], small: tuple[int, ...]) -> bool:
+    """Return whether depthwise convolutions of the blocks `small` are sensible after CONV_2D of the blocks `blocked`.
+
+    A CONV_2D of blocks as small takes longer than depthwise convolutions. The TRANSPOSE before the first of these moves the
+    batch, each small digit, and the other digits in up to two runs.
+    """
+    axes = 1 + len(small) + min(len(blocked), 2)
+    return max(small) <= MAX_DEPTHWISE_BLOCK < min(blocked) and axes <= MAX_AXES
 
 
 def _compositions(radices: tuple[int, ...], largest: int) -> Iterator[tuple[int, ...]]:
