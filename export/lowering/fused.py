@@ -147,8 +147,8 @@ class Fused(PartByPart):
 def groupings(wiring: Wiring) -> Iterator[Grouping]:
     """Return every sensible grouping into factors, with every sensible choice of operators.
 
-    If all radices are equal, the larger factors are those at the small strides. SUM works on values that are far apart, at
-    large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at the largest strides are
+    If all radices are equal, the larger factors are those at the small strides. SUM and depthwise convolutions work on values
+    that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at the largest strides are
     smaller, so that a larger factor may be cheaper there.
     """
     partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
@@ -160,7 +160,7 @@ def groupings(wiring: Wiring) -> Iterator[Grouping]:
             continue
         for operators in _operators(blocks, wiring.size):
             yield Grouping(blocks, operators) if wiring.increasing else Grouping(blocks[::-1], operators[::-1])
-            if alike and partial and "sum" not in operators and blocks != blocks[::-1]:
+            if alike and partial and operators[-1] not in ("sum", "depthwise") and blocks != blocks[::-1]:
                 yield Grouping(blocks[::-1] if wiring.increasing else blocks, operators)
 
 

@@ -214,6 +214,16 @@ def test_depthwise_convolutions_in_a_row_need_at_most_one_transpose(transposed, 
     assert operators["TRANSPOSE"] == transposes and "ADD" not in operators
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("n", "units"), [(512, 512), (512, 300)])
+def test_depthwise_convolutions_have_up_to_four_taps_and_larger_blocks_beside_them(n, units, transposed):
+    layer = built(Butterfly(units, radix=2, transposed=transposed), n)
+    groupings = [lowering.groupings[0] for lowering in lowerings(layer) if isinstance(lowering, Fused)]
+    blocks = [(block, kind) for each in groupings if "depthwise" in each.operators for block, kind in zip(*each, strict=True)]
+    assert {block for block, kind in blocks if kind == "depthwise"} == {2, 4}
+    assert min(block for block, kind in blocks if kind == "conv") == 8
+
+
 @pytest.mark.parametrize("batch", [2, None])
 def test_the_runtime_transposes_before_the_most_depthwise_convolutions(batch, rng):
     """See that the TRANSPOSE has no more axes than TFLite permits, also with a batch."""
