@@ -148,8 +148,8 @@ def groupings(wiring: Wiring) -> Iterator[Grouping]:
     """Return every sensible grouping into factors, with every sensible choice of operators.
 
     If all radices are equal, the larger factors are those at the small strides. SUM and depthwise convolutions work on values
-    that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at the largest strides are
-    smaller, so that a larger factor may be cheaper there.
+    that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at
+    the largest strides are smaller, so that a larger factor may be cheaper there.
     """
     partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
     rising = wiring.radices if wiring.increasing else wiring.radices[::-1]
