@@ -1,4 +1,4 @@
-"""Whether exports compute on Arm what they compute on this machine: the outputs of 39 exports of different kinds.
+"""Whether exports compute on Arm what they compute on this machine: the outputs of 41 exports of different kinds.
 
     keras-butterfly devices setup arm64
     python benchmarks/arm_parity.py [--json FILE]
@@ -42,6 +42,11 @@ def single(layer) -> keras.Model:
     return keras.Sequential([keras.Input((N,)), layer])
 
 
+def wide() -> keras.Model:
+    """Return a butterfly that is planned with depthwise convolutions."""
+    return keras.Sequential([keras.Input((1024,)), Butterfly(1024, seed=0)])
+
+
 def convolutional() -> keras.Model:
     layers = [keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Flatten()]
     return keras.Sequential(
@@ -71,7 +76,8 @@ def cases():
     yield "ButterflyDense as folded", lambda: single(ButterflyDense(N, seed=0)), None, {"lowering": "folded"}
     yield "Butterfly, batch of 4", lambda: single(Butterfly(N, seed=0)), None, {"batch_size": 4}
     yield "Butterfly, int8 in and out", lambda: single(Butterfly(N, seed=0)), "int8", {"integer_io": True}
-    for name, make in (("convolutions", convolutional), ("two inputs", two_inputs), ("a sequence", sequence)):
+    models = {"1024 units": wide, "convolutions": convolutional, "two inputs": two_inputs, "a sequence": sequence}
+    for name, make in models.items():
         for quantize in (None, "int8"):
             yield f"{name}, {quantize or 'float32'}", make, quantize, {}
 

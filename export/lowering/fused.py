@@ -15,7 +15,7 @@ from keras_butterfly.structure import fusion, kernels
 from keras_butterfly.structure.wiring import Wiring
 
 from . import layout as layouts
-from .factors import OPERATORS, factor_work
+from .factors import OPERATORS, factor_work, route
 from .layout import BATCH, Layout
 from .lowering import Affine, Lowering, Part, PartByPart, Work, has_stages, unflatten
 
@@ -23,6 +23,10 @@ from .lowering import Affine, Lowering, Part, PartByPart, Work, has_stages, unfl
 MAX_BLOCK = 128
 # SUM keeps a product for every weight of a row. From radix 16 on it was slower than CONV_2D at every size measured.
 MAX_SUMMED_BLOCK = 8
+# XNNPACK has kernels of 3, 4 and 9 taps, and concatenates up to 5 tensors.
+MAX_DEPTHWISE_BLOCK = 4
+# TRANSPOSE takes up to 6 axes.
+MAX_AXES = 6
 # Splitting into more blocks than this makes too many operators.
 MAX_SPLIT_BLOCKS = 16
 
@@ -74,15 +78,15 @@ class Fused(PartByPart):
         constants = [ops.convert_to_numpy(block) for block in factor_blocks]
         # The last factor adds the bias, before values move on to their own places: TFLite fuses it there.
         biases = [None] * (len(factors) - 1) + [_at_nodes(bias, wiring)]
+        steps = list(zip(operators, route(operators, factors), factors, constants, biases, strict=True))
 
         def affine(x):
             shape, batch = x.shape, _row_count(x)
-            entry = layouts.entry(factors)
-            first = layouts.rotated(entry, factors[0].low) if operators[0] in ("conv", "split") else entry
-            x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, first)
-            for index, (operator, factor, block, added) in enumerate(zip(operators, factors, constants, biases, strict=True)):
+            x, layout = _enter(tf.reshape(x, (-1, len(wiring.inputs))), wiring, steps[0][1][0])
+            for index, (operator, (taken, given), factor, block, added) in enumerate(steps):
                 with tf.name_scope(f"factor_{index}"):
-                    x, layout = OPERATORS[operator](x, layout, factor, block, batch, added)
+                    x = layouts.move(x, layout, taken, batch)
+                    x, layout = OPERATORS[operator](x, taken, given, factor, block, batch, added), given
             return unflatten(_leave(x, layout, wiring, batch), shape)
 
         return affine
@@ -95,13 +99,12 @@ class Fused(PartByPart):
                 total += Counter({"gathers": 1, "gathered": rows * wiring.size})
         operators, factors = self._factors(number, wiring)
         layout = layouts.entry(factors)
-        for factor, operator in zip(factors, operators, strict=True):
+        for operator, factor, (taken, given) in zip(operators, factors, route(operators, factors), strict=True):
             total += factor_work(operator, factor, rows)
-            wanted = layout if operator == "sum" else layouts.rotated(layout, factor.low)
-            if layout != wanted or (operator == "matmul" and rows > 1):
+            if layouts.differ(layout, taken, rows):
                 total += Counter({"moves": 1, "moved": rows * factor.nodes_in})
-            layout = layouts.resized(wanted, factor)
-        if layout != layouts.natural(layout):
+            layout = given
+        if layouts.differ(layout, layouts.natural(layout), rows):
             total += Counter({"moves": 1, "moved": rows * factors[-1].nodes_out})
         return total
 
@@ -144,9 +147,9 @@ class Fused(PartByPart):
 def groupings(wiring: Wiring) -> Iterator[Grouping]:
     """Return every sensible grouping into factors, with every sensible choice of operators.
 
-    If all radices are equal, the larger factors are those at the small strides. SUM works on values that are far apart, at
-    large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at the largest strides are
-    smaller, so that a larger factor may be cheaper there.
+    If all radices are equal, the larger factors are those at the small strides. SUM and depthwise convolutions work on values
+    that are far apart, at large strides; the other operators on blocks of neighbours. Where nodes are left out, the blocks at
+    the largest strides are smaller, so that a larger factor may be cheaper there.
     """
     partial = max(wiring.inputs) < wiring.size - 1 or max(wiring.outputs) < wiring.size - 1
     rising = wiring.radices if wiring.increasing else wiring.radices[::-1]
@@ -157,7 +160,7 @@ def groupings(wiring: Wiring) -> Iterator[Grouping]:
             continue
         for operators in _operators(blocks, wiring.size):
             yield Grouping(blocks, operators) if wiring.increasing else Grouping(blocks[::-1], operators[::-1])
-            if alike and partial and "sum" not in operators and blocks != blocks[::-1]:
+            if alike and partial and operators[-1] not in ("sum", "depthwise") and blocks != blocks[::-1]:
                 yield Grouping(blocks[::-1] if wiring.increasing else blocks, operators)
 
 
@@ -176,13 +179,25 @@ def _ranked_by_operators(wiring: Wiring) -> dict[tuple[str, ...], list[Grouping]
 def _operators(blocks: tuple[int, ...], size: int) -> Iterator[tuple[str, ...]]:
     """Return the sensible operators of factors with blocks of these sizes, of which the first work on neighbours."""
     for blocked in range(len(blocks) + 1):
-        summed = blocks[blocked:]
-        # One sum of radix 4 is never slower than two of radix 2.
-        if summed and (max(summed) > MAX_SUMMED_BLOCK or summed.count(2) > 1):
+        small = blocks[blocked:]
+        # One factor of radix 4 is never slower than two of radix 2.
+        if small and (max(small) > MAX_SUMMED_BLOCK or small.count(2) > 1):
             continue
         few_blocks = blocked and size // min(blocks[:blocked]) <= MAX_SPLIT_BLOCKS
         for operator in ("conv", "matmul", "split") if few_blocks else ("conv", "matmul") if blocked else ("",):
-            yield (operator,) * blocked + ("sum",) * len(summed)
+            yield (operator,) * blocked + ("sum",) * len(small)
+        if blocked and small and _fits_depthwise(blocks[:blocked], small):
+            yield ("conv",) * blocked + ("depthwise",) * len(small)
+
+
+def _fits_depthwise(blocked: tuple[int, ...], small: tuple[int, ...]) -> bool:
+    """Return whether depthwise convolutions of the blocks `small` are sensible after CONV_2D of the blocks `blocked`.
+
+    A CONV_2D of blocks as small takes longer than depthwise convolutions. The TRANSPOSE before the first of these moves the
+    batch, each small digit, and the other digits in up to two runs.
+    """
+    axes = 1 + len(small) + min(len(blocked), 2)
+    return max(small) <= MAX_DEPTHWISE_BLOCK < min(blocked) and axes <= MAX_AXES
 
 
 def _compositions(radices: tuple[int, ...], largest: int) -> Iterator[tuple[int, ...]]:
@@ -209,10 +224,14 @@ def _at_nodes(bias: np.ndarray | None, wiring: Wiring) -> np.ndarray | None:
 
 
 def _enter(x, wiring: Wiring, wanted: Layout) -> tuple[Any, Layout]:
-    """Place the inputs (B, n) at the nodes of `wanted`, in that layout if a GATHER is needed anyway, else in natural order."""
+    """Place the inputs (B, n) at the nodes of `wanted`, in that layout if a GATHER is needed anyway, else in natural order.
+
+    The batch comes first in either.
+    """
     count, size = len(wiring.inputs), layouts.extent(wanted, 1)
     if wiring.inputs == tuple(range(count)):
         return kernels.place_inputs(x, wiring, size), layouts.natural(wanted)
+    wanted = (BATCH, *(axis for axis in wanted if axis != BATCH))
     position = np.full(size, count, np.int32)
     position[list(wiring.inputs)] = np.arange(count)
     return tf.gather(tf.pad(x, ((0, 0), (0, 1))), position[layouts.nodes(wanted)], axis=-1), wanted

@@ -52,6 +52,13 @@ def rotated(layout: Layout, stride: int) -> Layout:
     return (BATCH, *below, *above, mixed)
 
 
+def queued(layout: Layout, strides: Sequence[int]) -> Layout:
+    """Return the axes of `layout` with the digits of `strides` first, in that order, and the others in natural order."""
+    digits = natural(layout)[1:]
+    first = sorted((axis for axis in digits if axis.stride in strides), key=lambda axis: strides.index(axis.stride))
+    return (BATCH, *first, *(axis for axis in digits if axis not in first))
+
+
 def resized(layout: Layout, factor: Factor) -> Layout:
     """Return `layout` with as many values along the digit that `factor` mixes as the factor gives."""
     return tuple(axis._replace(extent=factor.outputs) if axis.stride == factor.low else axis for axis in layout)
@@ -59,14 +66,18 @@ def resized(layout: Layout, factor: Factor) -> Layout:
 
 def move(x, layout: Layout, wanted: Layout, batch: int | None):
     """Return `x`, of whatever shape, with its values moved from `layout` to `wanted`. `batch` is None where unknown."""
-    single = [BATCH] if batch == 1 else []  # an axis of one element lies anywhere
-    layout, wanted = (tuple(axis for axis in axes if axis.extent != 1 and axis not in single) for axes in (layout, wanted))
+    layout, wanted = _longer_axes(layout, batch), _longer_axes(wanted, batch)
     if layout == wanted:
         return x
     runs = _runs(layout, wanted)
     stored = sorted(runs, key=lambda run: layout.index(run[0]))
     x = tf.reshape(x, [extent(run, batch) for run in stored])
     return tf.transpose(x, [stored.index(run) for run in runs])
+
+
+def differ(layout: Layout, wanted: Layout, batch: int | None) -> bool:
+    """Return whether `move` has to move any values."""
+    return _longer_axes(layout, batch) != _longer_axes(wanted, batch)
 
 
 def extent(axes: Layout, batch: int | None) -> int:
@@ -84,6 +95,11 @@ def nodes(layout: Layout) -> np.ndarray:
         if axis != BATCH:
             places = (places[:, None] + axis.stride * np.arange(axis.extent, dtype=np.int32)).ravel()
     return places
+
+
+def _longer_axes(layout: Layout, batch: int | None) -> Layout:
+    """Return the axes of more than one element. An axis of one element lies anywhere."""
+    return tuple(axis for axis in layout if axis.extent != 1 and not (axis == BATCH and batch == 1))
 
 
 def _runs(layout: Layout, wanted: Layout) -> list[Layout]:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from ..lowering import Layer, Lowering, Work
 
+COSTS = Path(__file__).parent / "costs.json"
 # Weights beyond these sizes come from slower memory: bytes that a second-level and a last-level cache are taken to hold.
 NEAR, FAR = 2**18, 2**24
 
 # Bytes of a .tflite file that are not weights: of any file, and of each such unit of work, as exports were seen to have.
 FILE_BYTES = 900
-BYTES = {"convs": 700, "matmuls": 500, "sums": 600, "products": 250, "stages": 1400, "gathers": 600}
+BYTES = {"convs": 700, "matmuls": 500, "sums": 600, "products": 250, "stages": 1400, "gathers": 600, "depthwises": 950}
 
 
 def estimate(layer: Layer, lowering: Lowering, rows: int, precision: str | None = None) -> float:
@@ -46,4 +47,4 @@ def work(layer: Layer, lowering: Lowering, rows: int) -> Work:
 
 @cache
 def _costs() -> dict:
-    return json.loads((Path(__file__).parent / "costs.json").read_text())["seconds"]
+    return json.loads(COSTS.read_text())["seconds"]

@@ -15,6 +15,7 @@ from keras_butterfly.export.planning.candidates import lowerings, shortlist
 from keras_butterfly.export.planning.observe import observe
 from keras_butterfly.export.tflite.converter import convert
 from keras_butterfly.export.tflite.operators import operator_names, schema
+from keras_butterfly.export.tflite.runtime import load, run_all
 
 
 def built(layer, n):
@@ -62,7 +63,7 @@ LAYERS = {
 # A few layers that differ most, for tests of every candidate.
 QUICK = [(name, (3,)) for name in ("single node", "stacks", "radices 3, 4, 5", "product, thinner left")]
 LEADING = ("padded", "truncated at random", "product")
-OPERATORS = ("conv", "matmul", "split", "sum")
+OPERATORS = ("conv", "matmul", "split", "sum", "depthwise")
 GROUPINGS = [(64,), (8, 8), (2, 32), (4, 2, 8), (4, 4, 4), (2, 2, 2, 2, 2, 2)]
 MIXES = [(blocks, (operator,) * len(blocks)) for blocks in GROUPINGS for operator in OPERATORS]
 MIXES += [((4, 4, 4), mix) for mix in itertools.permutations(OPERATORS, 3)]
@@ -182,13 +183,58 @@ def test_a_bias_costs_at_most_one_addition(lowering):
         (("split", "split", "split"), {"FULLY_CONNECTED": 192, "SPLIT": 3, "CONCATENATION": 3, "TRANSPOSE": 3, "RESHAPE": 6}),
         (("sum", "sum", "sum"), {"MUL": 3, "SUM": 3, "RESHAPE": 4}),
         (("conv", "sum", "sum"), {"CONV_2D": 1, "MUL": 2, "SUM": 2, "RESHAPE": 4}),
+        (("conv", "conv", "sum"), {"CONV_2D": 2, "TRANSPOSE": 2, "MUL": 1, "SUM": 1, "RESHAPE": 6}),
+        (
+            ("conv", "conv", "depthwise"),
+            {"CONV_2D": 2, "TRANSPOSE": 2, "DEPTHWISE_CONV_2D": 8, "CONCATENATION": 1, "RESHAPE": 13},
+        ),
+        (
+            ("conv", "depthwise", "depthwise"),
+            {"CONV_2D": 1, "TRANSPOSE": 1, "DEPTHWISE_CONV_2D": 16, "CONCATENATION": 2, "RESHAPE": 20},
+        ),
     ],
 )
 def test_operators_of_a_factor_are_pinned(operators, expected):
-    """One transpose a factor, those of the last back to the natural order; none before the first, and none with "sum"."""
+    """One transpose a factor, those of the last back to the natural order; none before the first, none for "sum", and one for
+    all that are "depthwise"."""
     layer = built(Butterfly(radix=2, use_bias=False), 512)
     content = convert(lower(layer, Fused((Grouping((8, 8, 8), operators),))), [tf.TensorSpec((1, 512), name="x")])
     assert Counter(operator_names(content)) == expected
+
+
+@pytest.mark.parametrize(("transposed", "transposes"), [(False, 1), (True, 0)])
+def test_depthwise_convolutions_in_a_row_need_at_most_one_transpose(transposed, transposes):
+    """See also that the bias is fused."""
+    grouping = Grouping((8, 4, 4, 4), ("conv", "depthwise", "depthwise", "depthwise"))
+    if transposed:  # the stride decreases, and the factors come in the opposite order
+        grouping = Grouping(grouping.blocks[::-1], grouping.operators[::-1])
+    layer = built(Butterfly(radix=2, bias_initializer="ones", transposed=transposed), 512)
+    content = convert(lower(layer, Fused((grouping,))), [tf.TensorSpec((1, 512), name="x")])
+    operators = Counter(operator_names(content))
+    assert operators["TRANSPOSE"] == transposes and "ADD" not in operators
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("n", "units"), [(512, 512), (512, 300)])
+def test_depthwise_convolutions_have_up_to_four_taps_and_larger_blocks_beside_them(n, units, transposed):
+    layer = built(Butterfly(units, radix=2, transposed=transposed), n)
+    groupings = [lowering.groupings[0] for lowering in lowerings(layer) if isinstance(lowering, Fused)]
+    blocks = [(block, kind) for each in groupings if "depthwise" in each.operators for block, kind in zip(*each, strict=True)]
+    assert {block for block, kind in blocks if kind == "depthwise"} == {2, 4}
+    assert min(block for block, kind in blocks if kind == "conv") == 8
+
+
+@pytest.mark.parametrize("batch", [2, None])
+def test_the_runtime_transposes_before_the_most_depthwise_convolutions(batch, rng):
+    """See that the TRANSPOSE has no more axes than TFLite permits, also with a batch."""
+    layer = built(Butterfly(), 4096)
+    lowering = Fused((Grouping((16, 4, 4, 4, 4), ("conv", *("depthwise",) * 4)),))
+    assert lowering in lowerings(layer)
+    content = convert(lower(layer, lowering), [tf.TensorSpec((batch, 4096), name="x")])
+    x = rng.standard_normal((2, 4096)).astype("float32")
+    (output,) = run_all(load(content), [{"x": x}]).values()
+    expected = dense_product(layer, x)
+    np.testing.assert_allclose(output, expected, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("activation", [pytest.param(None, marks=pytest.mark.long), "tanh"])
