@@ -190,7 +190,11 @@ def replace(**options):
     show_default=True,
     help="Repeatable: each model is trained once with each rate, and the best is kept.",
 )
-@click.option("--where", multiple=True, help="Name or path of a layer that may change, repeatable; or one regular expression.")
+@click.option(
+    "--where",
+    multiple=True,
+    help="Name or path of a layer that may change, repeatable; or one regular expression. No width multiplier is tried then.",
+)
 @click.option("--min-weights", type=click.IntRange(min=1), help="Change only layers with at least this many weights.")
 @click.option("--keras", "keras_output", type=FILE, help="Write the model to this .keras file too.")
 @click.option("--plot", type=FILE, help="Write a picture of all models tried to this file too.")

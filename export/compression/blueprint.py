@@ -1,7 +1,7 @@
 """How a compressed model is made of the original: which layers are replaced by what, or how narrow they become."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -37,13 +37,13 @@ class Blueprint:
     Attributes:
         structures: pairs of a layer's path and what the layer becomes. All other layers stay as they are, or dense.
         widths: pairs of a layer's path and its new width. Layers of `structures` become narrower first.
-        multiplier: the width multiplier of the whole network, or None.
+        multiplier: the width multiplier of the whole network, or None. Networks of the same arguments are equal.
         arguments: with a multiplier, a layer's path, the name of an argument, and its new value.
     """
 
     structures: tuple[tuple[str, Structure], ...] = ()
     widths: tuple[tuple[str, int], ...] = ()
-    multiplier: float | None = None
+    multiplier: float | None = field(default=None, compare=False)
     arguments: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod

@@ -1,6 +1,7 @@
 """The finalists: the few models that are trained to the end, exported and scored."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,8 @@ from .trials import EXPORT_WORK
 MOST, FAMILIES = 12, 6
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
+# An original whose score in another precision is at most this much lower is as good as the original.
+ALIKE = 0.001
 # How often the prediction of a cost is corrected by a measurement.
 CORRECTIONS = 4
 # If a model is fast enough, families without such a model are searched up to this multiple of its seconds, so that the result
@@ -93,6 +96,13 @@ class Finalists:
                 continue
             score = task.memory.once(task.scores, "original", partial(task.score, exported))
             self.found[UNCHANGED, precision] = Finalist(UNCHANGED, task.model, None, exported, score)
+        if not self.found:
+            reasons = " ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
+            raise ValueError(f"Expected a model that can be exported in one of {tuple(self.tasks)}. {reasons}")
+
+    def is_like_the_original(self, precision: str) -> bool:
+        """Return whether the original is about as good in one precision as in the first. Then nothing is more like it."""
+        return self.found[UNCHANGED, precision].score >= self.original.score - ALIKE
 
     def name(self, blueprint: Blueprint, precision: str) -> str:
         """Return the name of a model in a precision."""
@@ -123,10 +133,12 @@ class Finalists:
             for search in open_searches:
                 if len(self.tried) > MOST or self._is_over:
                     return
-                trained = self._train(search.middle)
-                meets = trained is not None and trained.score >= least
-                if meets:
-                    fastest = min(fastest, search.middle.cost.seconds)
+                entry = search.middle
+                trained = self._train(entry)
+                if trained is not None and trained.score >= least:
+                    fastest = min(fastest, entry.cost.seconds)
+                # In a precision other than the cheapest one the same model may be good enough.
+                meets = any(each.score >= least for (made, _), each in self.found.items() if made == entry.blueprint)
                 search.halve(meets)
             for search in searches:
                 search.leave_out_slower(fastest if search.has_good else SLOWER * fastest)
@@ -155,12 +167,14 @@ class Finalists:
         for _ in range(CORRECTIONS):
             if measured and self.task.clock.is_over():
                 break
-            fitting = [index for index, entry in enumerate(family) if entry.load * ratio <= MARGIN]
-            index = fitting[-1] if fitting else 0
+            usable = [index for index in range(len(family)) if math.isfinite(measured.get(index, 0.0))]
+            fitting = [index for index in usable if family[index].load * ratio <= MARGIN]
+            index = fitting[-1] if fitting else min(usable, default=0)
             if index in measured:
                 break
             measured[index] = self.task.targets.load(*self._untrained_cost(family[index]))
-            ratio = measured[index] / family[index].load
+            if math.isfinite(measured[index]):
+                ratio = measured[index] / family[index].load
         within = [index for index, load in measured.items() if load <= 1]
         index = max(within) if within else min(measured, key=measured.__getitem__)
         return family[index], measured[index]
@@ -170,8 +184,8 @@ class Finalists:
         task, blueprint = self.tasks[entry.precision], entry.blueprint
 
         def measured() -> Cost:
-            new, _ = self._built(blueprint)
             try:
+                new, _ = self._built(blueprint)
                 return task.exporter.measure({"new": task.export_untrained(new, blueprint.name)})["new"]
             except ValueError:
                 return Cost(float("inf"), float("inf"))
@@ -195,13 +209,15 @@ class Finalists:
         for rate in self.task.training.learning_rates:
             has_one = any(known == blueprint for known, _ in self.found)
             if has_one and self.task.clock.is_over():
-                return
+                break
             for precision, trained in self._trained(blueprint, rate, is_needed and not has_one).items():
                 best = self.found.get((blueprint, precision))
                 if best is None or trained.score > best.score:
                     self.found[blueprint, precision] = trained
-                for name in (blueprint.name, self.name(blueprint, precision)):
-                    self.skipped.pop(name, None)
+        for known, precision in self.found:
+            if known == blueprint:
+                self.skipped.pop(blueprint.name, None)
+                self.skipped.pop(self.name(blueprint, precision), None)
 
     def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> dict[str, Finalist]:
         """Return a model that was trained with one learning rate, with its file and score in each precision.
@@ -210,7 +226,11 @@ class Finalists:
         the export fails is left out.
         """
         task, key, finished = self.task, f"{_key(blueprint)} at {rate:g}", True
-        new, report = self._built(blueprint)
+        try:
+            new, report = self._built(blueprint)
+        except ValueError as error:  # Keras cannot make a network of this width
+            self.skipped[blueprint.name] = str(error)
+            return {}
         known = task.memory.known("finalists", key)
         if known:
             new.set_weights(task.memory.arrays_of("finalist", key))

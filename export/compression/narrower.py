@@ -24,8 +24,8 @@ BUTTERFLY_FACTORS = (0.75, 0.5, 0.25)
 BUTTERFLIES = ("radix 4", "three stages", "two stages")
 # The name under which their costs are kept.
 NAME = "narrower butterflies"
-# The part of the time limit after which no more narrower networks are measured.
-WIDTHS_PART = 0.1
+# The parts of the time limit after which no more narrower networks are measured, dense ones and those with butterflies.
+WIDTHS_PART, BUTTERFLIES_PART = 0.1, 0.15
 
 
 def by_widths(widths: Mapping[str, int]) -> Narrowing:
@@ -121,7 +121,7 @@ def narrower_butterflies(
     exports: dict[str, TFLiteModel] = {}
 
     def is_over() -> bool:
-        return task.is_over(WIDTHS_PART)
+        return task.is_over(BUTTERFLIES_PART, WIDTHS_PART)
 
     for blueprint, model in _untrained(task, widths, replaceable):
         weights[blueprint] = model.count_params()

@@ -24,32 +24,20 @@ from ..planning.wisdom import Wisdom
 from ..planning.wisdom import wisdom as process_wisdom
 from ..preparation.exportable import check_exportable, decisions, output_names, with_inputs
 from ..tflite.quantize import Precision, Quantize
-from .blueprint import Blueprint
 from .clock import Clock
 from .compression import Compression, Point, described
-from .costs import Cost, Exporter
+from .costs import Exporter
 from .examples import Examples
-from .families import Entry, Tried, improving, of_blueprints, of_structures, of_widths
+from .families import Entry, improving
 from .finalists import MARGIN, Finalists
 from .imitation import TEMPERATURE, Lesson, outputs_of
 from .memory import Memory
-from .narrower import (
-    BUTTERFLIES,
-    BUTTERFLY_FACTORS,
-    FACTORS,
-    Narrowing,
-    by_multiplier,
-    by_widths,
-    cost_of_nothing,
-    costs_by_factor,
-    narrower_butterflies,
-)
+from .narrower import by_multiplier, by_widths
 from .replaceable import Replaceable, replaceable_layers
 from .score import Score, check_scorable
-from .structures import BUTTERFLY, LOW_RANK
+from .survey import Survey
 from .targets import TargetError, Targets
 from .task import Task, Training
-from .trials import EXPORT_WORK, LayerTrials
 from .verdict import STOPPED, UNSEEN, picked, reasons
 
 # Examples that calibrate "int8".
@@ -99,8 +87,8 @@ def compress(
             point. At least one target is needed. If latency or size are limited, the model of the highest score is picked, and
             else the fastest.
         quantize: precision of the exported models, as in `to_tflite`. "int8" is calibrated on x. "any": the search chooses the
-            precision of each model too, of float32, "dynamic" and "int8". Scores, costs and drops are then compared with those
-            of the original in float32.
+            precision of each model too, of float32, "dynamic" and "int8". Drops and speed-ups are then relative to the original
+            in the first of these in which it can be exported.
         device: where latency is measured, as in `measure`.
         time_limit: in seconds. The search ends soon after it, with what it has found. No more costs are measured after a
             quarter of it, and no more trials are begun after a half. At least one model is trained for at least one epoch.
@@ -116,7 +104,8 @@ def compress(
         epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
             each model is trained once with each, and the one with the best score is kept.
         loss: the loss of the labels, as in `distill`.
-        where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`.
+        where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`. If either is given, no width
+            multiplier is tried, because it changes all layers.
         seed: seed of all random draws. As `keras.utils.set_random_seed`, it sets those of Python, NumPy and the backend. None:
             nothing is seeded.
         wisdom: as in `to_tflite`.
@@ -141,9 +130,7 @@ def compress(
     targets = Targets(target_latency, target_size, max_accuracy_drop)
     clock = Clock(None if time_limit is None else positive_number(time_limit, "time_limit"))
     check_model(model)
-    precisions = ANY if quantize == "any" else (quantize,)
-    for each in precisions:
-        check_exportable(model, Precision(each))
+    precisions = _exportable(model, ANY if quantize == "any" else (quantize,))
     check_extent(runs=runs)
     if devices.unit(devices.find(device)) != "seconds":
         raise ValueError(
@@ -205,54 +192,31 @@ def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dic
     """
     finalists = Finalists(tasks)
     targets, clock = finalists.task.targets, finalists.task.clock
-    narrowings = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
-    widths_work = len(narrowings) * (2 + len(FACTORS)) * EXPORT_WORK
-    narrower_work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
-    clock.expect(len(tasks) * (widths_work + narrower_work) + finalists.work)
+    clock.expect(finalists.work)
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_originals()
-    used = [(tasks[precision], original.exported) for (_, precision), original in finalists.found.items()]
-    costs = [
-        {name: costs_by_factor(task, narrowing, original, name) for name, narrowing in narrowings.items()}
-        for task, original in used
-    ]
-    originals = [of["widths"][1.0] for of in costs]
-    trials = [LayerTrials(task, layers, cost, cost_of_nothing(task)) for (task, _), cost in zip(used, originals, strict=True)]
-    clock.expect(sum(each.work for each in trials))
-    clock.finish(len(tasks) * widths_work)
-    if targets.limits_cost and min(targets.load(*cost) for cost in originals) <= MARGIN:
-        return finalists  # the original keeps the limits, and nothing is more like it
-    narrower = [narrower_butterflies(task, widths, {layer.path for layer in layers}) for task, _ in used]
-    clock.finish(len(tasks) * narrower_work)
-    structures = [each.structures() for each in trials]
-    tried = [each.run(worth) for each, worth in zip(trials, structures, strict=True)]
-    kinds = [
-        _families(task, each, [(narrowings[name], by_factor) for name, by_factor in of.items()], butterflies)
-        for (task, _), each, of, butterflies in zip(used, tried, costs, narrower, strict=True)
-    ]
-    families = [improving(chain.from_iterable(alike)) for alike in zip(*kinds, strict=True)]
+    narrowings = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
+    surveys = {
+        precision: Survey(tasks[precision], original.exported, layers, widths, narrowings)
+        for (_, precision), original in finalists.found.items()
+    }
+    for survey in surveys.values():
+        survey.measure_widths()
+    if targets.limits_cost and any(
+        targets.load(*survey.cost_of_original) <= MARGIN and finalists.is_like_the_original(precision)
+        for precision, survey in surveys.items()
+    ):
+        return finalists
+    for survey in surveys.values():
+        survey.measure_butterflies()
+    for survey in surveys.values():
+        survey.measure_layers()
+    for survey in surveys.values():
+        survey.try_layers()
+    kinds = zip(*(survey.families() for survey in surveys.values()), strict=True)
+    families = [improving(chain.from_iterable(alike)) for alike in kinds]
     _train(finalists, [family for family in families if family])
     return finalists
-
-
-def _families(
-    task: Task,
-    tried: tuple[dict[str, list[Tried]], Cost],
-    narrower: list[tuple[Narrowing, dict[float, Cost]]],
-    butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]],
-) -> list[list[Entry]]:
-    """Return the models that may be trained, in families, with what they cost in the precision of the task.
-
-    Args:
-        task: the search in one precision.
-        tried: what each layer may be, and the cost of all the model but these layers.
-        narrower: how narrower networks are made, and what they cost, by the factor on their widths.
-        butterflies: what narrower networks with butterflies cost, and how many weights they have.
-    """
-    of_layers = [of_structures(*tried, task.targets, allowed) for allowed in ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))]
-    of_narrower = [of_widths(*each, task.targets) for each in narrower] + [of_blueprints(*butterflies, task.targets)]
-    families = [of_layers[0], *of_narrower, *of_layers[1:]]
-    return [[entry._replace(precision=task.exporter.precision) for entry in family] for family in families]
 
 
 def _train(finalists: Finalists, families: list[list[Entry]]) -> None:
@@ -290,6 +254,24 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
             result,
         )
     return result
+
+
+def _exportable(model: keras.Model, precisions: Sequence[Quantize | None]) -> list[Quantize | None]:
+    """Return those precisions in which a model can be exported.
+
+    Raises:
+        ValueError: if there is none. The message is that of the last one.
+    """
+    usable: list[Quantize | None] = []
+    for precision in precisions:
+        try:
+            check_exportable(model, Precision(precision))
+        except ValueError:
+            if precision == precisions[-1] and not usable:
+                raise
+        else:
+            usable.append(precision)
+    return usable
 
 
 def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> Score:

@@ -53,8 +53,8 @@ class Task:
         exporter: exports and measures models, in one precision.
         memory: what was found so far.
         clock: shows how far the search is, and knows its time limit.
-        share: the precisions of a search take turns in each stage. This is the part of the time of a stage after which the turn
-            of this precision ends.
+        share: the precisions of a search take turns in each stage. This is the part of a stage after which the turn of this
+            precision ends.
     """
 
     model: keras.Model
@@ -82,9 +82,9 @@ class Task:
         """Which files are exported: their precision, and what they are made small or fast for."""
         return f"{self.exporter.precision} files for {self.exporter.objective}"
 
-    def is_over(self, part: float) -> bool:
-        """Return whether the turn of this precision is over in a stage that ends after `part` of the time limit."""
-        return self.clock.is_over(part * self.share)
+    def is_over(self, end: float, begin: float = 0.0) -> bool:
+        """Return whether the turn of this precision is over in a stage between two parts of the time limit."""
+        return self.clock.is_over(begin + (end - begin) * self.share)
 
     def export(self, model: keras.Model, name: str) -> TFLiteModel:
         """Return `model` as a file, and keep what was measured for it.

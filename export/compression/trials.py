@@ -14,6 +14,7 @@ from .costs import Cost
 from .families import Tried
 from .harm import STEPS, try_layer
 from .imitation import Lesson
+from .narrower import BUTTERFLIES_PART
 from .replaceable import Replaceable
 from .structures import DENSE, Structure, structures_of
 from .task import Task, trial_name
@@ -102,8 +103,9 @@ class LayerTrials:
             by_key.setdefault(layer.key, []).append(layer)
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
-            known, part = self.task.memory.known(self.task.costs, key), COSTS_PART * (number + 1) / len(by_key)
-            if any(kept.values()) and not known and self.task.is_over(part):
+            known = self.task.memory.known(self.task.costs, key)
+            part = BUTTERFLIES_PART + (COSTS_PART - BUTTERFLIES_PART) * (number + 1) / len(by_key)
+            if any(kept.values()) and not known and self.task.is_over(part, BUTTERFLIES_PART):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
                 continue
             where = f"{number + 1} of {len(by_key)}: {alike[0].path}, {self.task.exporter.precision}"
@@ -121,7 +123,7 @@ class LayerTrials:
         """
 
         def is_over() -> bool:
-            return self.task.is_over(part)
+            return self.task.is_over(part, BUTTERFLIES_PART)
 
         measured = self.task.memory.once(
             self.task.costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .blueprint import ORIGINAL
 from .compression import Point, described
 from .targets import Targets
 
@@ -39,7 +40,8 @@ def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]
     if not meets:
         first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
     sentences = [first, f"'{pick.name}': {described(pick, original)}."]
-    for family in dict.fromkeys(point.family for point in points[1:] if point.family != pick.family):
+    families = dict.fromkeys(point.family for point in points if point.family not in (ORIGINAL, pick.family))
+    for family in families:
         alike = [point for point in points if point.family == family]
         best, _ = picked(alike, original, targets)
         sentences.append(f"The best of the kind {family} is '{best.name}': {described(best, original)}.")

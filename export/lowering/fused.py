@@ -52,7 +52,7 @@ class Fused(PartByPart):
     """Block factors, each written by one of `factors.OPERATORS`.
 
     Attributes:
-        groupings: one for each butterfly among the layer's parts, in their order. Empty: `fusion.best_counts` by "conv".
+        groupings: one for each butterfly among the layer's parts, in their order. Empty: `fusion.best_factors` by "conv".
     """
 
     kind = "fused"

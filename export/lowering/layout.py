@@ -1,8 +1,9 @@
 """Layouts: in which order a tensor holds the values of all nodes for a batch, as a tuple of axes, the slowest first.
 
 An axis is `BATCH`, or the digit of the node's number that one factor mixes. A node's number is the sum of digit times stride
-over its digits. Every factor wants the digit that it mixes last, so values move between two factors. Because layouts are
-tracked by digits, a move is one TRANSPOSE of few axes, or nothing where the values already lie as the next factor wants them.
+over its digits. Most operators want the digit that they mix last, so values move between two factors; `factors.route` says
+which layout each takes. Because layouts are tracked by digits, a move is one TRANSPOSE of few axes, or nothing where the values
+already lie as the next factor wants them.
 """
 
 from collections.abc import Sequence

@@ -82,7 +82,7 @@ def remade(model: keras.Model, arguments: Arguments) -> keras.Model | None:
         new = type(model).from_config(config)
         if not new.built:
             new.build(model.input_shape)
-    except (KeyError, NotImplementedError, TypeError, ValueError):
+    except Exception:  # Layers of a user's class may refuse a width by any error.
         return None
     if not new.built or _shapes(new.outputs) != _shapes(model.outputs):
         return None

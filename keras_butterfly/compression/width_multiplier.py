@@ -1,7 +1,5 @@
 """Copies of a network in which all hidden layers have a part of their width, as by the width multiplier of MobileNets."""
 
-from collections.abc import Mapping
-
 import keras
 from keras import layers
 
@@ -13,9 +11,11 @@ from .narrowing import Arguments, config_of, narrowed_widths, remade
 WIDTHS: dict[type, tuple[str, ...]] = {
     layers.Dense: ("units",),
     layers.Embedding: ("output_dim",),
-    **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.SeparableConv1D, layers.SeparableConv2D), ("filters",)),
+    **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), ("filters",)),
+    **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), ("filters",)),
+    **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose), ("filters",)),
     **dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN), ("units",)),
-    layers.MultiHeadAttention: ("key_dim", "value_dim", "output_shape"),
+    layers.MultiHeadAttention: ("key_dim", "value_dim"),
     layers.GroupQueryAttention: ("head_dim",),
 }
 # Those that no layer outside depends on.
@@ -30,22 +30,27 @@ def hidden_widths(model: keras.Model) -> Arguments:
     """
     if not is_graph(model):
         return {}
-    found: dict[str, dict[str, int]] = {}
+    found: Arguments = {}
     for group in _groups(model):
-        alone = [{path: arguments} for path, arguments in group.items()]
-        for each in [group] if _can_shrink(model, group) else [one for one in alone if _can_shrink(model, one)]:
-            for path, arguments in each.items():
-                found.setdefault(path, {}).update(arguments)
+        both = _merged(found, group)
+        if _can_shrink(model, both):
+            found = both
+            continue
+        for path, arguments in group.items():
+            with_one = _merged(found, {path: arguments})
+            found = with_one if _can_shrink(model, with_one) else found
     return found
 
 
 def with_multiplier(widths: Arguments, multiplier: float) -> Arguments:
-    """Return widths times `multiplier`, rounded, at least 1."""
+    """Return widths times `multiplier`, rounded as by `narrowed_widths`."""
     return {path: narrowed_widths(arguments, multiplier) for path, arguments in widths.items()}
 
 
 def resized(model: keras.Model, arguments: Arguments) -> keras.Model:
-    """Return a network like `model` with other widths. Layers of another shape have random weights, the others keep theirs.
+    """Return a network like `model` with other widths.
+
+    Layers of another shape have random weights and can be trained, also if they could not before. The others stay as they are.
 
     Args:
         model: a built Sequential or functional model.
@@ -58,7 +63,9 @@ def resized(model: keras.Model, arguments: Arguments) -> keras.Model:
     if new is None:
         raise ValueError(f"Expected widths that can be changed, of 'hidden_widths'. Received: {sorted(arguments)}")
     for (_, old), (_, copy) in zip(named_layers(model), named_layers(new), strict=True):
-        if [each.shape for each in old.weights] == [each.shape for each in copy.weights]:
+        is_same = [each.shape for each in old.weights] == [each.shape for each in copy.weights]
+        copy.trainable = old.trainable if is_same else True
+        if is_same:
             copy.set_weights(old.get_weights())
             copy_state(old, copy)
     return new
@@ -75,5 +82,9 @@ def _groups(model: keras.Model) -> list[Arguments]:
     return list(groups.values())
 
 
-def _can_shrink(model: keras.Model, widths: Mapping[str, Mapping[str, int]]) -> bool:
+def _merged(first: Arguments, second: Arguments) -> Arguments:
+    return {path: {**first.get(path, {}), **second.get(path, {})} for path in (*first, *second)}
+
+
+def _can_shrink(model: keras.Model, widths: Arguments) -> bool:
     return remade(model, with_multiplier(widths, 0.5)) is not None

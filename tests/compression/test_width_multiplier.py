@@ -66,6 +66,30 @@ def test_layers_that_keep_their_shape_keep_their_weights(rng):
     np.testing.assert_array_equal(same.get_layer("b").kernel, model.get_layer("b").kernel)
 
 
+def test_layers_that_could_not_be_trained_can_be_trained_with_random_weights(rng):
+    """A frozen part of a pretrained network, as in transfer learning."""
+    part = keras.Sequential([keras.Input((6,)), layers.Dense(32, name="a"), layers.Dense(32, name="b")], name="part")
+    model = keras.Sequential([keras.Input((6,)), part, layers.Dense(2, name="head")])
+    part.trainable = False
+    small = resized(model, {"part/a": {"units": 8}})
+    trained = {variable.path for variable in small.trainable_variables}
+    assert len(trained) == 6
+    part.trainable = True
+    part.get_layer("b").trainable = False
+    kept = resized(model, {"head": {"units": 2}})
+    assert len(kept.trainable_variables) == 4
+
+
+def test_groups_of_widths_that_exclude_each_other(rng):
+    """Each of two layers can become narrower, but not both, because their outputs are reshaped together."""
+    inputs = keras.Input((4,))
+    both = layers.Concatenate()([layers.Dense(8, name="a")(inputs), layers.Dense(16, name="b")(inputs)])
+    model = keras.Model(inputs, layers.Dense(3, name="head")(layers.Reshape((4, -1))(both)))
+    widths = hidden_widths(model)
+    assert set(widths) == {"a", "b"}
+    assert resized(model, with_multiplier(widths, 0.5)).output_shape == (None, 4, 3)
+
+
 def test_what_cannot_become_narrower():
     fixed = keras.Sequential([keras.Input((6,)), layers.Dense(8, name="a"), layers.Reshape((2, 4)), layers.Dense(3)])
     assert hidden_widths(fixed) == {}

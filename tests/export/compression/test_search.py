@@ -16,6 +16,7 @@ from keras_butterfly import LowRank, export
 from keras_butterfly.export.compression.harm import try_layer
 from keras_butterfly.export.compression.imitation import imitate
 from keras_butterfly.export.compression.memory import FILE
+from keras_butterfly.export.compression.score import Score
 from keras_butterfly.export.convert import to_tflite
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -155,6 +156,34 @@ def test_a_width_multiplier_for_a_network_without_dense_hidden_layers(task):
     assert found.pick.name.startswith("all layers narrower, width multiplier 0.")
     assert found.pick.layers["conv2d"].startswith("filters ")
     assert found.exported.size_bytes <= 30_000 < found.points[0].size_bytes
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", [{"target_size": 25_000}, {"max_accuracy_drop": 0.5}])
+def test_widths_that_keras_cannot_make_are_left_out(task, target):
+    """The channels have to be a multiple of eight."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1))
+    x = layers.GroupNormalization(8)(layers.Conv2D(64, 3, padding="same", activation="relu")(images))
+    x = x + layers.Conv2D(64, 3, padding="same", activation="relu")(x)
+    model = keras.Model(images, layers.Dense(10, "softmax")(layers.GlobalAveragePooling2D()(x)))
+    (x, y), (held_x, held_y) = task[1:]
+    parts = (x[:300].reshape(-1, 8, 8, 1), y[:300]), (held_x.reshape(-1, 8, 8, 1), held_y)
+    found = compress((model, *parts), **target, epochs=1)
+    assert any(point.name.startswith("all layers narrower") for point in found.points)
+
+
+@pytest.mark.usefixtures("eager")
+def test_with_any_precision_a_poor_original_does_not_end_the_search(task, monkeypatch):
+    """An original in int8 that keeps the limit is taken only if it is about as good as the one in float32."""
+    real = Score.__call__
+    # 15,000 bytes are less than the original in int8, and more than the model that is trained.
+    poor = lambda file: file.precision.name is not None and file.size_bytes > 15_000  # noqa: E731
+    monkeypatch.setattr(Score, "__call__", lambda self, file: real(self, file) - 0.5 * poor(file))
+    (x, y), validation_data = task[1], tuple(part[:200] for part in task[2])
+    settings = {"data": (x[:300], y[:300]), "validation_data": validation_data, "epochs": 1, "time_limit": 1e-3}
+    found = compress(task, target_size=30_000, quantize="any", **settings)
+    assert len({point.family for point in found.points}) > 1
 
 
 @pytest.mark.usefixtures("eager")

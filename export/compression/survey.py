@@ -1,0 +1,93 @@
+"""What the models of a search cost in one precision, and which of them are worth training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..model import TFLiteModel
+from .blueprint import Blueprint
+from .costs import Cost
+from .families import Entry, Tried, of_blueprints, of_structures, of_widths
+from .narrower import (
+    BUTTERFLIES,
+    BUTTERFLY_FACTORS,
+    FACTORS,
+    Narrowing,
+    cost_of_nothing,
+    costs_by_factor,
+    narrower_butterflies,
+)
+from .replaceable import Replaceable
+from .structures import BUTTERFLY, LOW_RANK, Structure
+from .task import Task
+from .trials import EXPORT_WORK, LayerTrials
+
+# The families of models that replace layers, by the structures that they may use.
+ALLOWED = ((BUTTERFLY, LOW_RANK), (BUTTERFLY,), (LOW_RANK,))
+
+
+@dataclass
+class Survey:
+    """The costs of models in one precision. Each stage of the search asks for one more of its measurements.
+
+    Attributes:
+        task: the search in this precision.
+        original: the exported original.
+        layers: the layers that may be replaced.
+        widths: the widths of the layers that may be made narrower alone, by their paths.
+        narrowings: how narrower networks are made, by name.
+        by_factor: of each narrowing, what networks cost, by the factor on their widths.
+        butterflies: narrower networks with butterflies: what they cost, and how many weights they have.
+        structures: the structures that are worth a trial, by the paths of layers.
+        tried: what each layer may be, by its path, and the cost of all the model but these layers.
+    """
+
+    task: Task
+    original: TFLiteModel
+    layers: list[Replaceable]
+    widths: Mapping[str, int]
+    narrowings: Mapping[str, Narrowing]
+    by_factor: dict[str, dict[float, Cost]] = field(default_factory=dict)
+    butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]] = ({}, {})
+    structures: dict[str, list[Structure]] = field(default_factory=dict)
+    tried: tuple[dict[str, list[Tried]], Cost] = ({}, Cost(0.0, 0.0))
+
+    @property
+    def cost_of_original(self) -> Cost:
+        """What the original costs. `measure_widths` measures it."""
+        return next(iter(self.by_factor.values()))[1.0]
+
+    def measure_widths(self) -> None:
+        """Measure narrower dense networks."""
+        work = (1 + len(FACTORS)) * EXPORT_WORK
+        self.task.clock.expect(len(self.narrowings) * work)
+        for name, narrowing in self.narrowings.items():
+            self.by_factor[name] = costs_by_factor(self.task, narrowing, self.original, name)
+            self.task.clock.finish(work)
+
+    def measure_butterflies(self) -> None:
+        """Measure narrower networks with butterflies."""
+        work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
+        self.task.clock.expect(work)
+        self.butterflies = narrower_butterflies(self.task, self.widths, {layer.path for layer in self.layers})
+        self.task.clock.finish(work)
+
+    def measure_layers(self) -> None:
+        """Measure each layer alone as each structure."""
+        self.task.clock.expect(self._trials.work)
+        self.structures = self._trials.structures()
+
+    def try_layers(self) -> None:
+        """Try in each layer the structures that are worth it. What was tried in another precision is known."""
+        self.tried = self._trials.run(self.structures)
+
+    def families(self) -> list[list[Entry]]:
+        """Return the models that may be trained, in families. All surveys of a search have the same ones."""
+        targets = self.task.targets
+        of_all, *of_one = (of_structures(*self.tried, targets, allowed) for allowed in ALLOWED)
+        of_narrower = [of_widths(self.narrowings[name], costs, targets) for name, costs in self.by_factor.items()]
+        families = [of_all, *of_narrower, of_blueprints(*self.butterflies, targets), *of_one]
+        return [[entry._replace(precision=self.task.exporter.precision) for entry in family] for family in families]
+
+    @property
+    def _trials(self) -> LayerTrials:
+        return LayerTrials(self.task, self.layers, self.cost_of_original, cost_of_nothing(self.task))
