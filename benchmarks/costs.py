@@ -7,7 +7,7 @@ rows. The program prints how far the fitted estimates are from the measurements.
 
 With `--keep` the costs in export/planning/costs.json stay as they are, and only those of new units of work are added. This
 machine may be faster or slower than the one of the file. How many times is the median over lowerings without new units, and
-the new costs are divided by that number.
+all measurements are divided by that number.
 """
 
 import json
@@ -77,14 +77,16 @@ def measured(precision: Precision, rows: int, samples: int, runs: int, known: di
     return points
 
 
-def fitted(points: Sequence[tuple[dict, float]]) -> dict[str, float]:
-    """Return the seconds per unit of each kind of work that fit the measurements best."""
-    units = sorted({unit for amounts, _ in points for unit in amounts})
+def fitted(points: Sequence[tuple[dict, float]], known: dict) -> dict[str, float]:
+    """Return the seconds per unit of each kind of work that fit the measurements best, with the known ones among them."""
+    units = sorted({unit for amounts, _ in points for unit in amounts} - known.keys())
+    points = [point for point in points if not point[0].keys() <= known.keys()]
     seconds = np.array([second for _, second in points])
+    rest = np.array([second - priced(amounts, known) for amounts, second in points]).clip(min=0.0) / seconds
     matrix = np.array([[amounts.get(unit, 0.0) for unit in units] for amounts, _ in points]) / seconds[:, None]
     scale = matrix.max(axis=0).clip(min=1e-30)
-    solution, _ = nnls(matrix / scale, np.ones(len(points)), maxiter=10_000)
-    return dict(zip(units, (solution / scale).tolist(), strict=True))
+    solution, _ = nnls(matrix / scale, rest, maxiter=10_000)
+    return dict(sorted({**known, **dict(zip(units, (solution / scale).tolist(), strict=True))}.items()))
 
 
 def slowness(points: Sequence[tuple[dict, float]], known: dict) -> float:
@@ -122,12 +124,11 @@ def main(samples, runs, keep, output, overwrite):
             known = saved["seconds"][name][regime] if keep else {}
             each = samples // len(several)
             points = [point for rows in several for point in measured(Precision(quantize), rows, each, runs, known)]
-            costs[name][regime] = fitted(points)
             if keep:
                 slower = slowness(points, known)
                 print(f"{name}, {regime}: this machine takes {slower:.2f} times the estimates.")
-                new = {unit: cost / slower for unit, cost in costs[name][regime].items() if unit not in known}
-                costs[name][regime] = dict(sorted({**known, **new}.items()))
+                points = [(amounts, second / slower) for amounts, second in points]
+            costs[name][regime] = fitted(points, known)
             print(f"{name}, {regime}:", spread(points, costs[name][regime]), flush=True)
     host = devices.find("host")
     facts = {
