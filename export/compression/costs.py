@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from ..convert import to_tflite
 from ..measurement import devices
@@ -75,9 +76,12 @@ class Exporter:
     def export_untrained(self, model: keras.Model) -> TFLiteModel:
         """Return a model of which only the cost matters as a file. In int8 it may be off by as much as its largest output.
 
+        Its biases and scales become different from each other, as training makes them: a file stores equal ones only once.
+
         Raises:
             ValueError: as `to_tflite`.
         """
+        make_different(model)
         return self.export(model, self._loose_tolerance)
 
     def export_layer(self, model: keras.Model, inputs: np.ndarray | None, rows: int) -> TFLiteModel:
@@ -116,6 +120,15 @@ class Exporter:
         """Return the cost of each file. Latencies are measured in turns."""
         latencies = measure_all(files, runs=runs, device=self.device)
         return {name: Cost(latencies[name].cost, file.size_bytes) for name, file in files.items()}
+
+
+def make_different(model: keras.Model) -> None:
+    """Add small random numbers to the weights of a model whose values are all the same, such as those of an untrained bias."""
+    random = np.random.default_rng(0)
+    for variable in model.weights:
+        value = ops.convert_to_numpy(variable)
+        if variable.dtype.startswith("float") and value.size > 1 and (value == value.flat[0]).all():
+            variable.assign(value + 0.01 * random.standard_normal(value.shape).astype(value.dtype))
 
 
 def empty_model() -> keras.Model:
