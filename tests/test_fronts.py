@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fronts_page import GROUPS, KEYS, group_of, limit_of, limits_of, plot_fronts, results_in, winners_table, with_tables
 
-from keras_butterfly.export.compression import harm
+from keras_butterfly.export.compression import harm, trials
 from keras_butterfly.export.compression.blueprint import KIND_OF
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +77,10 @@ def test_the_search_trains_and_goes_on(tmp_path, briefly):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["hapt_transformer", "cifar10_vgg"])
-def test_other_networks_and_any_precision(tmp_path, briefly, monkeypatch, name):
-    monkeypatch.setitem(fronts.PARTS, "any", {"size": (6,), "latency": ()})
+@pytest.mark.parametrize(("name", "part"), [("hapt_transformer", 1.6), ("cifar10_vgg", 6)])
+def test_other_networks_and_any_precision(tmp_path, briefly, monkeypatch, name, part):
+    monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
+    monkeypatch.setitem(fronts.PARTS, "any", {"size": (part,), "latency": ()})
     monkeypatch.setattr(fronts, "QUICK", replace(fronts.QUICK, seconds=None, runs=2, examples=60))
     (limit,) = run_quickly(tmp_path, name, "any")["size"].values()
     narrower = [point for point in limit["points"] if point["name"].startswith("all layers narrower")]
