@@ -167,5 +167,5 @@ def plot(tree: dict):
         axis.set(title=NETWORKS[name], xlabel="weights")
         plots.log_scale(axis, "x")
     axes[0].set(ylabel="test accuracy, %")
-    figure.legend(shown.values(), shown, loc="outside right upper")
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4)
     return figure
