@@ -146,7 +146,7 @@ def test_a_width_multiplier_for_a_network_without_dense_hidden_layers(task):
     """Its convolutions are added to each other, so they can only become narrower together."""
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 8, 1))
-    x = layers.Conv2D(32, 3, padding="same", activation="relu")(images)
+    x = layers.Conv2D(32, 3, padding="same", activation="relu", name="first")(images)
     x = x + layers.Conv2D(32, 3, padding="same", activation="relu")(x)
     model = keras.Model(images, layers.Dense(10, "softmax")(layers.GlobalAveragePooling2D()(x)))
     (x, y), (held_x, held_y) = task[1:]
@@ -154,7 +154,7 @@ def test_a_width_multiplier_for_a_network_without_dense_hidden_layers(task):
     found = compress((model, *parts), target_size=30_000)
     assert found.pick.family == "narrower"
     assert found.pick.name.startswith("all layers narrower, width multiplier 0.")
-    assert found.pick.layers["conv2d"].startswith("filters ")
+    assert found.pick.layers["first"].startswith("filters ")
     assert found.exported.size_bytes <= 30_000 < found.points[0].size_bytes
 
 
