@@ -49,7 +49,7 @@ def model_card(model, name: str, figure=None) -> str:
 
 def _origin(model) -> str:
     """Return a sentence that says what the file is, and the checksum that identifies it."""
-    precision = model.precision.name or "float32"
+    precision = model.precision.label
     return (
         f"A TFLite model in {precision}, exported by keras_butterfly {version('keras-butterfly')}. It holds built-in operators "
         f"only, and needs neither Flex nor custom kernels.\n\nSHA-256: `{hashlib.sha256(model.content).hexdigest()}`"

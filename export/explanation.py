@@ -11,7 +11,7 @@ from .tflite.operators import count_operators
 
 def summary_lines(model) -> list[str]:
     """Return the few lines that `print(exported)` shows: precision, size, errors, and what the butterfly layers save."""
-    precision, parity = model.precision.name or "float32", model.parity
+    precision, parity = model.precision.label, model.parity
     decisions = "" if parity.agreement is None else f", {parity.agreement:.1%} equal decisions"
     lines = [
         f"{precision}, {model.size_bytes / 1024:,.1f} KiB, {len(model.operators)} operators in {model.partitions} XNNPACK "

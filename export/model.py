@@ -127,7 +127,7 @@ class TFLiteModel:
             "partitions": self.partitions,
             "inputs": list(self.input_names),
             "outputs": list(self.output_names),
-            "precision": self.precision.name or "float32",
+            "precision": self.precision.label,
             "notes": list(self.notes),
             "parity": self.parity.to_dict(),
             "plan": [

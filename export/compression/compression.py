@@ -60,7 +60,7 @@ class Point:
     @property
     def precision(self) -> str:
         """The precision of the exported model: "float32", "float16", "dynamic" or "int8"."""
-        return self.exported.precision.name or "float32"
+        return self.exported.precision.label
 
     def to_dict(self) -> dict:
         """Return the figures as a dict of plain values, which JSON can hold. Times are in seconds, sizes in bytes."""

@@ -14,7 +14,7 @@ from ..measurement.timing import measure_all
 from ..model import TFLiteModel
 from ..planning.planner import Objective, default_effort
 from ..planning.wisdom import Wisdom
-from ..tflite.quantize import Quantize
+from ..tflite.quantize import Precision, Quantize
 
 # The largest permitted error in int8 of a file of which only the cost matters, relative to the largest output.
 LOOSE_TOLERANCE = 1.0
@@ -63,7 +63,7 @@ class Exporter:
     @property
     def precision(self) -> str:
         """The name of the precision."""
-        return self.quantize or "float32"
+        return Precision(self.quantize).label
 
     def export(self, model: keras.Model, tolerance: float | None = None) -> TFLiteModel:
         """Return `model` as a .tflite file that has been compared with Keras.
@@ -74,7 +74,7 @@ class Exporter:
         return self._export(model, self.typical, integer_io=False, tolerance=tolerance)
 
     def export_untrained(self, model: keras.Model) -> TFLiteModel:
-        """Return a model of which only the cost matters as a file. In int8 it may be off by as much as its largest output.
+        """Return `model`, of which only the cost matters, as a file. In int8 it may be off by as much as its largest output.
 
         Its biases and scales become different from each other, as training makes them: a file stores equal ones only once.
 
@@ -99,7 +99,7 @@ class Exporter:
 
     @property
     def _loose_tolerance(self) -> float | None:
-        """The tolerance of files of which only the cost matters. None: that of the precision."""
+        """The largest permitted error of a file of which only the cost matters. None: the default of the precision."""
         return LOOSE_TOLERANCE if self.quantize == "int8" else None
 
     def _export(self, model: keras.Model, typical, **settings) -> TFLiteModel:

@@ -216,7 +216,7 @@ class Planner:
         return Precision("int8", integer_io=True) if self.precision.name == "int8" else self.precision
 
     def _wisdom_key(self, layer: Layer, shape: Shape) -> WisdomKey:
-        precision, device = self.precision.name or "float32", self.device
+        precision, device = self.precision.label, self.device
         place = (device.name, device.machine, device.runtime)
         return WisdomKey(structure(layer), shape, precision, self.objective, self.effort, *place)
 

@@ -39,6 +39,11 @@ class Precision:
             raise ValueError(f'`integer_io` needs quantize="int8". Received: quantize={self.name!r}')
 
     @property
+    def label(self) -> str:
+        """The name of the precision for people and files: "float32" instead of None."""
+        return self.name or "float32"
+
+    @property
     def tolerance(self) -> float:
         """The largest permitted error by default, relative to the largest output."""
         return TOLERANCES[self.name]
