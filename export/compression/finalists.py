@@ -138,8 +138,7 @@ class Finalists:
                 if trained is not None and trained.score >= least:
                     fastest = min(fastest, entry.cost.seconds)
                 # In a precision other than the cheapest one the same model may be good enough.
-                meets = any(each.score >= least for (made, _), each in self.found.items() if made == entry.blueprint)
-                search.halve(meets)
+                search.halve(any(each.score >= least for each in self._files_of(entry.blueprint).values()))
             for search in searches:
                 search.leave_out_slower(fastest if search.has_good else SLOWER * fastest)
 
@@ -207,23 +206,25 @@ class Finalists:
         """Train a model once with each learning rate, and add the best one of each precision."""
         is_needed = not self._has_trained
         for rate in self.task.training.learning_rates:
-            has_one = any(known == blueprint for known, _ in self.found)
-            if has_one and self.task.clock.is_over():
+            best = self._files_of(blueprint)
+            if best and self.task.clock.is_over():
                 break
-            for precision, trained in self._trained(blueprint, rate, is_needed and not has_one).items():
-                best = self.found.get((blueprint, precision))
-                if best is None or trained.score > best.score:
+            for precision, trained in self._trained(blueprint, rate, is_needed and not best).items():
+                if precision not in best or trained.score > best[precision].score:
                     self.found[blueprint, precision] = trained
-        for known, precision in self.found:
-            if known == blueprint:
-                self.skipped.pop(blueprint.name, None)
-                self.skipped.pop(self.name(blueprint, precision), None)
+        for precision in self._files_of(blueprint):
+            self.skipped.pop(blueprint.name, None)
+            self.skipped.pop(self.name(blueprint, precision), None)
+
+    def _files_of(self, blueprint: Blueprint) -> dict[str, Finalist]:
+        """Return what was found of one model, by the names of the precisions."""
+        return {precision: found for (made, precision), found in self.found.items() if made == blueprint}
 
     def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> dict[str, Finalist]:
-        """Return a model that was trained with one learning rate, with its file and score in each precision.
+        """Train a model with one learning rate, and return it with its file and score, by the names of the precisions.
 
-        There is none if the training diverges, or if the time limit ends it and the model is not needed. A precision in which
-        the export fails is left out.
+        The result is empty if the training diverges, or if the time limit ends it and the model is not needed. A precision in
+        which the export fails is left out.
         """
         task, key, finished = self.task, f"{_key(blueprint)} at {rate:g}", True
         try:
@@ -255,17 +256,29 @@ class Finalists:
                 task.memory.keep_arrays("finalist", key, new.get_weights())
                 task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each / len(task.training.learning_rates))
-        trained: dict[str, Finalist] = {}
-        for precision, each in self.tasks.items():
+        return self._exported(blueprint, new, report, key, finished)
+
+    def _exported(
+        self, blueprint: Blueprint, model: keras.Model, report: ReplacementReport | None, key: str, finished: bool
+    ) -> dict[str, Finalist]:
+        """Export and score a trained model in each precision, and return the files, by the names of the precisions.
+
+        Args:
+            blueprint, model, report: how the model was made, the model, and what was replaced in it.
+            key: the name under which its scores are kept.
+            finished: whether its training was finished. Otherwise the scores serve this search only.
+        """
+        exported: dict[str, Finalist] = {}
+        for precision, task in self.tasks.items():
             name = self.name(blueprint, precision)
             try:
-                exported = each.export(new, blueprint.name)
+                file = task.export(model, blueprint.name)
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue
-            score = each.memory.once(each.scores, key, partial(each.score, exported), is_finished=lambda: finished)
-            trained[precision] = Finalist(blueprint, new, report, exported, score)
-        return trained
+            score = task.memory.once(task.scores, key, partial(task.score, file), is_finished=lambda: finished)
+            exported[precision] = Finalist(blueprint, model, report, file, score)
+        return exported
 
     def _built(self, blueprint: Blueprint) -> tuple[keras.Model, ReplacementReport | None]:
         """Return a new model, whose layers start from their trials, and the report of what was replaced.
