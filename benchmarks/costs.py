@@ -78,7 +78,7 @@ def measured(precision: Precision, rows: int, samples: int, runs: int, known: di
 
 
 def fitted(points: Sequence[tuple[dict, float]], known: dict) -> dict[str, float]:
-    """Return the seconds per unit of each kind of work that fit the measurements best, with the known ones among them."""
+    """Return the seconds per unit of each kind of work: the known ones, and for other units those that fit `points` best."""
     units = sorted({unit for amounts, _ in points for unit in amounts} - known.keys())
     points = [point for point in points if not point[0].keys() <= known.keys()]
     seconds = np.array([second for _, second in points])
@@ -90,12 +90,12 @@ def fitted(points: Sequence[tuple[dict, float]], known: dict) -> dict[str, float
 
 
 def slowness(points: Sequence[tuple[dict, float]], known: dict) -> float:
-    """Return how many times the estimates by `known` the lowerings without new units took."""
+    """Return the median of measured by estimated seconds over the lowerings whose units all have a cost in `known`."""
     return float(np.median([second / priced(amounts, known) for amounts, second in points if set(amounts) <= set(known)]))
 
 
 def priced(amounts: dict, costs: dict) -> float:
-    """Return the estimate of a lowering from its amounts of work. Units without a cost count nothing."""
+    """Return the estimated seconds of a lowering: its amounts of work times their costs. Units without a cost count nothing."""
     return sum(amount * costs.get(unit, 0.0) for unit, amount in amounts.items())
 
 

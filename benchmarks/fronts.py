@@ -174,7 +174,7 @@ class Original:
 
     @property
     def limits(self) -> list[tuple[str, int]]:
-        """The limits: pairs of a cost, and the number by which that of the dense network is divided."""
+        """The limits to search for: "size" or "latency", each with the number by which that of the dense network is divided."""
         parts = PARTS[self.precision]
         return [(cost, part) for cost in TARGETS for part in parts[cost][-self.effort.limits if self.effort.limits else None :]]
 

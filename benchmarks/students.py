@@ -350,7 +350,7 @@ def trained(
 
 
 def copy_layers(sources: Sequence[keras.Model], targets: Sequence[keras.Model], names: Sequence[str]) -> None:
-    """Give layers of each of the `targets` the weights that they have in the network of `sources` at the same place."""
+    """Copy the weights of the layers `names` from each network of `sources` to the one of `targets` at the same place."""
     for source, target in zip(sources, targets, strict=True):
         for name in names:
             target.get_layer(name).set_weights(source.get_layer(name).get_weights())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 def climb(grid: tuple[float, ...], start: float, accuracy: Callable[[float], float], margin: float = 0.0) -> float:
-    """Return the best of the values of `grid` that are tried, going up and then down from `start`.
+    """Try values of `grid`, going up and then down from `start`, and return the one with the highest accuracy.
 
     The search in a direction ends at a value that is worse than the best by at least `margin`, or no better if it is 0.
     """

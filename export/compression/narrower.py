@@ -29,10 +29,12 @@ WIDTHS_PART, BUTTERFLIES_PART = 0.1, 0.15
 
 
 def by_widths(widths: Mapping[str, int]) -> Narrowing:
-    """Return how to make the layers narrower whose outputs no other layer is added to. They keep their strongest units.
+    """Return a function that takes a factor and returns how to make the layers of `widths` narrower.
+
+    The layers keep their strongest units.
 
     Args:
-        widths: the widths of these layers, by their paths.
+        widths: the widths of the layers that can become narrower alone, by their paths.
     """
 
     def blueprint(factor: float) -> Blueprint | None:
@@ -44,7 +46,7 @@ def by_widths(widths: Mapping[str, int]) -> Narrowing:
 
 
 def by_multiplier(widths: Arguments) -> Narrowing:
-    """Return how to make all layers narrower, with random weights.
+    """Return a function that takes a factor and returns how to make all layers narrower, with random weights.
 
     Args:
         widths: the widths of the layers, by their paths and arguments.
@@ -60,7 +62,7 @@ def by_multiplier(widths: Arguments) -> Narrowing:
 
 
 def costs_by_factor(task: Task, blueprint_at: Narrowing, original: TFLiteModel, name: str) -> dict[float, Cost]:
-    """Measure narrower networks. Return the costs by the factor on the widths, that of the original, 1, among them.
+    """Measure narrower networks, and return what each costs, by the factor on its widths. The original has the factor 1.
 
     A network that cannot be made or exported is left out. If the time limit leaves no time for more, there is one other factor.
 

@@ -257,7 +257,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
 
 
 def _exportable(model: keras.Model, precisions: Sequence[Quantize | None]) -> list[Quantize | None]:
-    """Return those precisions in which a model can be exported.
+    """Return those of `precisions` in which `model` can be exported.
 
     Raises:
         ValueError: if there is none. The message is that of the last one.

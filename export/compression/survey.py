@@ -57,7 +57,7 @@ class Survey:
         return next(iter(self.by_factor.values()))[1.0]
 
     def measure_widths(self) -> None:
-        """Measure narrower dense networks."""
+        """Measure what the network costs with narrower layers, for each of `narrowings` and some factors."""
         work = (1 + len(FACTORS)) * EXPORT_WORK
         self.task.clock.expect(len(self.narrowings) * work)
         for name, narrowing in self.narrowings.items():
@@ -65,14 +65,14 @@ class Survey:
             self.task.clock.finish(work)
 
     def measure_butterflies(self) -> None:
-        """Measure narrower networks with butterflies."""
+        """Measure what narrower networks cost whose hidden layers are butterflies."""
         work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
         self.task.clock.expect(work)
         self.butterflies = narrower_butterflies(self.task, self.widths, {layer.path for layer in self.layers})
         self.task.clock.finish(work)
 
     def measure_layers(self) -> None:
-        """Measure each layer alone as each structure."""
+        """Measure what each layer costs alone as each structure, and keep the structures that are worth a trial."""
         self.task.clock.expect(self._trials.work)
         self.structures = self._trials.structures()
 

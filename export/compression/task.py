@@ -69,17 +69,17 @@ class Task:
 
     @property
     def costs(self) -> str:
-        """The kind under which the memory keeps costs."""
+        """The name under which `memory` keeps what files of this precision and objective cost."""
         return f"costs of {self._files}"
 
     @property
     def scores(self) -> str:
-        """The kind under which the memory keeps scores."""
+        """The name under which `memory` keeps how good files of this precision and objective are."""
         return f"scores of {self._files}"
 
     @property
     def _files(self) -> str:
-        """Which files are exported: their precision, and what they are made small or fast for."""
+        """The exported files in words: their precision, and whether they are made for size or for latency."""
         return f"{self.exporter.precision} files for {self.exporter.objective}"
 
     def is_over(self, end: float, begin: float = 0.0) -> bool:

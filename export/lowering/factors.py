@@ -22,7 +22,7 @@ Apply = Callable[[tf.Tensor, Layout, Layout, Factor, np.ndarray, int | None, np.
 
 
 def conv(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None):
-    """Apply the factor by CONV_2D with H L groups."""
+    """Return the values `x` after the factor, computed by one CONV_2D with H L groups."""
     kernel = _by_place(blocks).transpose(1, 0, 2).reshape(1, 1, factor.inputs, factor.nodes_out)
     # The batch as an image's height: XNNPACK multiplies all its rows by a group's kernel at once.
     image = tf.reshape(x, (1, layouts.extent((BATCH,), batch), 1, factor.nodes_in))
@@ -31,7 +31,7 @@ def conv(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, ba
 
 
 def matmul(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None):
-    """Apply the factor by BATCH_MATMUL over H L blocks."""
+    """Return the values `x` after the factor, computed by one BATCH_MATMUL over H L blocks."""
     x = tf.reshape(x, (factor.blocks, layouts.extent((BATCH,), batch), factor.inputs))
     x = tf.linalg.matmul(x, tf.constant(_by_place(blocks)))
     if bias is not None:
@@ -40,7 +40,7 @@ def matmul(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, 
 
 
 def split(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None):
-    """Apply the factor by SPLIT, H L FULLY_CONNECTEDs and CONCATENATION."""
+    """Return the values `x` after the factor, computed by SPLIT, a FULLY_CONNECTED for each block, and CONCATENATION."""
     parts = tf.split(tf.reshape(x, (-1, factor.nodes_in)), factor.blocks, axis=1)
     parts = [tf.linalg.matmul(part, tf.constant(block)) for part, block in zip(parts, _by_place(blocks), strict=True)]
     if bias is not None:
@@ -50,7 +50,7 @@ def split(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, b
 
 
 def sum_(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None):
-    """Apply the factor by MUL by the blocks, broadcast over O, then SUM over I."""
+    """Return the values `x` after the factor, computed by MUL with the blocks, broadcast over O, and SUM over I."""
     before, _, after = _around(taken, factor)
     outer, inner = layouts.extent(before, batch), layouts.extent(after, batch)
     # (H, L, I, O) -> (before, I, O, after)
@@ -63,7 +63,10 @@ def sum_(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, ba
 
 
 def depthwise(x, taken: Layout, given: Layout, factor: Factor, blocks: np.ndarray, batch: int | None, bias: np.ndarray | None):
-    """Apply the factor by O DEPTHWISE_CONV_2Ds over I taps, then CONCATENATION, which may put the digit anywhere."""
+    """Return the values `x` after the factor, computed by O DEPTHWISE_CONV_2Ds of I taps, and CONCATENATION.
+
+    The CONCATENATION can put the digit that is mixed at any place.
+    """
     rows = layouts.extent((BATCH,), batch)
     image = tf.reshape(x, (rows, factor.inputs, 1, factor.blocks))
     kernels = _by_axes(blocks, taken, factor).reshape(factor.blocks, factor.inputs, factor.outputs).transpose(2, 1, 0)

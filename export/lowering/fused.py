@@ -191,7 +191,7 @@ def _operators(blocks: tuple[int, ...], size: int) -> Iterator[tuple[str, ...]]:
 
 
 def _fits_depthwise(blocked: tuple[int, ...], small: tuple[int, ...]) -> bool:
-    """Return whether depthwise convolutions of the blocks `small` are sensible after CONV_2D of the blocks `blocked`.
+    """Return whether factors with blocks of the sizes `small` may be depthwise convolutions behind CONV_2Ds of `blocked`.
 
     A CONV_2D of blocks as small takes longer than depthwise convolutions. The TRANSPOSE before the first of these moves the
     batch, each small digit, and the other digits in up to two runs.

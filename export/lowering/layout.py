@@ -77,7 +77,7 @@ def move(x, layout: Layout, wanted: Layout, batch: int | None):
 
 
 def differ(layout: Layout, wanted: Layout, batch: int | None) -> bool:
-    """Return whether `move` has to move any values."""
+    """Return whether values that lie as in `layout` have to be moved to lie as in `wanted`."""
     return _longer_axes(layout, batch) != _longer_axes(wanted, batch)
 
 

@@ -98,7 +98,7 @@ def _unbuilt(config):
 
 
 def config_of(config: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the config of the layer at `path` inside the config of a model, or an empty one. Wrappers hold one layer."""
+    """Return the part of a model's config that is the config of the layer at `path`, or an empty dict if there is none."""
     for name in path.split("/"):
         listed = config["layers"] if "layers" in config else [config["layer"]] if "layer" in config else []
         config = next((each["config"] for each in listed if each["config"].get("name") == name), {})

@@ -23,7 +23,7 @@ INNER = {"key_dim", "value_dim", "head_dim"}
 
 
 def hidden_widths(model: keras.Model) -> Arguments:
-    """Return the widths that can be made smaller without another shape of the outputs, by layer and argument.
+    """Return which widths of `model` can be made smaller so that its outputs keep their shapes: layer -> argument -> width.
 
     Layers of the same width become narrower together, because their outputs may be added to each other. If they cannot, each
     is tried alone. There are none in a model of a user's class, of which Keras does not know the graph.
@@ -43,12 +43,12 @@ def hidden_widths(model: keras.Model) -> Arguments:
 
 
 def with_multiplier(widths: Arguments, multiplier: float) -> Arguments:
-    """Return widths times `multiplier`, rounded as by `narrowed_widths`."""
+    """Return all of `widths` times `multiplier`, each rounded as `narrowed_widths` does it."""
     return {path: narrowed_widths(arguments, multiplier) for path, arguments in widths.items()}
 
 
 def resized(model: keras.Model, arguments: Arguments) -> keras.Model:
-    """Return a network like `model` with other widths.
+    """Return a copy of `model` whose layers have the widths in `arguments`.
 
     Layers of another shape have random weights and can be trained, also if they could not before. The others stay as they are.
 

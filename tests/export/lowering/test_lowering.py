@@ -195,8 +195,7 @@ def test_a_bias_costs_at_most_one_addition(lowering):
     ],
 )
 def test_operators_of_a_factor_are_pinned(operators, expected):
-    """One transpose a factor, those of the last back to the natural order; none before the first, none for "sum", and one for
-    all that are "depthwise"."""
+    """A TRANSPOSE stands only where values have to move: never before the first factor, once for all "depthwise" ones."""
     layer = built(Butterfly(radix=2, use_bias=False), 512)
     content = convert(lower(layer, Fused((Grouping((8, 8, 8), operators),))), [tf.TensorSpec((1, 512), name="x")])
     assert Counter(operator_names(content)) == expected
@@ -204,7 +203,7 @@ def test_operators_of_a_factor_are_pinned(operators, expected):
 
 @pytest.mark.parametrize(("transposed", "transposes"), [(False, 1), (True, 0)])
 def test_depthwise_convolutions_in_a_row_need_at_most_one_transpose(transposed, transposes):
-    """See also that the bias is fused."""
+    """The bias is a part of the convolutions, so that there is no ADD."""
     grouping = Grouping((8, 4, 4, 4), ("conv", "depthwise", "depthwise", "depthwise"))
     if transposed:  # the stride decreases, and the factors come in the opposite order
         grouping = Grouping(grouping.blocks[::-1], grouping.operators[::-1])
@@ -226,7 +225,7 @@ def test_depthwise_convolutions_have_up_to_four_taps_and_larger_blocks_beside_th
 
 @pytest.mark.parametrize("batch", [2, None])
 def test_the_runtime_transposes_before_the_most_depthwise_convolutions(batch, rng):
-    """See that the TRANSPOSE has no more axes than TFLite permits, also with a batch."""
+    """TFLite refuses a TRANSPOSE of more than six axes, and the batch is one of them."""
     layer = built(Butterfly(), 4096)
     lowering = Fused((Grouping((16, 4, 4, 4, 4), ("conv", *("depthwise",) * 4)),))
     assert lowering in lowerings(layer)
