@@ -100,7 +100,7 @@ RECIPES = {
             "mixer": {"width": 128, "blocks": 1},
             "transformer": {"width": 128, "blocks": 1},
         },
-        {"vgg": 192},
+        {"vgg": 192, "mixer": 96, "transformer": 96},
     ),
     "quick": Recipe(
         200,
