@@ -11,7 +11,8 @@ of its size, and the same of its latency, in float32. Each seed has a network an
 
 Precision: with "float32" all models are exported in float32. With "any" the search chooses among float32, "dynamic" and int8,
 and the rivals may have any of these too. The limits are still parts of what the network costs in float32. As files in int8 are
-four times smaller, there are tighter limits of the size too, 1/160 and 1/80.
+four times smaller, there are tighter limits of the size too, 1/160 and 1/80. If ai-edge-quantizer is installed, there is one more
+rival: the dense network, and all narrower ones that the search trains, with weights in int4.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
 scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower
@@ -30,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+import int4
 import keras
 import networks
 import numpy as np
@@ -43,6 +45,8 @@ from keras_butterfly.export.compression.compression import Compression, Point
 
 TARGETS = {"size": "target_size", "latency": "target_latency"}
 COSTS = {"size": "size_bytes", "latency": "median_seconds"}
+# The families of dense networks.
+DENSE = ("original", "narrower")
 # For each `--precision` the parts of the dense network's costs that are limits.
 PARTS = {
     "float32": {"size": (40, 20, 10), "latency": (40, 20, 10)},
@@ -234,10 +238,31 @@ def search(original: Original, **target) -> Compression:
         return error.compression
 
 
+def in_int4(point: Point, original: Original) -> dict:
+    """Return the figures of a float32 model with its weights in int4, as `facts` does for other models. Its family is "int4"."""
+    exported, (scored, unseen) = int4.quantized(point.exported), halves(original.data)
+    return {
+        "name": point.name.replace("float32", "int4"),
+        "family": "int4",
+        "precision": "int4",
+        "score": accuracy(exported, scored),
+        "unseen": accuracy(exported, unseen),
+        "weights": point.weights,
+        "size_bytes": exported.size_bytes,
+        "median_seconds": export.measure(exported, runs=original.effort.runs).median,
+    }
+
+
 def at_limit(original: Original, cost: str, limit: float) -> dict:
-    """Return the models that were trained for one limit, with the name of the pick of `compress`."""
+    """Return the models that were trained for one limit, with the name of the pick of `compress`.
+
+    In any precision the dense ones among them are there in int4 too.
+    """
     found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
     points = [facts(point, unseen) for point in found.points]
+    if original.precision == "any" and int4.is_installed():
+        dense = [point for point in found.points if point.family in DENSE and point.precision == "float32"]
+        points += [in_int4(point, original) for point in dense]
     return {"limit": limit, "pick": found.pick.name, "seconds": found.seconds, "points": points}
 
 
@@ -261,6 +286,8 @@ def best_of_families(result: dict, cost: str) -> dict[str, dict]:
 def main(folder: Path, names: tuple[str, ...], seeds: int, precision: str, data_folder, json_folder: Path, quick: bool):
     folder.mkdir(parents=True, exist_ok=True)
     effort = QUICK if quick else FULL
+    if precision == "any" and not int4.is_installed():
+        click.echo("There are no networks in int4. To have them too: pip install ai-edge-quantizer")
     for name in names:
         task = TASKS[name].quick if quick else TASKS[name]
         data = examples_of(task, data_folder, effort.examples)

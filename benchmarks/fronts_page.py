@@ -41,7 +41,9 @@ NAMES = {
 }
 # The groups of families that are compared. All but the butterflies are rivals.
 BUTTERFLIES = "butterfly"
-GROUPS = ("narrow dense", "low rank", BUTTERFLIES)
+INT4 = "int4"
+GROUPS = ("narrow dense", INT4, "low rank", BUTTERFLIES)
+COLORS = plots.colors(GROUPS)
 KEYS = {"size": "size_bytes", "latency": "median_seconds"}
 # For each cost, what turns bytes or seconds into the unit, the unit, and the digits that are shown.
 UNITS = {"size": (1 / 1024, "KiB", 0), "latency": (1e6, "us", 1)}
@@ -122,7 +124,13 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float:
 
 def group_of(family: str) -> str:
     """Return the group that a family of models belongs to. The original's is "dense". Every mix holds butterflies."""
-    return BUTTERFLIES if family == MIXED else KIND_OF[family]
+    return {MIXED: BUTTERFLIES, INT4: INT4}.get(family) or KIND_OF[family]
+
+
+def shown_groups(limits: Iterable[Limit]) -> list[str]:
+    """Return the groups of which any model keeps any limit, in the order of `GROUPS`."""
+    found = set[str]().union(*(each.groups for each in limits))
+    return [group for group in GROUPS if group in found]
 
 
 def found(points: Mapping[str, dict], key: str) -> Found | None:
@@ -149,10 +157,25 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
     return Limit(task, cost, part, limit, found(picks, key), picked, groups)
 
 
+def with_all_int4(branch: dict) -> dict:
+    """Return the results of one seed with its models in int4 among the models of each limit."""
+    results = [result for cost in KEYS for result in branch.get(cost, {}).values()]
+    made = {point["name"]: point for result in results for point in result["points"] if point["family"] == INT4}
+
+    def whole(result: dict) -> dict:
+        others = [point for point in result["points"] if point["family"] != INT4]
+        return {**result, "points": [*others, *made.values()]}
+
+    return {cost: {part: whole(result) for part, result in branch.get(cost, {}).items()} for cost in KEYS}
+
+
 def limits_of(trees: Mapping[str, dict], cost: str) -> Iterator[Limit]:
-    """Yield what was found for each limit of one cost, for one task after the other, the tightest limit first."""
+    """Yield what was found for each limit of one cost, for one task after the other, the tightest limit first.
+
+    The models in int4 that were made for one limit are candidates for all limits of their seed.
+    """
     for task, tree in trees.items():
-        seeds = {name: branch for name, branch in tree.items() if name.startswith("seed ")}
+        seeds = {name: with_all_int4(branch) for name, branch in tree.items() if name.startswith("seed ")}
         for part in dict.fromkeys(part for branch in seeds.values() for part in branch.get(cost, {})):
             yield limit_of(
                 task, cost, part, {seed: branch[cost][part] for seed, branch in seeds.items() if part in branch.get(cost, {})}
@@ -161,16 +184,18 @@ def limits_of(trees: Mapping[str, dict], cost: str) -> Iterator[Limit]:
 
 def limits_table(limits: Iterable[Limit]) -> str:
     """Return a table in Markdown with a row for each limit: what was picked, and how accurate each group is."""
+    limits = list(limits)
+    groups = shown_groups(limits)
     lines = [
-        f"| data, limit | picked | accuracy of the picks | {' | '.join(GROUPS)} | a rival beats the picks |",
-        f"|{'---|' * (4 + len(GROUPS))}",
+        f"| data, limit | picked | accuracy of the picks | {' | '.join(groups)} | a rival beats the picks |",
+        f"|{'---|' * (4 + len(groups))}",
     ]
     for each in limits:
         factor, unit, digits = UNITS[each.cost]
         cells = [f"{NAMES[each.task]}, {each.part}: {each.limit * factor:,.{digits}f} {unit}"]
         cells.append(", ".join(f"{group} ({count})" for group, count in each.picked.most_common()) or "nothing fits")
         cells.append(str(each.picks or ""))
-        cells += [str(each.groups.get(group, "nothing fits")) for group in GROUPS]
+        cells += [str(each.groups.get(group, "nothing fits")) for group in groups]
         cells.append(f"**{each.beaten_by}**" if each.beaten_by else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -181,13 +206,15 @@ def winners_table(trees: Mapping[str, dict]) -> str:
 
     Tasks on which no model keeps the limit are not counted.
     """
-    lines = [f"| limit | {' | '.join(GROUPS)} | no rival beats the picks |", f"|{'---|' * (2 + len(GROUPS))}"]
-    for cost in KEYS:
-        limits = list(limits_of(trees, cost))
+    of_costs = {cost: list(limits_of(trees, cost)) for cost in KEYS}
+    # `compress` makes no models in int4.
+    groups = [group for group in shown_groups(limit for limits in of_costs.values() for limit in limits) if group != INT4]
+    lines = [f"| limit | {' | '.join(groups)} | no rival beats the picks |", f"|{'---|' * (2 + len(groups))}"]
+    for cost, limits in of_costs.items():
         for part in dict.fromkeys(each.part for each in limits):
             alike = [each for each in limits if each.part == part and each.groups]
             wins = Counter(each.winner for each in alike)
-            cells = [f"{part} of the {cost}", *(f"{wins[group]} of {len(alike)}" for group in GROUPS)]
+            cells = [f"{part} of the {cost}", *(f"{wins[group]} of {len(alike)}" for group in groups)]
             cells.append(f"{sum(each.beaten_by is None for each in alike)} of {len(alike)}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -222,10 +249,11 @@ def results_in(folder: Path) -> dict[str, dict[str, dict]]:
 def plot_fronts(trees: Mapping[str, dict]) -> Figure:
     """Return a plot of accuracy over size and over latency for each task. Bars are standard errors over the seeds."""
     figure, axes = plots.panels(2 * len(trees))
-    for row, (task, tree) in enumerate(trees.items()):
-        for column, cost in enumerate(KEYS):
-            plot_limits(axes[2 * row + column], list(limits_of({task: tree}, cost)))
-    handles = [Line2D([], [], color=plots.KINDS[group], marker="o", label=group) for group in GROUPS]
+    panels = [list(limits_of({task: tree}, cost)) for task, tree in trees.items() for cost in KEYS]
+    for axis, limits in zip(axes, panels, strict=True):
+        plot_limits(axis, limits)
+    shown = shown_groups(limit for limits in panels for limit in limits)
+    handles = [Line2D([], [], color=COLORS[group], marker="o", label=group) for group in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
@@ -241,7 +269,7 @@ def plot_limits(axis: Axes, limits: list[Limit]) -> None:
         costs, means, errors = (
             [get(m) for m in models] for get in (lambda m: factor * m.cost, lambda m: 100 * m.mean, lambda m: 100 * m.error)
         )
-        axis.errorbar(costs, means, yerr=errors, fmt="o-", color=plots.KINDS[group], capsize=2.5, elinewidth=1)
+        axis.errorbar(costs, means, yerr=errors, fmt="o-", color=COLORS[group], capsize=2.5, elinewidth=1)
     label = {"size": "file size", "latency": "median latency"}[limits[0].cost]
     axis.set(title=NAMES[limits[0].task], xlabel=f"{label}, {unit}", ylabel="accuracy, %")
     plots.log_scale(axis, "x")

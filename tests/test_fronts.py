@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import fronts
+import int4
+import keras
 import networks
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fronts_page import GROUPS, KEYS, group_of, limit_of, limits_of, plot_fronts, results_in, winners_table, with_tables
+from fronts_page import GROUPS, INT4, KEYS, group_of, limit_of, limits_of, plot_fronts, results_in, winners_table, with_tables
 
+from keras_butterfly import export
 from keras_butterfly.export.compression import harm, trials
 from keras_butterfly.export.compression.blueprint import KIND_OF
 
@@ -84,8 +87,24 @@ def test_other_networks_and_any_precision(tmp_path, briefly, monkeypatch, name, 
     monkeypatch.setattr(fronts, "QUICK", replace(fronts.QUICK, seconds=None, runs=2, examples=60))
     (limit,) = run_quickly(tmp_path, name, "any")["size"].values()
     narrower = [point for point in limit["points"] if point["name"].startswith("all layers narrower")]
-    assert {point["precision"] for point in narrower} <= {"float32", "dynamic", "int8"}
+    assert {point["precision"] for point in narrower if point["family"] != INT4} <= {"float32", "dynamic", "int8"}
     assert any(point["size_bytes"] <= limit["limit"] for point in narrower)
+    assert int4.is_installed() == any(point["name"] == "original, int4" for point in limit["points"])
+
+
+def test_weights_in_int4():
+    pytest.importorskip("ai_edge_quantizer")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(256, name="layer")])
+    x = np.random.default_rng(0).normal(size=(50, 64)).astype("float32")
+    exported = export.to_tflite(model)
+    quantized = int4.quantized(exported)
+    kernel = model.get_layer("layer").kernel.numpy()
+    steps = np.abs(kernel).max(axis=0) / 7
+    expected = x @ (np.round(kernel / steps) * steps)
+    np.testing.assert_allclose(quantized.predict(x), expected, atol=0.02 * np.abs(expected).max())
+    assert np.abs(exported.predict(x) - expected).max() > 0.03 * np.abs(expected).max()
+    assert quantized.size_bytes < exported.size_bytes - 0.8 * kernel.nbytes
 
 
 def test_examples_are_a_random_part(monkeypatch):
@@ -139,7 +158,7 @@ def test_the_most_accurate_model_that_keeps_the_limit_stands_for_its_kind():
 
 def test_every_family_has_a_group():
     groups = {family: group_of(family) for family in KIND_OF}
-    assert set(groups.values()) == {"dense", *GROUPS}
+    assert set(groups.values()) | {INT4} == {"dense", *GROUPS}
     assert {family for family, group in groups.items() if group == "butterfly"} == {"butterfly", "narrower butterfly", "mixed"}
 
 
@@ -180,12 +199,23 @@ def test_a_rival_beats_the_picks_by_more_than_a_standard_error_at_no_more_cost(r
     assert limit(*results).beaten_by == beaten_by
 
 
+def test_a_model_in_int4_is_a_rival_under_each_limit_of_its_seed():
+    butterfly, small, large = point("butterfly", 0.9, 0.9, 90), point("int4", 0.8, 0.8, 40), point("int4", 0.95, 0.95, 80)
+    sizes = {"1/20": {**result("butterfly 90", butterfly, small), "limit": 50}, "1/10": result("butterfly 90", butterfly, large)}
+    tree = {"seed 0": {"size": sizes}}
+    tight, loose = limits_of({"hapt": tree}, "size")
+    assert (tight.groups[INT4].mean, loose.groups[INT4].mean) == (0.8, 0.95)
+    assert (tight.beaten_by, loose.beaten_by) == (INT4, INT4)
+    assert winners_table({"hapt": tree}).split("\n")[0] == "| limit | butterfly | no rival beats the picks |"
+    assert {text.get_text() for text in plot_fronts({"hapt": tree}).legends[0].get_texts()} == {INT4, "butterfly"}
+
+
 def test_wins_are_counted_over_the_tasks():
     trees = {
         "hapt": {"seed 0": {"size": {"1/10": result("butterfly 90", point("butterfly", 0.9, 0.9, 90))}}},
         "isolet": {"seed 0": {"size": {"1/10": result("low rank 90", point("low rank", 0.9, 0.9, 90))}}},
     }
-    assert winners_table(trees).split("\n")[-1] == "| 1/10 of the size | 0 of 2 | 1 of 2 | 1 of 2 | 2 of 2 |"
+    assert winners_table(trees).split("\n")[-1] == "| 1/10 of the size | 1 of 2 | 1 of 2 | 2 of 2 |"
 
 
 @pytest.mark.parametrize("trees", TREES.values(), ids=TREES)

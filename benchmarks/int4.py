@@ -1,0 +1,23 @@
+"""Dense networks with weights in int4, a rival of butterflies. ai-edge-quantizer makes them: `pip install ai-edge-quantizer`."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+from keras_butterfly import export
+
+
+def is_installed() -> bool:
+    """Return whether ai-edge-quantizer is installed."""
+    return find_spec("ai_edge_quantizer") is not None
+
+
+def quantized(exported: export.TFLiteModel) -> export.TFLiteModel:
+    """Return a float32 model with its weights in int4, and activations that the runtime quantizes to int8.
+
+    Each output of a layer has a scale of its own. The kernels of XNNPACK compute with such weights as they are. Only `content`
+    is new: the other fields are those of the float32 model.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    found = quantizer.Quantizer(bytearray(exported.content), recipe.dynamic_wi4_afp32()).quantize()
+    return replace(exported, content=bytes(found.quantized_model))
