@@ -201,7 +201,10 @@ def test_a_rival_beats_the_picks_by_more_than_a_standard_error_at_no_more_cost(r
 
 def test_a_model_in_int4_is_a_rival_under_each_limit_of_its_seed():
     butterfly, small, large = point("butterfly", 0.9, 0.9, 90), point("int4", 0.8, 0.8, 40), point("int4", 0.95, 0.95, 80)
-    sizes = {"1/20": {**result("butterfly 90", butterfly, small), "limit": 50}, "1/10": result("butterfly 90", butterfly, large)}
+    sizes = {
+        "1/20": {**result("butterfly 90", butterfly, small), "limit": 50},
+        "1/10": result("butterfly 90", butterfly, large),
+    }
     tree = {"seed 0": {"size": sizes}}
     tight, loose = limits_of({"hapt": tree}, "size")
     assert (tight.groups[INT4].mean, loose.groups[INT4].mean) == (0.8, 0.95)

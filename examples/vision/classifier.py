@@ -52,7 +52,7 @@ class Recipe:
         width: factor on the number of channels.
         images: number of training images, the first of the data set. None: all that are not held out.
         batch, epochs: images in a batch, and passes over the training images.
-        rates: learning rates, of which every kind gets its best.
+        rates: learning rates, rising, of which every kind gets its best. The search begins in the middle.
         warm_up: part of the training in which the rate rises from zero.
         nesterov: whether the momentum is Nesterov's.
         precision: Keras's dtype policy of all layers but the final one.
@@ -75,7 +75,7 @@ class Recipe:
 RECIPES = {
     "paper": Recipe(1.0, None, 128, 200, (1e-3,), 0.0, False, "float32", 5),
     "gpu": Recipe(1.0, None, 256, 12, (0.1,), 0.2, True, "mixed_bfloat16", 4),
-    "cpu": Recipe(0.25, 5_000, 64, 6, (0.05,), 0.2, True, "float32", 1),
+    "cpu": Recipe(0.25, 5_000, 64, 6, (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4), 0.2, True, "float32", 1),
     "quick": Recipe(0.125, None, 20, 4, (0.05,), 0.2, True, "float32", 1),
 }
 

@@ -14,9 +14,10 @@ downloads the images. SE-ResNet152 is trained on CIFAR-100, which is always down
 Kinds of final layers: see `classifier` in classifier.py. Recipes: "paper" is that of the paper, "gpu" the same in fewer epochs
 and at a larger rate, "cpu" a narrower network and fewer images. See `RECIPES`.
 
-Training: the last tenth of the training images is held out. Every kind is trained with seed 0 at each rate. The best rate is
-the one with the best accuracy on the held-out images after the last epoch. The other seeds are trained at this rate. The
-accuracy on the test images after the last epoch is reported.
+Training: the last tenth of the training images is held out. The best rate of a kind is the one with the best accuracy on the
+held-out images after the last epoch, with seed 0. The search begins in the middle of the rates and ends in each direction at a
+rate that is no better. The other seeds are trained at the best rate. The accuracy on the test images after the last epoch is
+reported.
 
 `--measure` exports the classifiers of seed 0 and measures their files: size, latency, and accuracy on the first test images.
 Classifiers that have not been trained get no accuracy. It needs the TensorFlow backend.
@@ -60,6 +61,7 @@ from classifier import (
 from convolution import FINAL
 from pruning import MagnitudePruning
 from results import Results, machine, write_whole
+from search import climb
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Training images for calibration, and test images on which files are scored.
@@ -83,7 +85,7 @@ class Work:
         say: Callable[[str], None],
     ):
         self.network, self.recipe, self.say = network, RECIPES[recipe], say
-        self.rates = rates or self.recipe.rates
+        self.rates = tuple(sorted(rates)) or self.recipe.rates
         self.name, self.folder = f"{network}-{recipe}", folder / f"{network}-{recipe}"
         self.classes = cifar.CLASSES[NETWORKS[network].data]
         self.training, self.splits = split(images, self.recipe)
@@ -174,8 +176,8 @@ class Work:
         return self.path(names).with_suffix("")
 
     def best_rate(self, kind: str) -> float:
-        """Return the rate with the best accuracy of seed 0 on the held-out images."""
-        return max(self.rates, key=lambda rate: self.run(kind, rate, 0)["dev"][-1])
+        """Return the rate with the best accuracy of seed 0 on the held-out images. The search begins in the middle."""
+        return climb(self.rates, self.rates[len(self.rates) // 2], lambda rate: self.run(kind, rate, 0)["dev"][-1])
 
     def all_seeds(self, kind: str, seeds: int) -> None:
         """Find the best rate of a kind, and train all seeds with it."""
