@@ -1,4 +1,4 @@
-"""Dense networks with weights in int4, a rival of butterflies. ai-edge-quantizer makes them: `pip install ai-edge-quantizer`."""
+"""Dense networks with weights in int4, a rival of butterflies. They are made by ai-edge-quantizer, the extra "int4"."""
 
 from dataclasses import replace
 from importlib.util import find_spec
