@@ -11,8 +11,8 @@ of its size, and the same of its latency, in float32. Each seed has a network an
 
 Precision: with "float32" all models are exported in float32. With "any" the search chooses among float32, "dynamic" and int8,
 and the rivals may have any of these too. The limits are still parts of what the network costs in float32. As files in int8 are
-four times smaller, there are tighter limits of the size too, 1/160 and 1/80. With ai-edge-quantizer there is one more rival: the
-dense network, and all narrower ones that the search trains, with weights in int4. To install it: `pip install -e .[int4]`.
+four times smaller, there are tighter limits of the size too, 1/160 and 1/80. With the extra "int4", `pip install -e '.[int4]'`,
+there is one more rival: the dense network, and all narrower ones that the search trains, with weights in int4.
 
 Examples: the search trains on the training examples and scores on a random half of the test examples. Its models are then
 scored on the other half, which it has not seen. The rivals of butterflies are the other families of the search: narrower
@@ -287,7 +287,7 @@ def main(folder: Path, names: tuple[str, ...], seeds: int, precision: str, data_
     folder.mkdir(parents=True, exist_ok=True)
     effort = QUICK if quick else FULL
     if precision == "any" and not int4.is_installed():
-        click.echo("There are no networks in int4. To have them too: pip install -e .[int4]")
+        click.echo("There are no networks in int4. To have them too: pip install -e '.[int4]'")
     for name in names:
         task = TASKS[name].quick if quick else TASKS[name]
         data = examples_of(task, data_folder, effort.examples)
