@@ -286,7 +286,7 @@ class Finalists:
         The layers of a narrower network have had no trials.
         """
         task = self.task
-        tried = () if blueprint.widths else blueprint.structures
+        tried = () if blueprint.narrowing else blueprint.structures
         starts = {
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
@@ -337,5 +337,4 @@ class _Bisection:
 
 def _key(blueprint: Blueprint) -> str:
     """Return a text that tells blueprints apart. Their names leave out some layers."""
-    widths: Mapping[str, int] = dict(blueprint.widths)
-    return json.dumps([blueprint.layers, widths])
+    return json.dumps([blueprint.layers, blueprint.narrowing.units if blueprint.narrowing else {}])

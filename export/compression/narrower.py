@@ -12,11 +12,12 @@ from ..model import TFLiteModel
 from .blueprint import Blueprint
 from .costs import Cost, empty_model
 from .harm import layer_at
+from .narrowing import StrongestUnits, WidthMultiplier
 from .structures import structures_of
 from .task import Task
 
 # How to make a narrower network, by the factor on its widths. None: the network would not be smaller.
-Narrowing = Callable[[float], Blueprint | None]
+ByFactor = Callable[[float], Blueprint | None]
 # The factors on the widths of narrower dense networks whose costs are measured.
 FACTORS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # The factors on the widths of networks with butterflies, and what their hidden layers become.
@@ -28,7 +29,7 @@ NAME = "narrower butterflies"
 WIDTHS_PART, BUTTERFLIES_PART = 0.1, 0.15
 
 
-def by_widths(widths: Mapping[str, int]) -> Narrowing:
+def by_widths(widths: Mapping[str, int]) -> ByFactor:
     """Return a function that takes a factor and returns how to make the layers of `widths` narrower.
 
     The layers keep their strongest units.
@@ -40,12 +41,12 @@ def by_widths(widths: Mapping[str, int]) -> Narrowing:
     def blueprint(factor: float) -> Blueprint | None:
         new = narrowed_widths(widths, factor)
         smaller = new != dict(widths) and all(new[path] <= width for path, width in widths.items())
-        return Blueprint(widths=tuple(new.items())) if smaller else None
+        return Blueprint(narrowing=StrongestUnits(tuple(new.items()))) if smaller else None
 
     return blueprint
 
 
-def by_multiplier(widths: Arguments) -> Narrowing:
+def by_multiplier(widths: Arguments) -> ByFactor:
     """Return a function that takes a factor and returns how to make all layers narrower, with random weights.
 
     Args:
@@ -56,12 +57,12 @@ def by_multiplier(widths: Arguments) -> Narrowing:
         new = with_multiplier(widths, factor)
         pairs = [(new[path][name], width) for path, of in widths.items() for name, width in of.items()]
         smaller = any(after < before for after, before in pairs) and all(after <= before for after, before in pairs)
-        return Blueprint.of_multiplier(factor, new) if smaller else None
+        return Blueprint(narrowing=WidthMultiplier.of(factor, new)) if smaller else None
 
     return blueprint
 
 
-def costs_by_factor(task: Task, blueprint_at: Narrowing, original: TFLiteModel, name: str) -> dict[float, Cost]:
+def costs_by_factor(task: Task, blueprint_at: ByFactor, original: TFLiteModel, name: str) -> dict[float, Cost]:
     """Measure narrower networks, and return what each costs, by the factor on its widths. The original has the factor 1.
 
     A network that cannot be made or exported is left out. If the time limit leaves no time for more, there is one other factor.
@@ -80,9 +81,9 @@ def costs_by_factor(task: Task, blueprint_at: Narrowing, original: TFLiteModel, 
         exports, seen = {"1": original}, set()
         for factor in FACTORS:
             blueprint = blueprint_at(factor)
-            if blueprint is None or (blueprint.widths, blueprint.arguments) in seen:
+            if blueprint is None or blueprint in seen:
                 continue
-            seen.add((blueprint.widths, blueprint.arguments))
+            seen.add(blueprint)
             try:
                 new, _ = blueprint.build(task.model, task.lesson.x, {}, task.seed_of_trial)
                 exports[str(factor)] = task.export_untrained(new, blueprint.name)
@@ -154,7 +155,7 @@ def _untrained(task: Task, widths: Mapping[str, int], replaceable: Collection[st
                 if path in replaceable:
                     named = {structure.name: structure for structure in structures_of(DenseMap.of(layer_at(dense, path)))}
                     wanted += [(path, named[name])] if name in named else []
-            built = _with_butterflies(task, Blueprint(structures=tuple(wanted), widths=tuple(new.items())))
+            built = _with_butterflies(task, Blueprint(tuple(wanted), StrongestUnits(tuple(new.items()))))
             if built is not None:
                 yield built
 
@@ -174,4 +175,4 @@ def _with_butterflies(task: Task, blueprint: Blueprint) -> tuple[Blueprint, kera
     if not poor:
         return blueprint, model
     kept = tuple((path, structure) for path, structure in blueprint.structures if path not in poor)
-    return _with_butterflies(task, Blueprint(structures=kept, widths=blueprint.widths))
+    return _with_butterflies(task, Blueprint(kept, blueprint.narrowing))

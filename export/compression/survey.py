@@ -11,7 +11,7 @@ from .narrower import (
     BUTTERFLIES,
     BUTTERFLY_FACTORS,
     FACTORS,
-    Narrowing,
+    ByFactor,
     cost_of_nothing,
     costs_by_factor,
     narrower_butterflies,
@@ -45,7 +45,7 @@ class Survey:
     original: TFLiteModel
     layers: list[Replaceable]
     widths: Mapping[str, int]
-    narrowings: Mapping[str, Narrowing]
+    narrowings: Mapping[str, ByFactor]
     by_factor: dict[str, dict[float, Cost]] = field(default_factory=dict)
     butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]] = ({}, {})
     structures: dict[str, list[Structure]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import pytest
 from keras_butterfly.export.compression.blueprint import KIND_OF, Blueprint
 from keras_butterfly.export.compression.harm import layer_at, try_layer
 from keras_butterfly.export.compression.imitation import Lesson
+from keras_butterfly.export.compression.narrowing import StrongestUnits
 from keras_butterfly.export.compression.replaceable import replaceable_layers
 from keras_butterfly.export.compression.structures import BUTTERFLY, LOW_RANK, Structure, structures_of
 
@@ -48,14 +49,15 @@ def test_every_family_has_a_kind():
     low_rank, butterfly = Structure("low rank 4", LOW_RANK), Structure("two stages", BUTTERFLY)
     pairs = [(low_rank, low_rank), (butterfly, butterfly), (low_rank, butterfly)]
     made = [Blueprint(structures=(("a", first), ("b", second))) for first, second in pairs]
-    made += [Blueprint(), Blueprint(widths=(("a", 4),)), Blueprint(structures=(("a", butterfly),), widths=(("a", 4),))]
+    narrowing = StrongestUnits((("a", 4),))
+    made += [Blueprint(), Blueprint(narrowing=narrowing), Blueprint((("a", butterfly),), narrowing)]
     assert {each.family for each in made} == set(KIND_OF)
 
 
 def test_a_narrower_network_with_butterflies():
     model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(96, "relu", name="a"), keras.layers.Dense(6, name="head")])
     structures = {each.name: each for each in structures_of(replaceable_layers(model, X, ["a"], None)[0].dense)}
-    blueprint = Blueprint(structures=(("a", structures["radix 4"]),), widths=(("a", 48),))
+    blueprint = Blueprint((("a", structures["radix 4"]),), StrongestUnits((("a", 48),)))
     assert blueprint.name == "narrower, 48 units; radix 4: a"
     assert blueprint.family == "narrower butterfly"
     assert blueprint.layers == {"a": "radix 4, 48 units"}

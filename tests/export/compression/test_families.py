@@ -8,6 +8,7 @@ from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
 from keras_butterfly.export.compression.families import Tried, of_blueprints, of_structures, of_widths
 from keras_butterfly.export.compression.narrower import by_multiplier, by_widths
+from keras_butterfly.export.compression.narrowing import StrongestUnits
 from keras_butterfly.export.compression.structures import DENSE, Structure
 from keras_butterfly.export.compression.targets import Targets
 
@@ -43,7 +44,7 @@ def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
     anchors = {1.0: Cost(16e-6, 16000), 0.5: Cost(4e-6, 4000), 0.25: Cost(1e-6, 1000)}
     found = of_widths(by_widths({"a": 256, "b": 128}), anchors, Targets(size=4000))
     assert [entry.load for entry in found] == sorted(entry.load for entry in found)
-    half = next(entry for entry in found if dict(entry.blueprint.widths) == {"a": 128, "b": 64})
+    half = next(entry for entry in found if entry.blueprint.narrowing.units == {"a": 128, "b": 64})
     assert half.cost == pytest.approx(anchors[0.5])
     assert half.blueprint.name == "narrower, 128 and 64 units"
     between = [entry for entry in found if 0.25 < entry.load < 1]
@@ -53,7 +54,7 @@ def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
     arguments = {"a": {"units": 256}, "b": {"key_dim": 128}}
     multiplied = of_widths(by_multiplier(arguments), anchors, Targets(size=4000))
     assert [entry.cost for entry in multiplied] == [entry.cost for entry in found]
-    half = next(entry for entry in multiplied if entry.blueprint.multiplier == 0.5)
+    half = next(entry for entry in multiplied if entry.blueprint.narrowing.multiplier == 0.5)
     assert half.blueprint.name == "all layers narrower, width multiplier 0.5"
     assert half.blueprint.layers == {"a": "units 128", "b": "key_dim 64"}
     assert half.blueprint.family == "narrower"
@@ -61,13 +62,7 @@ def test_narrower_networks_cost_what_the_measured_ones_next_to_them_do():
 
 
 def test_of_networks_that_cost_the_same_the_one_with_more_weights_is_taken():
-    narrow, few, many = (
-        Blueprint(
-            structures=(("a", BUTTERFLY),),
-            widths=(("a", width),),
-        )
-        for width in (32, 64, 65)
-    )
+    narrow, few, many = (Blueprint((("a", BUTTERFLY),), StrongestUnits((("a", width),))) for width in (32, 64, 65))
     costs = {many: Cost(3e-6, 400), few: Cost(3e-6, 400), narrow: Cost(1e-6, 100)}
     found = of_blueprints(costs, {narrow: 10, few: 20, many: 30}, Targets(size=400))
     assert [(entry.blueprint, entry.load) for entry in found] == [(narrow, 0.25), (many, 1.0)]

@@ -55,7 +55,7 @@ def test_a_layer_in_which_a_butterfly_saves_little_stays_dense(task):
     assert weights
     for blueprint in weights:
         assert {path for path, _ in blueprint.structures} == {"a", "b"}
-        assert dict(blueprint.widths).keys() == WIDTHS.keys()
+        assert blueprint.narrowing.units.keys() == WIDTHS.keys()
 
 
 def test_no_network_where_no_layer_can_be_a_butterfly(task):
