@@ -7,8 +7,8 @@ Tasks: parts of speech ("pos", accuracy) and named entities ("ner", "wnut17", F1
 Kinds of taggers: see `tagger` in tagger.py.
 Recipes: "paper" has Flair's sizes, for a GPU. "cpu" has half the width, fewer sentences and epochs. See `RECIPES`.
 
-Training: every kind is trained with seed 0 at each rate of the recipe. The best rate is the one with the best score on the
-development sentences after the last epoch. The other seeds are trained at this rate. The test score is reported.
+Training: the best rate of a kind is the one with the best score on the development sentences after the last epoch, with seed 0.
+The search begins in the middle of the recipe's rates. The other seeds are trained at the best rate. The test score is reported.
 
 `--steps` measures a training step of each kind, in turn. `--measure` exports the taggers of seed 0, and measures their files:
 size, latency for sentences of several lengths, and the score on the test sentences of 17 to 32 tokens. Taggers that have not
@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tagged_sentences
 from pruning import MagnitudePruning, PrunedDense
 from results import Results
+from runs import Runs
 from tagger import (
     BUTTERFLY,
     DENSE,
@@ -59,7 +60,6 @@ from tagger import (
 )
 
 from keras_butterfly import export
-from keras_butterfly.export import files
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Tokens of the sentences on which latencies are measured. Sizes, scores and the other precisions are those of `SCORED`.
@@ -67,16 +67,15 @@ LENGTHS, SCORED = (16, 32, 64), 32
 CALIBRATION, STEPS = 256, 12
 
 
-class Work:
+class Work(Runs):
     """The runs of one task with one recipe."""
 
     def __init__(self, folder: Path, task: str, sentences: dict, origin: str, recipe: str, say: Callable[[str], None]):
-        self.task, self.recipe, self.say = task, RECIPES[recipe], say
-        self.metric, self.folder = tagged_sentences.SETS[task].metric, folder / task
+        self.task, self.recipe, self.metric = task, RECIPES[recipe], tagged_sentences.SETS[task].metric
         self.sentences = {**sentences, "train": sentences["train"][: self.recipe.sentences]}
         self.vocabulary = Vocabulary(self.sentences["train"])
         settings = {"recipe": recipe, "data": origin, **asdict(self.recipe)}
-        self.results = Results(folder / f"{task}.json", settings)
+        super().__init__(folder / task, Results(folder / f"{task}.json", settings), self.recipe.rates, say)
         self.results.once(("data",), lambda: {split: len(found) for split, found in self.sentences.items()})
 
     @cached_property
@@ -88,20 +87,12 @@ class Work:
             for split, found in self.sentences.items()
         }
 
-    def run(self, kind: str, rate: float, seed: int) -> dict:
-        """Train a tagger unless it has been done. Return its scores after each epoch, its test score and its weights."""
-        names = kind, f"rate {rate:g}", f"seed {seed}"
-
-        def train() -> dict:
-            model = self.compiled(kind, rate, seed)
-            epochs = self.fit(model, names, seed)
-            files.write(self.path(names), model.save, overwrite=True)
-            found = {"test": self.score(model, "test"), "weights": weights_of(model)}
-            found |= {name: [epoch[name] for epoch in epochs] for name in ("dev", "loss")}
-            self.say(f"{self.task}, {', '.join(names)}: dev {found['dev'][-1]:.4f}, test {found['test']:.4f}")
-            return found
-
-        return self.results.once(names, train)
+    def trained(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
+        """Train a tagger. Return it, and its losses and scores."""
+        model = self.compiled(kind, rate, seed)
+        epochs = self.fit(model, self.backup(kind, rate, seed), seed)
+        reached = {"test": self.score(model, "test"), "weights": weights_of(model)}
+        return model, reached | {name: [epoch[name] for epoch in epochs] for name in ("dev", "loss")}
 
     def compiled(self, kind: str, rate: float, seed: int) -> keras.Model:
         """Return an untrained tagger that is ready for training."""
@@ -116,9 +107,12 @@ class Work:
         model.compile(optimizer, loss, jit_compile=False if keras.backend.backend() == "tensorflow" else "auto")
         return model
 
-    def fit(self, model: keras.Model, names: tuple[str, ...], seed: int) -> list[dict[str, float]]:
-        """Train `model`, or go on where its training was interrupted. Return loss and development score of each epoch."""
-        batches, kept = self.batches["train"], Results(self.path(names).with_suffix(".json"), {})
+    def fit(self, model: keras.Model, folder: Path, seed: int) -> list[dict[str, float]]:
+        """Train `model`, or go on where its training was interrupted. Return loss and development score of each epoch.
+
+        `folder` keeps the state of the training.
+        """
+        batches, kept = self.batches["train"], Results(folder.with_suffix(".json"), {})
         batches.seed = seed
 
         def begin(epoch, logs=None):
@@ -128,7 +122,7 @@ class Work:
             kept.once((f"{epoch}",), lambda: {"loss": float(logs["loss"]), "dev": self.score(model, "dev")})
 
         shown = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
-        backup = keras.callbacks.BackupAndRestore(str(self.backup(names)))
+        backup = keras.callbacks.BackupAndRestore(str(folder))
         callbacks = [*self.pruning(model), shown, backup]
         model.fit(batches, epochs=self.recipe.epochs, shuffle=False, callbacks=callbacks, verbose=0)
         kept.path.unlink()
@@ -148,25 +142,6 @@ class Work:
         """Return the score of a tagger on a split, from 0 to 1."""
         predicted = self.batches[split].predict(lambda inputs: model.predict_on_batch(inputs), self.vocabulary.tags)
         return score(self.sentences[split], predicted, self.metric)
-
-    def path(self, names: tuple[str, ...]) -> Path:
-        """Return the path of a trained tagger, whose folder exists."""
-        self.folder.mkdir(exist_ok=True)
-        return self.folder / ("-".join(names).translate(str.maketrans(" ,'^", "____")) + ".keras")
-
-    def backup(self, names: tuple[str, ...]) -> Path:
-        """Return the folder that keeps the state of a training while it lasts."""
-        return self.path(names).with_suffix("")
-
-    def best_rate(self, kind: str) -> float:
-        """Return the rate with the best score of seed 0 on the development sentences."""
-        return max(self.recipe.rates, key=lambda rate: self.run(kind, rate, 0)["dev"][-1])
-
-    def all_seeds(self, kind: str, seeds: int) -> None:
-        """Find the best rate of a kind, and train all seeds with it."""
-        rate = self.best_rate(kind)
-        for seed in range(seeds):
-            self.run(kind, rate, seed)
 
     def measure_steps(self, kinds: list[str]) -> None:
         """Measure a training step of each kind: the median of processor seconds of this process, all kinds in turn."""
@@ -206,18 +181,12 @@ class Work:
 
     def exported_tagger(self, kind: str) -> keras.Model:
         """Return the tagger of seed 0 of a kind: trained at the best rate, if it has been trained."""
-        if not self.is_trained(kind):
-            return tagger(kind, self.vocabulary, self.recipe, 0)
-        return load_tagger(self.path((kind, f"rate {self.best_rate(kind):g}", "seed 0")))
+        rate = self.known_rate(kind)
+        return tagger(kind, self.vocabulary, self.recipe, 0) if rate is None else load_tagger(self.path(kind, rate, 0))
 
     def weights(self, kind: str) -> int:
         """Return the number of weights of an untrained tagger."""
         return weights_of(tagger(kind, self.vocabulary, self.recipe, 0))
-
-    def is_trained(self, kind: str) -> bool:
-        """Return whether a kind has been trained at every rate with seed 0."""
-        rates = self.results.tree.get(kind, {})
-        return all("seed 0" in rates.get(f"rate {rate:g}", {}) for rate in self.recipe.rates)
 
     def files_of(self, models: dict[str, keras.Model], quantize: str | None, length: int, runs: int) -> dict[str, dict]:
         """Return size, latency, score and operators of the files of some taggers for sentences of `length` tokens."""
@@ -241,7 +210,7 @@ class Work:
         found = {"bytes": file.size_bytes, "seconds": seconds, "operators": len(file.operators)}
         found["difference"] = max(output.relative_error for output in file.parity.outputs)
         found["weights"] = self.weights(kind)
-        if length == SCORED and self.is_trained(kind):
+        if length == SCORED and self.known_rate(kind) is not None:
             short = self.real(self.sentences["test"], length)
             batches = Batches(short, self.vocabulary, (length,), self.recipe.batch)
             found["score"] = score(short, batches.predict(file.predict, self.vocabulary.tags), self.metric)

@@ -60,8 +60,8 @@ from classifier import (
 )
 from convolution import FINAL
 from pruning import MagnitudePruning
-from results import Results, machine, write_whole
-from search import climb
+from results import Results, machine
+from runs import Runs
 
 PRECISIONS = {"float32": None, "dynamic": "dynamic", "int8": "int8"}
 # Training images for calibration, and test images on which files are scored.
@@ -71,7 +71,7 @@ HELD_OUT = 10
 PREDICTED = 500
 
 
-class Work:
+class Work(Runs):
     """The runs of one network with one recipe."""
 
     def __init__(
@@ -84,35 +84,23 @@ class Work:
         rates: tuple[float, ...],
         say: Callable[[str], None],
     ):
-        self.network, self.recipe, self.say = network, RECIPES[recipe], say
-        self.rates = tuple(sorted(rates)) or self.recipe.rates
-        self.name, self.folder = f"{network}-{recipe}", folder / f"{network}-{recipe}"
+        self.network, self.recipe, self.name = network, RECIPES[recipe], f"{network}-{recipe}"
         self.classes = cifar.CLASSES[NETWORKS[network].data]
         self.training, self.splits = split(images, self.recipe)
         settings = {"model": network, "recipe": recipe, "data": origin, "loss": "of logits", **facts_of(self.recipe)}
-        self.results = Results(folder / f"{self.name}.json", settings)
+        results = Results(folder / f"{self.name}.json", settings)
+        super().__init__(folder / self.name, results, tuple(sorted(rates)) or self.recipe.rates, say)
         self.results.once(
             ("images",), lambda: {part: len(y) for part, (_, y) in (("train", self.training), *self.splits.items())}
         )
 
-    def run(self, kind: str, rate: float, seed: int) -> dict:
-        """Train a classifier unless it has been done. Return what it reached after each epoch, and on the test images."""
-        names = kind, f"rate {rate:g}", f"seed {seed}"
-
-        def train() -> dict:
-            model, crops = self.compiled(kind, rate, seed), Crops(*self.training, self.recipe.batch, seed)
-            epochs = self.fit(model, crops, names)
-            write_whole(self.path(names), model.save)
-            found = {"test": self.accuracy(predicted(model), "test"), "weights": weights_of(model)}
-            found |= {"final weights": final_weights(model), "steps": len(crops)}
-            found |= {name: [epoch[name] for epoch in epochs] for name in epochs[0]}
-            self.say(
-                f"{self.name}, {', '.join(names)}: held out {found['dev'][-1]:.4f}, test {found['test']:.4f}, "
-                f"{np.median(found['seconds']):.1f} s an epoch"
-            )
-            return found
-
-        return self.results.once(names, train)
+    def trained(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
+        """Train a classifier. Return it, and what it reached after each epoch and on the test images."""
+        model, crops = self.compiled(kind, rate, seed), Crops(*self.training, self.recipe.batch, seed)
+        epochs = self.fit(model, crops, self.backup(kind, rate, seed))
+        reached = {"test": self.accuracy(predicted(model), "test"), "weights": weights_of(model)}
+        reached |= {"final weights": final_weights(model), "steps": len(crops)}
+        return model, reached | {name: [epoch[name] for epoch in epochs] for name in epochs[0]}
 
     def untrained(self, kind: str, seed: int) -> keras.Model:
         """Return an untrained classifier."""
@@ -131,15 +119,15 @@ class Work:
         """Number of steps of a training."""
         return self.recipe.epochs * (len(self.training[0]) // self.recipe.batch)
 
-    def fit(self, model: keras.Model, crops: Crops, names: tuple[str, ...]) -> list[dict[str, float]]:
+    def fit(self, model: keras.Model, crops: Crops, folder: Path) -> list[dict[str, float]]:
         """Train `model`, or go on where its training was interrupted. Return loss, accuracy and duration of each epoch.
 
         Durations are in seconds, by the clock ("seconds") and by the processors ("processor seconds"), without the accuracy on
-        the held-out images. The first epoch includes the compilation.
+        the held-out images. The first epoch includes the compilation. `folder` keeps the state of the training.
         """
-        kept = Results(self.path(names).with_suffix(".json"), {})
+        kept = Results(folder.with_suffix(".json"), {})
         progress = Progress(crops, kept, lambda: self.accuracy(predicted(model), "dev"))
-        backup = Backup(str(self.backup(names)), self.recipe.backup)
+        backup = Backup(str(folder), self.recipe.backup)
         callbacks = [*self.pruning(model), progress, backup]
         model.fit(crops, epochs=self.recipe.epochs, shuffle=False, callbacks=callbacks, verbose=0)
         kept.path.unlink()
@@ -166,25 +154,6 @@ class Work:
         found = [np.argmax(predict(x[start : start + PREDICTED].astype("float32")), -1) for start in starts]
         return float(np.mean(np.concatenate(found) == y))
 
-    def path(self, names: tuple[str, ...]) -> Path:
-        """Return the path of a trained classifier, whose folder exists."""
-        self.folder.mkdir(exist_ok=True)
-        return self.folder / ("-".join(names).translate(str.maketrans(" ,'^", "____")) + ".keras")
-
-    def backup(self, names: tuple[str, ...]) -> Path:
-        """Return the folder that keeps the state of a training while it lasts."""
-        return self.path(names).with_suffix("")
-
-    def best_rate(self, kind: str) -> float:
-        """Return the rate with the best accuracy of seed 0 on the held-out images. The search begins in the middle."""
-        return climb(self.rates, self.rates[len(self.rates) // 2], lambda rate: self.run(kind, rate, 0)["dev"][-1])
-
-    def all_seeds(self, kind: str, seeds: int) -> None:
-        """Find the best rate of a kind, and train all seeds with it."""
-        rate = self.best_rate(kind)
-        for seed in range(seeds):
-            self.run(kind, rate, seed)
-
     def measure(self, kinds: list[str], runs: int = 100) -> None:
         """Export the classifier of seed 0 of each kind, and measure the files of one precision in turn.
 
@@ -197,15 +166,10 @@ class Work:
             self.results.once(("exports", precision), partial(self.files_of, models, quantize, runs))
             self.say(f"{self.name}, {precision}: measured")
 
-    def is_trained(self, kind: str) -> bool:
-        """Return whether the classifier of seed 0 of a kind lies in the folder."""
-        return any(self.folder.glob(self.path((kind, "rate *", "seed 0")).name))
-
     def exported_classifier(self, kind: str) -> keras.Model:
         """Return the classifier of seed 0 of a kind: trained at its best rate, if it has been trained."""
-        if not self.is_trained(kind):
-            return self.untrained(kind, 0)
-        return load_classifier(self.path((kind, f"rate {self.best_rate(kind):g}", "seed 0")))
+        rate = self.known_rate(kind)
+        return self.untrained(kind, 0) if rate is None else load_classifier(self.path(kind, rate, 0))
 
     def files_of(self, models: dict[str, keras.Model], quantize: str | None, runs: int) -> dict[str, dict]:
         """Return size, latency, accuracy and operators of the files of some classifiers."""
@@ -214,7 +178,7 @@ class Work:
         calibration, exported = self.training[0][:CALIBRATION].astype("float32"), {}
         for kind, model in models.items():
             settings = {"quantize": quantize, "representative_data": calibration, "progress": False}
-            if not self.is_trained(kind):
+            if self.known_rate(kind) is None:
                 settings["tolerance"] = 1.0  # Before the training, rounding is amplified from layer to layer.
             try:
                 exported[kind] = export.to_tflite(model, **settings)
@@ -230,7 +194,7 @@ class Work:
         """Return the figures of one file. Those of trained classifiers have an accuracy."""
         found = {"bytes": file.size_bytes, "seconds": seconds, "operators": len(file.operators)}
         found["difference"] = max(output.relative_error for output in file.parity.outputs)
-        if self.is_trained(kind):
+        if self.known_rate(kind) is not None:
             found["accuracy"] = self.accuracy(file.predict, "test", SCORED)
             found["images"] = min(SCORED, len(self.splits["test"][0]))
         return found
