@@ -226,6 +226,17 @@ def test_the_best_rate_is_that_of_all_seeds_and_the_highest_mean():
     assert (found.rate, found.accuracies, found.weights, found.mean) == (3e-5, (0.6, 0.7), 7, pytest.approx(0.65))
 
 
+@pytest.mark.parametrize(
+    ("points", "shown"),
+    [
+        ([1.0, -2.0, 0.5], "-0.2 (+1.0, -2.0, +0.5)"),
+        ([1.0, 2.0, 3.0, 3.0, 4.0, 5.0], "+3.0 ± 0.6 (+2.0, +3.0, +4.0)"),
+    ],
+)
+def test_differences_have_a_standard_error_if_a_pair_of_speakers_has_several_seeds(points, shown):
+    assert dense_heavy_page.difference(np.array(points)) == shown
+
+
 def test_the_plot_shows_every_front_end():
     axis = dense_heavy_page.plot_speech(TREES["speech"]).axes[0]
     assert len(axis.get_yticklabels()) == len(dense_heavy_page.speech_kinds(TREES["speech"]))

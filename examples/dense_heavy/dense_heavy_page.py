@@ -30,6 +30,7 @@ from keras_butterfly.export.measurement.plots import COLORS
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SPEAKERS, OFFICIAL = "speakers", "official"
 REFERENCE = "butterfly"
+PAIRS = 3  # The seeds 0, 3, 6, ... hold out the same two speakers.
 ROWS = (
     "fixed log-mel",
     "dense",
@@ -79,24 +80,33 @@ def speech_kinds(tree: dict) -> list[str]:
 
 
 def accuracy_table(tree: dict) -> str:
-    """Return the table of accuracies in Markdown. The differences to the butterfly are those of the same seeds, one by one."""
+    """Return the table of accuracies in Markdown. The differences to the butterfly are those of the same seeds."""
     known = OFFICIAL in tree
     lines = [
-        "| front end | its weights | rate | new speakers, % | difference to the butterfly, by seed |"
+        "| front end | its weights | rate | new speakers, % | difference to the butterfly (by pair of speakers) |"
         + " known speakers, % |" * known,
         "|---" * (5 + known) + "|",
     ]
     reference = best(tree, REFERENCE)
     for kind in speech_kinds(tree):
         row = best(tree, kind)
-        differences = 100 * np.subtract(row.accuracies, reference.accuracies)
-        shown = f"{differences.mean():+.1f} ({', '.join(f'{each:+.1f}' for each in differences)})"
+        shown = difference(100 * np.subtract(row.accuracies, reference.accuracies))
         rate = f"{row.rate:g}" if row.rate else "not trained"
         cells = [kind, f"{row.weights:,}", rate, str(row), "" if kind == REFERENCE else shown]
         if known:
             cells.append(next((str(each) for each in runs(tree, OFFICIAL, kind) if each.rate == row.rate), ""))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def difference(points: np.ndarray) -> str:
+    """Return differences, one for each seed, as a text: their mean, its standard error, and the mean for each pair of speakers.
+
+    With only one seed for each pair there is no standard error.
+    """
+    pairs = [points[pair::PAIRS].mean() for pair in range(min(PAIRS, len(points)))]
+    error = f" ± {points.std(ddof=1) / np.sqrt(len(points)):.1f}" if len(points) > PAIRS else ""
+    return f"{points.mean():+.1f}{error} ({', '.join(f'{each:+.1f}' for each in pairs)})"
 
 
 def export_table(tree: dict) -> str:
