@@ -151,6 +151,15 @@ def test_front_ends_that_start_at_the_transform_compute_it(rng):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_front_end_with_a_band_for_each_frequency(rng):
+    x = rng.standard_normal((5, front_ends.FRAME)).astype("float32")
+    made = front_ends.KINDS[front_ends.ALL_FREQUENCIES](None)
+    found = keras.ops.convert_to_numpy(made.layer(x)) ** 2 @ made.bands
+    assert made.layer.count_params() == front_ends.butterfly_weights()
+    spectrum = np.fft.rfft(x * front_ends.window(), norm="ortho")[:, :-1]
+    np.testing.assert_allclose(found, np.abs(spectrum) ** 2, rtol=1e-3, atol=1e-3)
+
+
 def test_rivals_have_the_butterflys_weights(rng):
     outputs = rng.standard_normal((300, front_ends.FRAME)).astype("float32")
     rivals = (front_ends.RANDOM, front_ends.LOW_RANK, front_ends.LOW_RANK_DATA, front_ends.NARROW)

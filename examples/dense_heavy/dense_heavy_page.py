@@ -36,6 +36,7 @@ ROWS = (
     "dense",
     REFERENCE,
     "butterfly, random start",
+    "butterfly, all frequencies",
     "narrow dense",
     "pruned dense",
     "low rank",

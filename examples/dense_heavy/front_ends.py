@@ -1,7 +1,8 @@
 """Front ends of a speech recognizer: a linear map of each frame of samples, and how its outputs are gathered to bands.
 
 All but the fixed one are trained. Those that "start at the transform" compute at first the Fourier transform of the frame times
-a Hann window, and the bands are those of a log-mel spectrum: a band is a weighted sum of squared magnitudes.
+a Hann window, and the bands are those of a log-mel spectrum: a band is a weighted sum of squared magnitudes. "butterfly, all
+frequencies" has a band for each frequency.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ LOWEST, HIGHEST = 60.0, 3900.0  # Hz, the edges of the bands
 
 
 class FrontEnd(NamedTuple):
-    """`layer` maps (..., FRAME) to its outputs, and `bands`, (outputs, BANDS), are the first weights of the sums over them."""
+    """`layer` maps (..., FRAME) to its outputs, and `bands`, (outputs, bands), are the first weights of the sums over them."""
 
     layer: keras.layers.Layer
     bands: np.ndarray
@@ -58,6 +59,15 @@ def mel_bands() -> np.ndarray:
     return np.maximum(0, np.minimum((pitch - low) / (center - low), (high - pitch) / (high - center)))
 
 
+def single_bands() -> np.ndarray:
+    """Return the weights of the transform's outputs in bands of one frequency each, (FRAME, FRAME / 2), from 0 Hz on.
+
+    The highest frequency, half the sampling rate, is in no band.
+    """
+    steps = np.round(frequencies() * FRAME / RATE).astype(int)
+    return (steps[:, None] == np.arange(FRAME // 2)).astype("float32")
+
+
 def dense(trainable: bool = True, layer=keras.layers.Dense) -> FrontEnd:
     """Return a dense front end that starts at the transform, or with `trainable` False a log-mel spectrum that stays fixed."""
     made = layer(FRAME, use_bias=layer is not keras.layers.Dense, trainable=trainable, name="front_end")
@@ -69,6 +79,11 @@ def dense(trainable: bool = True, layer=keras.layers.Dense) -> FrontEnd:
 def butterfly() -> FrontEnd:
     """Return a butterfly that starts at the transform."""
     return FrontEnd(transforms.real_dft(FRAME, window=window(), name="front_end"), mel_bands())
+
+
+def butterfly_of_all_frequencies() -> FrontEnd:
+    """Return a butterfly that starts at the transform, with a band for each frequency."""
+    return butterfly()._replace(bands=single_bands())
 
 
 def random_butterfly() -> FrontEnd:
@@ -114,6 +129,7 @@ def butterfly_weights() -> int:
 
 
 FIXED, DENSE, BUTTERFLY, RANDOM = "fixed log-mel", "dense", "butterfly", "butterfly, random start"
+ALL_FREQUENCIES = "butterfly, all frequencies"
 LOW_RANK, LOW_RANK_DATA, NARROW, PRUNED = "low rank", "low rank, nearest on data", "narrow dense", "pruned dense"
 # kind -> a function of outputs of the transform on data, (rows, FRAME), that makes the front end
 KINDS: dict[str, Callable[[np.ndarray], FrontEnd]] = {
@@ -121,6 +137,7 @@ KINDS: dict[str, Callable[[np.ndarray], FrontEnd]] = {
     DENSE: lambda outputs: dense(),
     BUTTERFLY: lambda outputs: butterfly(),
     RANDOM: lambda outputs: random_butterfly(),
+    ALL_FREQUENCIES: lambda outputs: butterfly_of_all_frequencies(),
     LOW_RANK: lambda outputs: low_rank(),
     LOW_RANK_DATA: low_rank,
     NARROW: lambda outputs: narrow(),
