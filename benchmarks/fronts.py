@@ -241,6 +241,7 @@ def search(original: Original, **target) -> Compression:
 def in_int4(point: Point, original: Original) -> dict:
     """Return the figures of a float32 model when its weights are in int4, like those of `facts`. The family is "int4"."""
     exported, (scored, unseen) = int4.quantized(point.exported), halves(original.data)
+    latencies = export.compare({"float32": point.exported, "int4": exported}, runs=original.effort.runs).latencies
     return {
         "name": point.name.replace("float32", "int4"),
         "family": "int4",
@@ -249,14 +250,14 @@ def in_int4(point: Point, original: Original) -> dict:
         "unseen": accuracy(exported, unseen),
         "weights": point.weights,
         "size_bytes": exported.size_bytes,
-        "median_seconds": export.measure(exported, runs=original.effort.runs).median,
+        "median_seconds": latencies["int4"].median,
     }
 
 
 def at_limit(original: Original, cost: str, limit: float) -> dict:
     """Return the models that were trained for one limit, with the name of the pick of `compress`.
 
-    In any precision the dense ones among them are there in int4 too.
+    In any precision, each dense model is added again with its weights in int4.
     """
     found, (_, unseen) = search(original, **{TARGETS[cost]: limit}), halves(original.data)
     points = [facts(point, unseen) for point in found.points]
@@ -292,6 +293,7 @@ def main(folder: Path, names: tuple[str, ...], seeds: int, precision: str, data_
         task = TASKS[name].quick if quick else TASKS[name]
         data = examples_of(task, data_folder, effort.examples)
         settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "rates": list(effort.rates)}
+        settings |= {"int4": int4.is_installed()} if precision == "any" else {}
         results = Results(json_folder / f"{name}-{precision}.json", settings)
         for seed in range(seeds):
             path = folder / f"{name}-{seed}"

@@ -160,7 +160,8 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
 def with_all_int4(branch: dict) -> dict:
     """Return the results of one seed with its models in int4 among the models of each limit."""
     results = [result for cost in KEYS for result in branch.get(cost, {}).values()]
-    made = {point["name"]: point for result in results for point in result["points"] if point["family"] == INT4}
+    points = [point for result in results for point in result["points"] if point["family"] == INT4]
+    made = {(point["name"], point["size_bytes"]): point for point in points}
 
     def whole(result: dict) -> dict:
         others = [point for point in result["points"] if point["family"] != INT4]

@@ -14,8 +14,8 @@ def is_installed() -> bool:
 def quantized(exported: export.TFLiteModel) -> export.TFLiteModel:
     """Return a float32 model with its weights in int4, and activations that the runtime quantizes to int8.
 
-    Each output of a layer has a scale of its own. The kernels of XNNPACK compute with such weights as they are. Only `content`
-    is new: the other fields are those of the float32 model.
+    Each output of a layer has a scale of its own. The runtime has kernels for such weights. Only `content` is new. All other
+    fields, such as `operators`, `parity` and `precision`, still describe the float32 model.
     """
     from ai_edge_quantizer import quantizer, recipe
 

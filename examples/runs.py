@@ -9,12 +9,12 @@ import keras
 from results import Results, write_whole
 from search import climb
 
-# The learning rate is chosen with it.
+# The seed with which the learning rate is chosen.
 FIRST_SEED = 0
 
 
 class Runs(ABC):
-    """The runs of one network. What was trained before is not trained again.
+    """The runs of one network or task. What was trained before is not trained again.
 
     Args:
         folder: folder of the trained networks.
@@ -27,20 +27,20 @@ class Runs(ABC):
         self.folder, self.results, self.rates, self.say = folder, results, rates, say
 
     @abstractmethod
-    def trained(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
+    def train(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
         """Train a network. Return it, and what it reached: under "dev" the scores on the held-out examples after each epoch."""
 
     def run(self, kind: str, rate: float, seed: int) -> dict:
         """Train a network unless it has been done. Return what it reached."""
 
-        def train() -> dict:
-            model, reached = self.trained(kind, rate, seed)
+        def trained() -> dict:
+            model, reached = self.train(kind, rate, seed)
             write_whole(self.path(kind, rate, seed), model.save)
-            found = f"held out {reached['dev'][-1]:.4f}, test {reached['test']:.4f}"
-            self.say(f"{self.folder.name}, {', '.join(names_of(kind, rate, seed))}: {found}")
+            scores = f"held out {reached['dev'][-1]:.4f}, test {reached['test']:.4f}"
+            self.say(f"{self.folder.name}, {', '.join(names_of(kind, rate, seed))}: {scores}")
             return reached
 
-        return self.results.once(names_of(kind, rate, seed), train)
+        return self.results.once(names_of(kind, rate, seed), trained)
 
     def best_rate(self, kind: str) -> float:
         """Return the rate that is best with the first seed, on the held-out examples after the last epoch.
@@ -60,9 +60,11 @@ class Runs(ABC):
             self.run(kind, rate, seed)
 
     def known_rate(self, kind: str) -> float | None:
-        """Return the best of the rates at which the first seed has been trained, or None if there is none."""
-        known = [rate for rate in self.rates if self.results.has(names_of(kind, rate, FIRST_SEED))]
-        return max(known, key=partial(self.score_at, kind), default=None)
+        """Return the best of the rates for which there is a network of the first seed, or None if there is none."""
+        tried = [float(name.removeprefix("rate ")) for name in self.results.tree.get(kind, {})]
+        known = [rate for rate in tried if self.results.has(names_of(kind, rate, FIRST_SEED))]
+        there = [rate for rate in known if self.path(kind, rate, FIRST_SEED).exists()]
+        return max(there, key=partial(self.score_at, kind), default=None)
 
     def path(self, kind: str, rate: float, seed: int) -> Path:
         """Return the path of a trained network, whose folder exists."""
@@ -72,6 +74,10 @@ class Runs(ABC):
     def backup(self, kind: str, rate: float, seed: int) -> Path:
         """Return the folder that keeps the state of a training while it lasts."""
         return self.path(kind, rate, seed).with_suffix("")
+
+    def epochs(self, kind: str, rate: float, seed: int) -> Results:
+        """Return the results of the epochs of a training. Remove their file when the training is done."""
+        return Results(self.path(kind, rate, seed).with_suffix(".json"), {})
 
 
 def names_of(kind: str, rate: float, seed: int) -> tuple[str, str, str]:

@@ -30,7 +30,7 @@ from keras_butterfly.export.measurement.plots import COLORS
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SPEAKERS, OFFICIAL = "speakers", "official"
 REFERENCE = "butterfly"
-PAIRS = 3  # The seeds 0, 3, 6, ... hold out the same two speakers.
+PAIRS = 3  # of speakers that are held out. The seeds 0, 3, 6, ... hold out the same two, see speech.py.
 ROWS = (
     "fixed log-mel",
     "dense",
@@ -84,7 +84,8 @@ def accuracy_table(tree: dict) -> str:
     """Return the table of accuracies in Markdown. The differences to the butterfly are those of the same seeds."""
     known = OFFICIAL in tree
     lines = [
-        "| front end | its weights | rate | new speakers, % | difference to the butterfly (by pair of speakers) |"
+        "| front end | its weights | rate | new speakers, % "
+        + "| difference to the butterfly ± standard error (by pair of speakers) |"
         + " known speakers, % |" * known,
         "|---" * (5 + known) + "|",
     ]
@@ -103,11 +104,11 @@ def accuracy_table(tree: dict) -> str:
 def difference(points: np.ndarray) -> str:
     """Return differences, one for each seed, as a text: their mean, its standard error, and the mean for each pair of speakers.
 
-    With only one seed for each pair there is no standard error.
+    The standard error is that of the pairs, because two seeds with the same new speakers are not independent.
     """
-    pairs = [points[pair::PAIRS].mean() for pair in range(min(PAIRS, len(points)))]
-    error = f" ± {points.std(ddof=1) / np.sqrt(len(points)):.1f}" if len(points) > PAIRS else ""
-    return f"{points.mean():+.1f}{error} ({', '.join(f'{each:+.1f}' for each in pairs)})"
+    pairs = np.array([points[pair::PAIRS].mean() for pair in range(PAIRS)])
+    error = pairs.std(ddof=1) / np.sqrt(PAIRS)
+    return f"{pairs.mean():+.1f} ± {error:.1f} ({', '.join(f'{each:+.1f}' for each in pairs)})"
 
 
 def export_table(tree: dict) -> str:

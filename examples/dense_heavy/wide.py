@@ -52,7 +52,7 @@ from results import Results
 from search import climb
 from wide_kinds import EQUAL_LATENCY, KINDS, Network, weights_of
 
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 START = 1e-3
 # Learning rates whose accuracy with seed 0 is at most this much lower than the best are trained with all seeds.
 NEAR = 0.02

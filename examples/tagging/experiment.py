@@ -87,10 +87,10 @@ class Work(Runs):
             for split, found in self.sentences.items()
         }
 
-    def trained(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
+    def train(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
         """Train a tagger. Return it, and its losses and scores."""
         model = self.compiled(kind, rate, seed)
-        epochs = self.fit(model, self.backup(kind, rate, seed), seed)
+        epochs = self.fit(model, self.backup(kind, rate, seed), self.epochs(kind, rate, seed), seed)
         reached = {"test": self.score(model, "test"), "weights": weights_of(model)}
         return model, reached | {name: [epoch[name] for epoch in epochs] for name in ("dev", "loss")}
 
@@ -107,12 +107,12 @@ class Work(Runs):
         model.compile(optimizer, loss, jit_compile=False if keras.backend.backend() == "tensorflow" else "auto")
         return model
 
-    def fit(self, model: keras.Model, folder: Path, seed: int) -> list[dict[str, float]]:
+    def fit(self, model: keras.Model, folder: Path, kept: Results, seed: int) -> list[dict[str, float]]:
         """Train `model`, or go on where its training was interrupted. Return loss and development score of each epoch.
 
-        `folder` keeps the state of the training.
+        `folder` and `kept` keep the state of the training.
         """
-        batches, kept = self.batches["train"], Results(folder.with_suffix(".json"), {})
+        batches = self.batches["train"]
         batches.seed = seed
 
         def begin(epoch, logs=None):

@@ -38,7 +38,7 @@ class Recipe:
         lengths: numbers of tokens to which sentences are padded. Longer sentences are cut into pieces of the largest.
         batch, epochs: sentences in a batch, and passes over the training data.
         optimizer: "adam", or "sgd", which has a momentum of 0.9. The rate follows a cosine to zero.
-        rates: learning rates, of which every kind gets its best.
+        rates: learning rates, rising, of which every kind gets its best. The search begins in the middle.
         dropout: part of the features that are dropped for a whole sentence, before and after the LSTM, while training.
         sentences: number of training sentences, the first of the data set. None: all.
     """

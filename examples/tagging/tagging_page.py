@@ -50,9 +50,9 @@ POINTS = 0.5
 
 def runs_of(tree: dict, kind: str) -> tuple[float, list[dict]] | None:
     """Return the best rate of a kind and its runs, one for each seed, or None if its runs are not all done."""
-    rates = [f"rate {rate:g}" for rate in tree["settings"]["rates"]]
     found = tree.get(kind, {})
-    if not all("seed 0" in found.get(rate, {}) for rate in rates):
+    rates = [rate for rate, seeds in found.items() if "seed 0" in seeds]
+    if not rates:
         return None
     best = max(rates, key=lambda rate: found[rate]["seed 0"]["dev"][-1])
     seeds = [found[best].get(f"seed {seed}") for seed in range(SEEDS)]

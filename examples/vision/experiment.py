@@ -94,10 +94,10 @@ class Work(Runs):
             ("images",), lambda: {part: len(y) for part, (_, y) in (("train", self.training), *self.splits.items())}
         )
 
-    def trained(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
+    def train(self, kind: str, rate: float, seed: int) -> tuple[keras.Model, dict]:
         """Train a classifier. Return it, and what it reached after each epoch and on the test images."""
         model, crops = self.compiled(kind, rate, seed), Crops(*self.training, self.recipe.batch, seed)
-        epochs = self.fit(model, crops, self.backup(kind, rate, seed))
+        epochs = self.fit(model, crops, self.backup(kind, rate, seed), self.epochs(kind, rate, seed))
         reached = {"test": self.accuracy(predicted(model), "test"), "weights": weights_of(model)}
         reached |= {"final weights": final_weights(model), "steps": len(crops)}
         return model, reached | {name: [epoch[name] for epoch in epochs] for name in epochs[0]}
@@ -119,13 +119,12 @@ class Work(Runs):
         """Number of steps of a training."""
         return self.recipe.epochs * (len(self.training[0]) // self.recipe.batch)
 
-    def fit(self, model: keras.Model, crops: Crops, folder: Path) -> list[dict[str, float]]:
+    def fit(self, model: keras.Model, crops: Crops, folder: Path, kept: Results) -> list[dict[str, float]]:
         """Train `model`, or go on where its training was interrupted. Return loss, accuracy and duration of each epoch.
 
         Durations are in seconds, by the clock ("seconds") and by the processors ("processor seconds"), without the accuracy on
-        the held-out images. The first epoch includes the compilation. `folder` keeps the state of the training.
+        the held-out images. The first epoch includes the compilation. `folder` and `kept` keep the state of the training.
         """
-        kept = Results(folder.with_suffix(".json"), {})
         progress = Progress(crops, kept, lambda: self.accuracy(predicted(model), "dev"))
         backup = Backup(str(folder), self.recipe.backup)
         callbacks = [*self.pruning(model), progress, backup]

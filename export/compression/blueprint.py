@@ -11,11 +11,9 @@ from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.utils.model_inputs import examples_at
 
 from .harm import layer_at
-from .narrowing import Narrowing
+from .narrowing import NAMED, Narrowing
 from .structures import BUTTERFLY, LOW_RANK, Structure
 
-# A name lists so many layers of one structure.
-NAMED = 3
 # The families of models that are not those of a structure.
 ORIGINAL, NARROWER, NARROWER_BUTTERFLY, MIXED = "original", "narrower", "narrower butterfly", "mixed"
 # For each family of models, the kind of layers that stands for it in plots.

@@ -16,6 +16,7 @@ from .blueprint import Blueprint
 from .costs import Cost
 from .families import Entry
 from .imitation import imitate
+from .narrowing import StrongestUnits
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
@@ -337,4 +338,5 @@ class _Bisection:
 
 def _key(blueprint: Blueprint) -> str:
     """Return a text that tells blueprints apart. Their names leave out some layers."""
-    return json.dumps([blueprint.layers, blueprint.narrowing.units if blueprint.narrowing else {}])
+    narrowing = blueprint.narrowing
+    return json.dumps([blueprint.layers, narrowing.units if isinstance(narrowing, StrongestUnits) else {}])

@@ -8,7 +8,7 @@ import keras
 from keras_butterfly.compression.narrowing import Arguments, narrow
 from keras_butterfly.compression.width_multiplier import resized
 
-# A name lists so many widths.
+# A name lists so many widths, or layers of one structure.
 NAMED = 3
 
 

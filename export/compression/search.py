@@ -195,9 +195,9 @@ def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dic
     clock.expect(finalists.work)
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_originals()
-    narrowings = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
+    narrower = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
     surveys = {
-        precision: Survey(tasks[precision], original.exported, layers, widths, narrowings)
+        precision: Survey(tasks[precision], original.exported, layers, widths, narrower)
         for (_, precision), original in finalists.found.items()
     }
     for survey in surveys.values():

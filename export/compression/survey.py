@@ -34,8 +34,8 @@ class Survey:
         original: the exported original.
         layers: the layers that may be replaced.
         widths: the widths of the layers that may be made narrower alone, by their paths.
-        narrowings: how narrower networks are made, by name.
-        by_factor: of each narrowing, what networks cost, by the factor on their widths.
+        narrower: how narrower networks are made, by name.
+        by_factor: of each of these, what networks cost, by the factor on their widths.
         butterflies: narrower networks with butterflies: what they cost, and how many weights they have.
         structures: the structures that are worth a trial, by the paths of layers.
         tried: what each layer may be, by its path, and the cost of all the model but these layers.
@@ -45,7 +45,7 @@ class Survey:
     original: TFLiteModel
     layers: list[Replaceable]
     widths: Mapping[str, int]
-    narrowings: Mapping[str, ByFactor]
+    narrower: Mapping[str, ByFactor]
     by_factor: dict[str, dict[float, Cost]] = field(default_factory=dict)
     butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]] = ({}, {})
     structures: dict[str, list[Structure]] = field(default_factory=dict)
@@ -57,11 +57,11 @@ class Survey:
         return next(iter(self.by_factor.values()))[1.0]
 
     def measure_widths(self) -> None:
-        """Measure what the network costs with narrower layers, for each of `narrowings` and some factors."""
+        """Measure what the network costs with narrower layers, for each of `narrower` and some factors."""
         work = (1 + len(FACTORS)) * EXPORT_WORK
-        self.task.clock.expect(len(self.narrowings) * work)
-        for name, narrowing in self.narrowings.items():
-            self.by_factor[name] = costs_by_factor(self.task, narrowing, self.original, name)
+        self.task.clock.expect(len(self.narrower) * work)
+        for name, blueprint_at in self.narrower.items():
+            self.by_factor[name] = costs_by_factor(self.task, blueprint_at, self.original, name)
             self.task.clock.finish(work)
 
     def measure_butterflies(self) -> None:
@@ -84,7 +84,7 @@ class Survey:
         """Return the models that may be trained, in families. All surveys of a search have the same ones."""
         targets = self.task.targets
         of_all, *of_one = (of_structures(*self.tried, targets, allowed) for allowed in ALLOWED)
-        of_narrower = [of_widths(self.narrowings[name], costs, targets) for name, costs in self.by_factor.items()]
+        of_narrower = [of_widths(self.narrower[name], costs, targets) for name, costs in self.by_factor.items()]
         families = [of_all, *of_narrower, of_blueprints(*self.butterflies, targets), *of_one]
         return [[entry._replace(precision=self.task.exporter.precision) for entry in family] for family in families]
 

@@ -10,9 +10,15 @@ its multiplications. It is also more exact, because only the weights are rounded
 
 In int8 the head of a classifier, the product whose sums a softmax turns into the outputs, computes in float32 where these sums
 have a wide range. One step of int8 would change the odds of two classes too much.
+
+What a logarithm is computed from is in float32 too, in both precisions: the two products before it, and what lies between them
+and the logarithm. These are the transform of a waveform and the sums of its energies in bands, which span many powers of ten.
+The logarithm needs the small energies, for which one step of int8 is too large. The weights of the sums stay in float32 as
+well, because a small weight counts where it multiplies a large energy.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import flatbuffers
 import numpy as np
@@ -32,15 +38,30 @@ _CODES = schema.BuiltinOperator
 _PRODUCTS = (_CODES.CONV_2D, _CODES.FULLY_CONNECTED, _CODES.BATCH_MATMUL)
 # The largest step of int8 for the sums that enter the softmax of an output. It changes the odds of two classes by exp(0.25).
 MAX_STEP = 0.25
+# How many products before a logarithm compute in float32.
+_PRODUCTS_BEFORE_LOGARITHM = 2
 
 
-def with_float32_layers(content: bytes, precision: Precision) -> bytes:
+class _Logarithm(NamedTuple):
+    """What a logarithm is computed from.
+
+    Attributes:
+        operators: the logarithm, the two products before it, and what is between them.
+        sums: the product that the logarithm is taken of. It is a list that may be empty.
+    """
+
+    operators: list
+    sums: list
+
+
+def with_float32_layers(content: bytes, precision: Precision, exact: bytes | None = None) -> bytes:
     """Return the quantized file, in which the layers whose lowering has `keep_float32` compute in float32.
 
     Args:
         content: the bytes that the converter returned after `Precision.configure`: a calibrated model in float32 for "int8", a
             quantized model for "dynamic".
         precision: "int8" or "dynamic".
+        exact: the same model in float32. Without it, the sums before a logarithm have rounded weights in "dynamic".
     """
     model = read_model(_quantize_other_layers(content, precision) if precision.name == "int8" else content)
     dequantize = schema.OperatorCodeT(_CODES.DEQUANTIZE, version=_PER_CHANNEL_VERSION, builtinCode=_CODES.DEQUANTIZE)
@@ -48,28 +69,41 @@ def with_float32_layers(content: bytes, precision: Precision) -> bytes:
     for graph in model.subgraphs:
         # In "dynamic" the sums of a head are in float32 anyway.
         heads = [product for product, _ in _heads(graph, model)] if precision.name == "int8" else []
-        _dequantize_weights(model, graph, heads, code=len(model.operatorCodes) - 1)
+        logarithms = _logarithms(graph, model)
+        sums = [each for logarithm in logarithms for each in logarithm.sums]
+        if exact is not None:
+            _restore_weights(model, graph, sums, read_model(exact))
+        outside = [each for logarithm in logarithms for each in logarithm.operators if not _is_one_of(each, sums)]
+        _dequantize_weights(model, graph, [*heads, *outside], code=len(model.operatorCodes) - 1)
     return _packed(model)
 
 
-def has_wide_heads(calibrated: bytes) -> bool:
-    """Return whether a calibrated model has a head that `with_float32_layers` keeps in float32."""
-    model = read_model(calibrated)
-    return any(True for graph in model.subgraphs for head in _heads(graph, model) if _is_wide(head, graph))
+def has_float32_parts(content: bytes, precision: Precision) -> bool:
+    """Return whether `with_float32_layers` keeps more than layers in float32: wide heads, or what is before a logarithm.
+
+    Args:
+        content: the bytes that the converter returned, as for `with_float32_layers`.
+        precision: "int8" or "dynamic".
+    """
+    model = read_model(content)
+    return any(_wide_heads(graph, model, precision) or _logarithms(graph, model) for graph in model.subgraphs)
+
+
+def has_logarithms(content: bytes) -> bool:
+    """Return whether `with_float32_layers` keeps what is before a logarithm in float32."""
+    model = read_model(content)
+    return any(_logarithms(graph, model) for graph in model.subgraphs)
 
 
 def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
-    """Quantize a calibrated model to int8, but leave wide heads and layers with `keep_float32` in float32.
-
-    If the outputs are int8, the heads are too.
-    """
+    """Quantize a calibrated model to int8, but leave its float32 parts and layers with `keep_float32` in float32."""
     scopes = SCOPES["arithmetic"], SCOPES["weights"]
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
     model = read_model(calibrated)
     for graph in model.subgraphs:
         operators = [operator for operator in graph.operators if _is_product(operator, graph, model, scopes)]
-        if not precision.integer_io:
-            operators += [operator for head in _heads(graph, model) if _is_wide(head, graph) for operator in head]
+        operators += _wide_heads(graph, model, precision)
+        operators += [each for logarithm in _logarithms(graph, model) for each in logarithm.operators]
         kept += [graph.tensors[operator.outputs[0]].name.decode() for operator in operators]
     return quantize_calibrated(calibrated, precision.integer_io, kept)
 
@@ -84,10 +118,56 @@ def _heads(graph, model) -> Iterator[tuple]:
             yield product, softmax
 
 
-def _is_wide(head: tuple, graph) -> bool:
-    """Return whether one step of int8 is too large for the sums of a head in a calibrated model."""
-    ranges = graph.tensors[head[0].outputs[0]].quantization
-    return ranges is not None and ranges.max is not None and (max(*ranges.max, 0) - min(*ranges.min, 0)) / 255 > MAX_STEP
+def _wide_heads(graph, model, precision: Precision) -> list:
+    """Return the operators of the heads for whose sums one step of int8 is too large. With int8 outputs there are none."""
+    if precision.name != "int8" or precision.integer_io:
+        return []
+    return [operator for head in _heads(graph, model) if _step(head[0].outputs[0], graph) > MAX_STEP for operator in head]
+
+
+def _logarithms(graph, model) -> list[_Logarithm]:
+    """Return the logarithms of values of which some are too small for a step of int8. Without ranges it is all logarithms."""
+    makers = {index: operator for operator in graph.operators for index in operator.outputs}
+    logarithms = [operator for operator in graph.operators if _code(operator, model) == _CODES.LOG]
+    wide = [each for each in logarithms if _step(each.inputs[0], graph) > MAX_STEP * _least(each.inputs[0], graph)]
+    return [_before(logarithm, makers, model) for logarithm in wide]
+
+
+def _before(logarithm, makers: dict, model) -> _Logarithm:
+    """Return what a logarithm is computed from, with `makers`, the operator that makes each tensor, by its index."""
+    found: list = []
+    sums: list = []
+
+    def add(operator, products: int) -> None:
+        if operator is None or not products or _is_one_of(operator, found):
+            return
+        found.append(operator)
+        is_product = _code(operator, model) in _PRODUCTS
+        if is_product and products == _PRODUCTS_BEFORE_LOGARITHM:
+            sums.append(operator)
+        for index in operator.inputs:
+            add(makers.get(index), products - is_product)
+
+    add(logarithm, _PRODUCTS_BEFORE_LOGARITHM)
+    return _Logarithm(found, sums)
+
+
+def _is_one_of(operator, operators: list) -> bool:
+    """Return whether `operator` itself is in a list, not one that is equal to it."""
+    return any(operator is each for each in operators)
+
+
+def _step(index: int, graph) -> float:
+    """Return one step of int8 for a tensor of a calibrated model. Without a range it is infinite."""
+    ranges = graph.tensors[index].quantization
+    known = ranges is not None and ranges.max is not None and len(ranges.max)
+    return (max(*ranges.max, 0) - min(*ranges.min, 0)) / 255 if known else np.inf
+
+
+def _least(index: int, graph) -> float:
+    """Return the least value of a tensor of a calibrated model. Without a range it is 0."""
+    ranges = graph.tensors[index].quantization
+    return min(ranges.min) if ranges is not None and ranges.min is not None and len(ranges.min) else 0.0
 
 
 def _code(operator, model) -> int:
@@ -95,19 +175,20 @@ def _code(operator, model) -> int:
     return model.operatorCodes[operator.opcodeIndex].builtinCode
 
 
-def _dequantize_weights(model, graph, heads: list, code: int) -> None:
+def _dequantize_weights(model, graph, products: list, code: int) -> None:
     """Store the weights of each product that computes in float32 in int8, and insert a DEQUANTIZE operator that restores them.
 
     Args:
         model: the model, a `ModelT`, which is changed.
         graph: one of its subgraphs.
-        heads: the products of heads, of which those on float32 values count.
+        products: operators outside layers, of which the products of float32 values count.
         code: the index of DEQUANTIZE in `model.operatorCodes`.
     """
     operators, restored = [], {}  # `restored`: index of the int8 tensor -> index of the float32 tensor
     for operator in graph.operators:
         in_float32 = graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32
-        kept = any(operator is head for head in heads) or _is_product(operator, graph, model, (SCOPES["arithmetic"],))
+        outside = _code(operator, model) in _PRODUCTS and _is_one_of(operator, products)
+        kept = outside or _is_product(operator, graph, model, (SCOPES["arithmetic"],))
         if in_float32 and kept:
             index = operator.inputs[1]
             weights = graph.tensors[index]
@@ -122,15 +203,39 @@ def _dequantize_weights(model, graph, heads: list, code: int) -> None:
     graph.operators = operators
 
 
+def _restore_weights(model, graph, products: list, exact) -> None:
+    """Give some products of a quantized model their weights in `exact`, the same model in float32.
+
+    A product is found by the name of its result. Weights that other operators use too stay as they are.
+    """
+    exact_graph = exact.subgraphs[model.subgraphs.index(graph)]
+    names = [exact_graph.tensors[operator.outputs[0]].name for operator in exact_graph.operators]
+    makers = dict(zip(names, exact_graph.operators, strict=True))
+    for product in products:
+        index = product.inputs[1]
+        weights, maker = graph.tensors[index], makers.get(graph.tensors[product.outputs[0]].name)
+        uses = sum(index in operator.inputs for operator in graph.operators)
+        if maker is None or uses > 1 or _is_shared(weights, model):
+            continue
+        restored = exact_graph.tensors[maker.inputs[1]]
+        if exact.buffers[restored.buffer].data is not None and list(restored.shape) == list(weights.shape):
+            model.buffers[weights.buffer].data = exact.buffers[restored.buffer].data
+            weights.type, weights.quantization = restored.type, restored.quantization
+
+
+def _is_shared(tensor, model) -> bool:
+    """Return whether other tensors have the data of `tensor`."""
+    return sum(each.buffer == tensor.buffer for graph in model.subgraphs for each in graph.tensors) > 1
+
+
 def _round_to_int8(weights, model) -> None:
     """Store a float32 tensor of weights in int8, with one scale for each entry of its first axis.
 
     Small tensors, and tensors that share their buffer with others, stay as they are.
     """
     buffer = model.buffers[weights.buffer]
-    sharing = sum(tensor.buffer == weights.buffer for graph in model.subgraphs for tensor in graph.tensors)
     small = np.prod(weights.shape) < _MIN_VALUES
-    if weights.type != schema.TensorType.FLOAT32 or buffer.data is None or sharing > 1 or small:
+    if weights.type != schema.TensorType.FLOAT32 or buffer.data is None or _is_shared(weights, model) or small:
         return
     values = np.frombuffer(bytes(buffer.data), "<f4").reshape(weights.shape)
     largest = np.abs(values).reshape(len(values), -1).max(axis=1)

@@ -141,3 +141,37 @@ def test_a_head_with_a_wide_range_computes_in_float32(scale, integer_io, in_floa
             schema.TensorType.INT8
         }
         assert file.parity.max_error < 0.15
+
+
+def log_spectrum():
+    """Return a model of the logarithms of sums of energies: a transform, squares, sums in bands, and logarithms."""
+    wave = keras.Input((64,))
+    spectrum = keras.layers.Dense(64, use_bias=False, kernel_initializer="orthogonal", name="transform")(wave)
+    bands = keras.layers.Dense(32, use_bias=False, kernel_initializer=keras.initializers.RandomUniform(0, 1, seed=0))
+    energies = bands(keras.ops.square(spectrum))
+    return keras.Model(wave, keras.ops.log(energies + 1e-3))
+
+
+@pytest.mark.parametrize(("precision", "integer_io"), [("dynamic", False), ("int8", False), ("int8", True)])
+def test_what_a_logarithm_is_computed_from_is_in_float32(precision, integer_io):
+    keras.utils.set_random_seed(0)
+    model, rng = log_spectrum(), np.random.default_rng(0)
+    x = (rng.standard_normal((100, 64)) * np.logspace(0, -2, 100)[:, None]).astype("float32")
+    if precision == "int8":  # inputs that int8 holds exactly, from the smallest to the largest
+        x = np.clip(np.round(x * 40), -127, 127).astype("float32")
+        x[0, :2] = -128, 127
+    file = export.to_tflite(model, quantize=precision, integer_io=integer_io, representative_data=x, tolerance=10.0)
+    transform, bands = (np.asarray(weights) for weights in model.get_weights())
+    expected = np.log(np.square(x @ rounded(transform)) @ bands + 1e-3)
+    step = np.ptp(expected) / 255 if precision == "int8" else 0
+    np.testing.assert_allclose(file.predict(x), expected, atol=step + 2e-3)
+
+
+def test_a_logarithm_of_values_of_one_size_is_quantized():
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, keras.ops.log(keras.layers.Dense(32, "sigmoid")(inputs) + 1))
+    x = np.random.default_rng(0).standard_normal((200, 64)).astype("float32")
+    content = read_model(export.to_tflite(model, quantize="int8", representative_data=x).content)
+    (graph,) = content.subgraphs
+    (logarithm,) = (op for op in graph.operators if operator_name(content.operatorCodes[op.opcodeIndex]) == "LOG")
+    assert graph.tensors[logarithm.inputs[0]].type == schema.TensorType.INT8
