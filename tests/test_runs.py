@@ -8,8 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from results import Results  # noqa: E402
-from runs import Runs  # noqa: E402
+from results import Results
+from runs import Runs
 
 SCORES = {0.01: 0.5, 0.05: 0.7, 0.25: 0.8, 1.25: 0.6}
 
