@@ -136,5 +136,5 @@ def classifier(inputs, x, name: str, classes: int = CLASSES) -> keras.Model:
 # Arguments of the networks whose latency is measured, and which are trained on a GPU.
 SIZES = {"head": {"width": 4096}, "vgg": {"width": 4096}, "mixer": {"width": 512}, "transformer": {"width": 512}}
 # The widths at which the networks with dense layers are as fast as with butterflies of radix 4: what wide_latency.py measured.
-WIDTHS_OF_EQUAL_LATENCY = {"vgg": 336, "mixer": 240, "transformer": 224}
+WIDTHS_OF_EQUAL_LATENCY = {"vgg": 480, "mixer": 224, "transformer": 224}
 MODELS: dict[str, Callable[..., keras.Model]] = {"vgg": vgg, "mixer": mixer, "transformer": transformer}
