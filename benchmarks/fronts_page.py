@@ -86,6 +86,7 @@ class Limit:
         picks: what `compress` picked.
         picked: how often a group of families was picked.
         groups: the most accurate models of each group, by the score that the search knows.
+        has_int4: whether models in int4 were made.
     """
 
     task: str
@@ -95,6 +96,7 @@ class Limit:
     picks: Found | None
     picked: Counter
     groups: Mapping[str, Found]
+    has_int4: bool = False
 
     @property
     def winner(self) -> str | None:
@@ -154,7 +156,8 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
             groups[group] = models
     limit = float(np.mean([result["limit"] for result in results.values()]))
     picked = Counter(group_of(point["family"]) for point in picks.values())
-    return Limit(task, cost, part, limit, found(picks, key), picked, groups)
+    has_int4 = any(group_of(point["family"]) == INT4 for result in results.values() for point in result["points"])
+    return Limit(task, cost, part, limit, found(picks, key), picked, groups, has_int4)
 
 
 def with_all_int4(branch: dict) -> dict:
@@ -196,7 +199,10 @@ def limits_table(limits: Iterable[Limit]) -> str:
         cells = [f"{NAMES[each.task]}, {each.part}: {each.limit * factor:,.{digits}f} {unit}"]
         cells.append(", ".join(f"{group} ({count})" for group, count in each.picked.most_common()) or "nothing fits")
         cells.append(str(each.picks or ""))
-        cells += [str(each.groups.get(group, "nothing fits")) for group in groups]
+        cells += [
+            str(each.groups.get(group, "not run" if group == INT4 and not each.has_int4 else "nothing fits"))
+            for group in groups
+        ]
         cells.append(f"**{each.beaten_by}**" if each.beaten_by else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -213,6 +213,20 @@ def test_a_model_in_int4_is_a_rival_under_each_limit_of_its_seed():
     assert {text.get_text() for text in plot_fronts({"hapt": tree}).legends[0].get_texts()} == {INT4, "butterfly"}
 
 
+def test_the_table_tells_models_that_do_not_fit_from_those_that_were_not_made():
+    butterfly = point("butterfly", 0.9, 0.9, 90)
+    trees = {
+        name: {"seed 0": {"size": {"1/10": result("butterfly 90", butterfly, *others)}}}
+        for name, others in (
+            ("hapt", [point("int4", 0.8, 0.8, 40)]),
+            ("isolet", [point("int4", 0.8, 0.8, 400)]),
+            ("cifar10", []),
+        )
+    }
+    table = with_tables("<!-- size any -->\n<!-- end -->", {"any": trees}).split("\n")
+    assert [row.split(" | ")[3] for row in table if "1/10" in row] == ["80.00, 1 seed", "nothing fits", "not run"]
+
+
 def test_wins_are_counted_over_the_tasks():
     trees = {
         "hapt": {"seed 0": {"size": {"1/10": result("butterfly 90", point("butterfly", 0.9, 0.9, 90))}}},
