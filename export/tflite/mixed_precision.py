@@ -40,6 +40,8 @@ _PRODUCTS = (_CODES.CONV_2D, _CODES.FULLY_CONNECTED, _CODES.BATCH_MATMUL)
 MAX_STEP = 0.25
 # How many products before a logarithm compute in float32.
 _PRODUCTS_BEFORE_LOGARITHM = 2
+# Operators with an exponential, which the logarithm undoes. What is before them need not be exact.
+_EXPONENTIALS = (_CODES.SOFTMAX, _CODES.LOGISTIC, _CODES.EXP)
 
 
 class _Logarithm(NamedTuple):
@@ -47,7 +49,7 @@ class _Logarithm(NamedTuple):
 
     Attributes:
         operators: the logarithm, the two products before it, and what is between them.
-        sums: the product that the logarithm is taken of. It is a list that may be empty.
+        sums: the products that the logarithm is taken of.
     """
 
     operators: list
@@ -126,11 +128,12 @@ def _wide_heads(graph, model, precision: Precision) -> list:
 
 
 def _logarithms(graph, model) -> list[_Logarithm]:
-    """Return the logarithms of values of which some are too small for a step of int8. Without ranges it is all logarithms."""
+    """Return the logarithms of sums of which some are too small for a step of int8. Without ranges it is all logarithms."""
     makers = {index: operator for operator in graph.operators for index in operator.outputs}
     logarithms = [operator for operator in graph.operators if _code(operator, model) == _CODES.LOG]
     wide = [each for each in logarithms if _step(each.inputs[0], graph) > MAX_STEP * _least(each.inputs[0], graph)]
-    return [_before(logarithm, makers, model) for logarithm in wide]
+    found = [_before(logarithm, makers, model) for logarithm in wide]
+    return [logarithm for logarithm in found if logarithm.sums]
 
 
 def _before(logarithm, makers: dict, model) -> _Logarithm:
@@ -139,7 +142,7 @@ def _before(logarithm, makers: dict, model) -> _Logarithm:
     sums: list = []
 
     def add(operator, products: int) -> None:
-        if operator is None or not products or _is_one_of(operator, found):
+        if operator is None or not products or _is_one_of(operator, found) or _code(operator, model) in _EXPONENTIALS:
             return
         found.append(operator)
         is_product = _code(operator, model) in _PRODUCTS

@@ -175,3 +175,10 @@ def test_a_logarithm_of_values_of_one_size_is_quantized():
     (graph,) = content.subgraphs
     (logarithm,) = (op for op in graph.operators if operator_name(content.operatorCodes[op.opcodeIndex]) == "LOG")
     assert graph.tensors[logarithm.inputs[0]].type == schema.TensorType.INT8
+
+
+def test_a_logarithm_of_probabilities_needs_no_exact_weights():
+    probabilities = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(64, "softmax")])
+    model = keras.Model(probabilities.inputs, keras.ops.log(probabilities.outputs[0]))
+    sizes = [export.to_tflite(each, quantize="dynamic").size_bytes for each in (probabilities, model)]
+    assert sizes[1] < sizes[0] + 1000
