@@ -40,8 +40,12 @@ _PRODUCTS = (_CODES.CONV_2D, _CODES.FULLY_CONNECTED, _CODES.BATCH_MATMUL)
 MAX_STEP = 0.25
 # How many products before a logarithm compute in float32.
 _PRODUCTS_BEFORE_LOGARITHM = 2
+# Sums of more weights have them in int8, so that the file does not grow much. Bands of a spectrum have fewer.
+_MOST_EXACT = 2**18
 # Operators with an exponential, which the logarithm undoes. What is before them need not be exact.
 _EXPONENTIALS = (_CODES.SOFTMAX, _CODES.LOGISTIC, _CODES.EXP)
+# Operators of several results, which TensorFlow does not leave in float32 on demand.
+_SPLITS = (_CODES.SPLIT, _CODES.SPLIT_V, _CODES.UNPACK)
 
 
 class _Logarithm(NamedTuple):
@@ -72,10 +76,14 @@ def with_float32_layers(content: bytes, precision: Precision, exact: bytes | Non
         # In "dynamic" the sums of a head are in float32 anyway.
         heads = [product for product, _ in _heads(graph, model)] if precision.name == "int8" else []
         logarithms = _logarithms(graph, model)
-        sums = [each for logarithm in logarithms for each in logarithm.sums]
+        sums = [each for logarithm in logarithms for each in logarithm.sums if _has_few_weights(each, graph)]
         if exact is not None:
             _restore_weights(model, graph, sums, read_model(exact))
-        outside = [each for logarithm in logarithms for each in logarithm.operators if not _is_one_of(each, sums)]
+        before = [each for logarithm in logarithms for each in logarithm.operators]
+        _split_in_float32(model, graph, before)
+        outside = [
+            each for each in before if not (_is_one_of(each, sums) or _is_product(each, graph, model, (SCOPES["weights"],)))
+        ]
         _dequantize_weights(model, graph, [*heads, *outside], code=len(model.operatorCodes) - 1)
     return _packed(model)
 
@@ -103,7 +111,7 @@ def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
     model = read_model(calibrated)
     for graph in model.subgraphs:
-        operators = [operator for operator in graph.operators if _is_product(operator, graph, model, scopes)]
+        operators = [operator for operator in graph.operators or [] if _is_product(operator, graph, model, scopes)]
         operators += _wide_heads(graph, model, precision)
         operators += [each for logarithm in _logarithms(graph, model) for each in logarithm.operators]
         kept += [graph.tensors[operator.outputs[0]].name.decode() for operator in operators]
@@ -112,7 +120,7 @@ def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
 
 def _heads(graph, model) -> Iterator[tuple]:
     """Yield the product and the softmax of each output of `graph` that is made by these two operators."""
-    makers = {index: operator for operator in graph.operators for index in operator.outputs}
+    makers = _makers(graph)
     for index in graph.outputs:
         softmax = makers.get(index)
         product = makers.get(softmax.inputs[0]) if softmax is not None and _code(softmax, model) == _CODES.SOFTMAX else None
@@ -129,30 +137,69 @@ def _wide_heads(graph, model, precision: Precision) -> list:
 
 def _logarithms(graph, model) -> list[_Logarithm]:
     """Return the logarithms of sums of which some are too small for a step of int8. Without ranges it is all logarithms."""
-    makers = {index: operator for operator in graph.operators for index in operator.outputs}
-    logarithms = [operator for operator in graph.operators if _code(operator, model) == _CODES.LOG]
+    makers = _makers(graph)
+    logarithms = [operator for operator in graph.operators or [] if _code(operator, model) == _CODES.LOG]
     wide = [each for each in logarithms if _step(each.inputs[0], graph) > MAX_STEP * _least(each.inputs[0], graph)]
     found = [_before(logarithm, makers, model) for logarithm in wide]
     return [logarithm for logarithm in found if logarithm.sums]
 
 
+def _makers(graph) -> dict:
+    """Return the operator that makes each tensor, by the index of the tensor."""
+    return {index: operator for operator in graph.operators or [] for index in operator.outputs}
+
+
 def _before(logarithm, makers: dict, model) -> _Logarithm:
     """Return what a logarithm is computed from, with `makers`, the operator that makes each tensor, by its index."""
-    found: list = []
-    sums: list = []
+    reached = {id(logarithm): (logarithm, 0)}  # operators, and behind how few products each is
+    waiting = [logarithm]
+    while waiting:
+        operator = waiting.pop()
+        products = reached[id(operator)][1] + (_code(operator, model) in _PRODUCTS)
+        makers_of_inputs = [makers[index] for index in operator.inputs if index in makers]
+        for each in makers_of_inputs if products < _PRODUCTS_BEFORE_LOGARITHM else []:
+            is_nearer = id(each) not in reached or products < reached[id(each)][1]
+            if is_nearer and _code(each, model) not in _EXPONENTIALS:
+                reached[id(each)] = each, products
+                waiting.append(each)
+    found = list(reached.values())
+    sums = [each for each, products in found if products == 0 and _code(each, model) in _PRODUCTS]
+    return _Logarithm([each for each, _ in found], sums)
 
-    def add(operator, products: int) -> None:
-        if operator is None or not products or _is_one_of(operator, found) or _code(operator, model) in _EXPONENTIALS:
-            return
-        found.append(operator)
-        is_product = _code(operator, model) in _PRODUCTS
-        if is_product and products == _PRODUCTS_BEFORE_LOGARITHM:
-            sums.append(operator)
-        for index in operator.inputs:
-            add(makers.get(index), products - is_product)
 
-    add(logarithm, _PRODUCTS_BEFORE_LOGARITHM)
-    return _Logarithm(found, sums)
+def _has_few_weights(product, graph) -> bool:
+    """Return whether the weights of a product may stay in float32."""
+    return bool(np.prod(graph.tensors[product.inputs[1]].shape) <= _MOST_EXACT)
+
+
+def _split_in_float32(model, graph, operators: list) -> None:
+    """Let those of `operators` that split a tensor do so in float32, if they split a float32 tensor that was quantized.
+
+    The operators around it that quantize and dequantize are removed.
+    """
+    makers, float32 = _makers(graph), schema.TensorType.FLOAT32
+    for operator in operators:
+        if _code(operator, model) not in _SPLITS:
+            continue
+        place = 1 if _code(operator, model) == _CODES.SPLIT else 0  # the first input of SPLIT is the axis
+        quantize = makers.get(operator.inputs[place])
+        dequantize = [each for each in graph.operators if each.inputs[0] in operator.outputs]
+        if quantize is None or any(_code(each, model) != _CODES.DEQUANTIZE for each in dequantize):
+            continue
+        if _code(quantize, model) != _CODES.QUANTIZE or graph.tensors[quantize.inputs[0]].type != float32:
+            continue
+        results = {each.inputs[0]: each.outputs[0] for each in dequantize}
+        if len(results) == len(operator.outputs) == len(dequantize):
+            inputs = list(operator.inputs)
+            inputs[place] = quantize.inputs[0]
+            operator.inputs, operator.outputs = inputs, [results[index] for index in operator.outputs]
+            removed = [*dequantize, *([quantize] if _uses(quantize.outputs[0], graph) == 0 else [])]
+            graph.operators = [each for each in graph.operators if not _is_one_of(each, removed)]
+
+
+def _uses(index: int, graph) -> int:
+    """Return how many operators take a tensor."""
+    return sum(index in operator.inputs for operator in graph.operators)
 
 
 def _is_one_of(operator, operators: list) -> bool:
@@ -188,7 +235,7 @@ def _dequantize_weights(model, graph, products: list, code: int) -> None:
         code: the index of DEQUANTIZE in `model.operatorCodes`.
     """
     operators, restored = [], {}  # `restored`: index of the int8 tensor -> index of the float32 tensor
-    for operator in graph.operators:
+    for operator in graph.operators or []:
         in_float32 = graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32
         outside = _code(operator, model) in _PRODUCTS and _is_one_of(operator, products)
         kept = outside or _is_product(operator, graph, model, (SCOPES["arithmetic"],))
@@ -217,8 +264,7 @@ def _restore_weights(model, graph, products: list, exact) -> None:
     for product in products:
         index = product.inputs[1]
         weights, maker = graph.tensors[index], makers.get(graph.tensors[product.outputs[0]].name)
-        uses = sum(index in operator.inputs for operator in graph.operators)
-        if maker is None or uses > 1 or _is_shared(weights, model):
+        if maker is None or _uses(index, graph) > 1 or _is_shared(weights, model):
             continue
         restored = exact_graph.tensors[maker.inputs[1]]
         if exact.buffers[restored.buffer].data is not None and list(restored.shape) == list(weights.shape):

@@ -143,19 +143,22 @@ def test_a_head_with_a_wide_range_computes_in_float32(scale, integer_io, in_floa
         assert file.parity.max_error < 0.15
 
 
-def log_spectrum():
+def log_spectrum(split=False):
     """Return a model of the logarithms of sums of energies: a transform, squares, sums in bands, and logarithms."""
     wave = keras.Input((64,))
     spectrum = keras.layers.Dense(64, use_bias=False, kernel_initializer="orthogonal", name="transform")(wave)
+    if split:  # an operator of several results
+        spectrum = keras.ops.concatenate(keras.ops.split(spectrum, 2, axis=-1), axis=-1)
     bands = keras.layers.Dense(32, use_bias=False, kernel_initializer=keras.initializers.RandomUniform(0, 1, seed=0))
     energies = bands(keras.ops.square(spectrum))
     return keras.Model(wave, keras.ops.log(energies + 1e-3))
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["", "split"])
 @pytest.mark.parametrize(("precision", "integer_io"), [("dynamic", False), ("int8", False), ("int8", True)])
-def test_what_a_logarithm_is_computed_from_is_in_float32(precision, integer_io):
+def test_what_a_logarithm_is_computed_from_is_in_float32(precision, integer_io, split):
     keras.utils.set_random_seed(0)
-    model, rng = log_spectrum(), np.random.default_rng(0)
+    model, rng = log_spectrum(split), np.random.default_rng(0)
     x = (rng.standard_normal((100, 64)) * np.logspace(0, -2, 100)[:, None]).astype("float32")
     if precision == "int8":  # inputs that int8 holds exactly, from the smallest to the largest
         x = np.clip(np.round(x * 40), -127, 127).astype("float32")
@@ -182,3 +185,38 @@ def test_a_logarithm_of_probabilities_needs_no_exact_weights():
     model = keras.Model(probabilities.inputs, keras.ops.log(probabilities.outputs[0]))
     sizes = [export.to_tflite(each, quantize="dynamic").size_bytes for each in (probabilities, model)]
     assert sizes[1] < sizes[0] + 1000
+
+
+def test_the_nearest_way_to_a_logarithm_counts():
+    keras.utils.set_random_seed(0)
+    wave = keras.Input((64,))
+    sums = keras.layers.Dense(32, use_bias=False, kernel_initializer=keras.initializers.RandomUniform(0, 1))
+    energies = sums(keras.ops.square(keras.layers.Dense(64, use_bias=False, kernel_initializer="orthogonal")(wave)))
+    mixed = keras.layers.Dense(32, use_bias=False, kernel_initializer=keras.initializers.RandomUniform(0, 0.01))(energies)
+    model = keras.Model(wave, keras.ops.log(mixed + energies + 1e-3))  # `energies` is behind one product, or none
+    x = (np.random.default_rng(0).standard_normal((100, 64)) * np.logspace(0, -2, 100)[:, None]).astype("float32")
+    file = export.to_tflite(model, quantize="dynamic", representative_data=x)
+    np.testing.assert_allclose(file.predict(x), model.predict(x, verbose=0), atol=0.02)
+
+
+class Smooth(keras.layers.Layer):
+    """A layer that smooths a value in many steps."""
+
+    def call(self, x):
+        smooth = x
+        for _ in range(1200):
+            smooth = 0.9 * smooth + 0.1 * x
+        return smooth
+
+
+def test_many_operators_before_a_logarithm():
+    wave = keras.Input((64,))
+    energies = Smooth()(keras.ops.square(keras.layers.Dense(64)(wave)))
+    assert "LOG" in export.to_tflite(keras.Model(wave, keras.ops.log(energies + 1e-3)), quantize="dynamic").operators
+
+
+def test_a_model_without_operators():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(0.5)])
+    x = np.random.default_rng(0).standard_normal((40, 8)).astype("float32")
+    file = export.to_tflite(model, quantize="int8", representative_data=x)
+    np.testing.assert_allclose(file.predict(x), x, atol=0.05)
