@@ -239,7 +239,7 @@ def search(original: Original, **target) -> Compression:
 
 
 def in_int4(point: Point, original: Original) -> dict:
-    """Return the figures of a float32 model when its weights are in int4, like those of `facts`. The family is "int4"."""
+    """Return what `facts` returns, for the float32 model `point` with its weights rounded to int4. The family is "int4"."""
     exported, (scored, unseen) = int4.quantized(point.exported), halves(original.data)
     latencies = export.compare({"float32": point.exported, "int4": exported}, runs=original.effort.runs).latencies
     return {

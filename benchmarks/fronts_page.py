@@ -161,7 +161,7 @@ def limit_of(task: str, cost: str, part: str, results: Mapping[str, dict]) -> Li
 
 
 def with_all_int4(branch: dict) -> dict:
-    """Return the results of one seed with its models in int4 among the models of each limit."""
+    """Return the results of one seed, in which each limit has all models in int4 that were made for any limit."""
     results = [result for cost in KEYS for result in branch.get(cost, {}).values()]
     points = [point for result in results for point in result["points"] if point["family"] == INT4]
     made = {(point["name"], point["size_bytes"]): point for point in points}

@@ -12,7 +12,7 @@ def is_installed() -> bool:
 
 
 def quantized(exported: export.TFLiteModel) -> export.TFLiteModel:
-    """Return a float32 model with its weights in int4, and activations that the runtime quantizes to int8.
+    """Return a copy of a float32 model with weights in int4, whose activations the runtime quantizes to int8.
 
     Each output of a layer has a scale of its own. The runtime has kernels for such weights. Only `content` is new. All other
     fields, such as `operators`, `parity` and `precision`, still describe the float32 model.

@@ -31,7 +31,7 @@ class Runs(ABC):
         """Train a network. Return it, and what it reached: under "dev" the scores on the held-out examples after each epoch."""
 
     def run(self, kind: str, rate: float, seed: int) -> dict:
-        """Train a network unless it has been done. Return what it reached."""
+        """Return what `train` says that a network of this kind, rate and seed reached. If it is not known, train it."""
 
         def trained() -> dict:
             model, reached = self.train(kind, rate, seed)

@@ -21,7 +21,12 @@ LOWEST, HIGHEST = 60.0, 3900.0  # Hz, the edges of the bands
 
 
 class FrontEnd(NamedTuple):
-    """`layer` maps (..., FRAME) to its outputs, and `bands`, (outputs, bands), are the first weights of the sums over them."""
+    """A linear map of frames, and how the squares of its outputs are summed in bands.
+
+    Attributes:
+        layer: maps frames, (..., FRAME), to outputs, (..., outputs).
+        bands: the weights with which the sums start, (outputs, bands).
+    """
 
     layer: keras.layers.Layer
     bands: np.ndarray

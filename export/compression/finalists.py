@@ -218,7 +218,7 @@ class Finalists:
             self.skipped.pop(self.name(blueprint, precision), None)
 
     def _files_of(self, blueprint: Blueprint) -> dict[str, Finalist]:
-        """Return what was found of one model, by the names of the precisions."""
+        """Return the files that were found of the model which `blueprint` makes, by the names of their precisions."""
         return {precision: found for (made, precision), found in self.found.items() if made == blueprint}
 
     def _trained(self, blueprint: Blueprint, rate: float, is_needed: bool) -> dict[str, Finalist]:

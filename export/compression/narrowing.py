@@ -37,7 +37,7 @@ class Narrowing(Protocol):
 
 @dataclass(frozen=True)
 class StrongestUnits:
-    """Hidden dense layers keep their strongest units, with their weights.
+    """A way to make a network narrower: some of its dense layers keep only their strongest units, with their weights.
 
     Attributes:
         widths: pairs of a layer's path and its new number of units.
@@ -65,7 +65,7 @@ class StrongestUnits:
 
 @dataclass(frozen=True)
 class WidthMultiplier:
-    """All hidden layers have a part of their width, and random weights.
+    """A way to make a network narrower: all of its hidden layers get a part of their width, and random weights.
 
     Attributes:
         multiplier: the factor on the widths. Two of the same arguments are equal, because the widths are rounded.

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_butterfly.utils.quiet import silent_libraries
 from keras_butterfly.utils.validation import reason_of
 
-from .mixed_precision import has_float32_parts, has_logarithms, with_float32_layers
+from .mixed_precision import has_float32_parts, with_float32_layers
 from .operators import check_ranges
 from .quantize import Precision
 from .tensorflow_internals import quantize_calibrated
@@ -71,9 +71,10 @@ def convert(
     content = _run(converter.convert)
     if precision.name == "int8":
         check_ranges(content)  # TensorFlow dies of infinite ranges when it quantizes.
-    if keep_float32 or (precision.name in ("int8", "dynamic") and has_float32_parts(content, precision)):
-        in_doubt = precision.name == "dynamic" and has_logarithms(content)
-        exact = convert(function, specs, variables=variables) if in_doubt else None
+    has_parts = precision.name in ("int8", "dynamic") and has_float32_parts(content, precision)
+    if keep_float32 or has_parts:
+        # What the converter has rounded already in "dynamic" is read from a second conversion.
+        exact = convert(function, specs, variables=variables) if has_parts and precision.name == "dynamic" else None
         return _run(with_float32_layers, content, precision, exact)
     return _run(quantize_calibrated, content, precision.integer_io, ()) if precision.name == "int8" else content
 

@@ -99,14 +99,8 @@ def has_float32_parts(content: bytes, precision: Precision) -> bool:
     return any(_wide_heads(graph, model, precision) or _logarithms(graph, model) for graph in model.subgraphs)
 
 
-def has_logarithms(content: bytes) -> bool:
-    """Return whether `with_float32_layers` keeps what is before a logarithm in float32."""
-    model = read_model(content)
-    return any(_logarithms(graph, model) for graph in model.subgraphs)
-
-
 def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
-    """Quantize a calibrated model to int8, but leave its float32 parts and layers with `keep_float32` in float32."""
+    """Return a calibrated model in int8, except for its parts and layers that compute in float32."""
     scopes = SCOPES["arithmetic"], SCOPES["weights"]
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
     model = read_model(calibrated)
@@ -129,7 +123,7 @@ def _heads(graph, model) -> Iterator[tuple]:
 
 
 def _wide_heads(graph, model, precision: Precision) -> list:
-    """Return the operators of the heads for whose sums one step of int8 is too large. With int8 outputs there are none."""
+    """Return the operators of each head whose sums have too wide a range for int8. If the outputs are int8, there are none."""
     if precision.name != "int8" or precision.integer_io:
         return []
     return [operator for head in _heads(graph, model) if _step(head[0].outputs[0], graph) > MAX_STEP for operator in head]
@@ -139,7 +133,7 @@ def _logarithms(graph, model) -> list[_Logarithm]:
     """Return the logarithms of sums of which some are too small for a step of int8. Without ranges it is all logarithms."""
     makers = _makers(graph)
     logarithms = [operator for operator in graph.operators or [] if _code(operator, model) == _CODES.LOG]
-    wide = [each for each in logarithms if _step(each.inputs[0], graph) > MAX_STEP * _least(each.inputs[0], graph)]
+    wide = [each for each in logarithms if _step(each.inputs[0], graph) > MAX_STEP * _range(each.inputs[0], graph)[0]]
     found = [_before(logarithm, makers, model) for logarithm in wide]
     return [logarithm for logarithm in found if logarithm.sums]
 
@@ -208,16 +202,16 @@ def _is_one_of(operator, operators: list) -> bool:
 
 
 def _step(index: int, graph) -> float:
-    """Return one step of int8 for a tensor of a calibrated model. Without a range it is infinite."""
+    """Return one step of int8 for the values of a tensor in a calibrated model. Without a range it is infinite."""
+    least, largest = _range(index, graph)
+    return (max(largest, 0) - min(least, 0)) / 255
+
+
+def _range(index: int, graph) -> tuple[float, float]:
+    """Return the least and the largest value of a tensor in a calibrated model. Without a range they are 0 and infinity."""
     ranges = graph.tensors[index].quantization
     known = ranges is not None and ranges.max is not None and len(ranges.max)
-    return (max(*ranges.max, 0) - min(*ranges.min, 0)) / 255 if known else np.inf
-
-
-def _least(index: int, graph) -> float:
-    """Return the least value of a tensor of a calibrated model. Without a range it is 0."""
-    ranges = graph.tensors[index].quantization
-    return min(ranges.min) if ranges is not None and ranges.min is not None and len(ranges.min) else 0.0
+    return (min(ranges.min), max(ranges.max)) if known else (0.0, np.inf)
 
 
 def _code(operator, model) -> int:
