@@ -25,7 +25,7 @@ from keras_butterfly.export.model import predict
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
-from keras_butterfly.utils.model_inputs import check_data, first_outputs, sample
+from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at, first_outputs, sample
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.text_table import TextTable
 from keras_butterfly.utils.validation import check_finite
@@ -238,14 +238,14 @@ def _check_task(models: dict[str, keras.Model | bytes], arrays) -> None:
         for array in keras.tree.flatten(inputs):
             check_finite(array, "the data")
         if isinstance(model, bytes):
-            outputs = _listed(predict(model, keras.tree.map_structure(lambda array: array[:1], inputs)))
+            outputs = _listed(predict(model, examples_at(inputs, slice(1))))
         else:
             outputs = first_outputs(model, check_data(model, inputs), 1)
         first = outputs if first is None else first
         if len(outputs) == 1 or len(first) == 1:  # of several outputs the order is known later
             _difference(name, first, outputs)
         if LABELS + suffix in arrays:
-            check_scorable(arrays[LABELS + suffix], outputs, len(keras.tree.flatten(inputs)[0]))
+            check_scorable(arrays[LABELS + suffix], outputs, example_count(inputs))
 
 
 def _content(model: keras.Model | bytes, quantize: str | None, device: str, arrays) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_butterfly.utils.model_inputs import check_data, examples_at, is_stream, read_examples
+from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at, is_stream, read_examples
 
 # The part of the examples that is held back to score on, and the largest number of them.
 HELD_BACK, MOST = 0.2, 10_000
@@ -41,7 +41,7 @@ class Examples:
             if (y is None) != (held_y is None):
                 raise ValueError("Expected labels in both `data` and `validation_data`, or in neither. Received them in one.")
             return cls(x, y, held_x, held_y, True)
-        count = len(keras.tree.flatten(x)[0])
+        count = example_count(x)
         if count < 2:
             raise ValueError(f"Expected at least two examples, to train on some and score on others. Received: {count}")
         held = min(max(1, round(count * HELD_BACK)), MOST)
@@ -67,7 +67,7 @@ def _read(model: keras.Model, data, name: str) -> tuple[Any, Any]:
     if y is None:
         return x, None
     y = keras.tree.map_structure(np.asarray, y) if isinstance(y, dict | list | tuple) and not _are_values(y) else np.asarray(y)
-    count = len(keras.tree.flatten(x)[0])
+    count = example_count(x)
     shapes = [array.shape for array in keras.tree.flatten(y)]
     if any(shape[:1] != (count,) for shape in shapes):
         raise ValueError(f"Expected as many labels as examples in {name}, {count}. Received labels of the shapes {shapes}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_butterfly.compression.distillation import are_probabilities, default_optimizer, difference, labels_and_loss
 from keras_butterfly.utils.model_checks import check_finite_weights
-from keras_butterfly.utils.model_inputs import examples_at
+from keras_butterfly.utils.model_inputs import examples_at, fixed_batch_size
 from keras_butterfly.utils.quiet import quiet_tensorflow, warnings_not_raised
 
 TEMPERATURE = 1.0
@@ -138,9 +138,8 @@ def imitate(
 
 def outputs_of(model: keras.Model, x) -> tuple[np.ndarray, ...]:
     """Return the outputs of `model` on the inputs `x` as float32 arrays, in the order of the model's outputs."""
-    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
     with quiet_tensorflow():
-        outputs = model.predict(x, batch_size=fixed or PREDICTED, verbose=0)
+        outputs = model.predict(x, batch_size=fixed_batch_size(model) or PREDICTED, verbose=0)
     return tuple(np.asarray(output, np.float32) for output in keras.tree.flatten(outputs))
 
 

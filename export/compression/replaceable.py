@@ -10,7 +10,7 @@ from keras_butterfly.compression.cloning import remake
 from keras_butterfly.compression.dense_map import DenseMap
 from keras_butterfly.compression.replace import replace_dense, why_not_replaced
 from keras_butterfly.compression.selection import Selection, candidates_of
-from keras_butterfly.utils.model_inputs import examples_at, run_model
+from keras_butterfly.utils.model_inputs import examples_at, fixed_batch_size, run_model
 from keras_butterfly.utils.recording import recorded, value_of
 
 from .structures import DENSE, Structure
@@ -87,7 +87,7 @@ def replaceable_layers(model: keras.Model, x, where, min_weights: int | None) ->
             if reason is None:
                 chosen.append((path, layer))
     layers = [layer for _, layer in chosen]
-    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
+    fixed = fixed_batch_size(model)
     with recorded(layers) as of_one:
         run_model(model, examples_at(x, slice(fixed or 1)))
     with recorded(layers) as of_several:

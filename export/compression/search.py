@@ -13,7 +13,7 @@ from keras_butterfly.compression.width_multiplier import hidden_widths
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.labels import loss_name
 from keras_butterfly.utils.model_checks import check_model
-from keras_butterfly.utils.model_inputs import first_outputs, sample
+from keras_butterfly.utils.model_inputs import example_count, first_outputs, sample
 from keras_butterfly.utils.progress import Progress
 from keras_butterfly.utils.validation import check_seed, integer_up_to, positive_integer, positive_number
 
@@ -283,7 +283,7 @@ def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> S
     if examples.held_y is not None:
         if metric is None:
             outputs = first_outputs(model, examples.held_x, 1)
-            check_scorable(examples.held_y, outputs, len(keras.tree.flatten(examples.held_x)[0]))
+            check_scorable(examples.held_y, outputs, example_count(examples.held_x))
         return Score(examples.held_x, examples.held_y, metric)
     if metric is not None:
         raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")

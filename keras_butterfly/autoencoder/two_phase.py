@@ -9,7 +9,7 @@ from ..layers.butterfly import Butterfly
 from ..utils.keras_internals import all_layers, learning_rate_or_schedule
 from ..utils.labels import check_against_loss, in_output_order, label_arrays, validation_arrays
 from ..utils.model_checks import check_model
-from ..utils.model_inputs import check_data, first_outputs, is_stream
+from ..utils.model_inputs import check_data, example_count, first_outputs, is_stream
 from ..utils.model_walk import named_layers
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.validation import positive_integer
@@ -155,7 +155,7 @@ def _check_examples(model: keras.Model, x, y, loss, fit: dict) -> tuple:
         )
     shapes = [output.shape for output in first_outputs(model, x, 1)]
     if y is not None:
-        y = label_arrays(y, len(keras.tree.flatten(x)[0]), len(shapes), "`y`")
+        y = label_arrays(y, example_count(x), len(shapes), "`y`")
         check_against_loss(in_output_order(model, y), in_output_order(model, loss), shapes)
     validation = fit.get("validation_data")
     if validation is None or is_stream(validation) or y is None or len(validation) == 1:

@@ -12,7 +12,7 @@ from keras import ops
 from ..utils.keras_internals import all_layers
 from ..utils.labels import check_against_loss, in_output_order, label_arrays, loss_name, validation_arrays
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, first_outputs, is_stream, read_examples
+from ..utils.model_inputs import check_data, example_count, examples_at, first_outputs, is_stream, read_examples
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
@@ -169,7 +169,7 @@ def distill(
     x, stream_labels = read_examples(student, x)
     x, y = check_data(student, x), stream_labels if y is None else y
     epochs, batch_size = integer_up_to(epochs, "epochs", MAX_EPOCHS), positive_integer(batch_size, "batch_size")
-    count = len(keras.tree.flatten(x)[0])
+    count = example_count(x)
     steps = -(-count // batch_size)
     distiller, shapes = _distiller(student, teacher, x, soft, hint, temperature)
     used_optimizer = _optimizer(optimizer, learning_rate, epochs * steps)
@@ -185,7 +185,7 @@ def distill(
         raise ValueError("Expected labels with `class_weight`, which weights their loss. Received none. Give `y`.")
     distiller.compile(used_optimizer, jit_compile=jit_compile, **compiled)
     # This builds it, because a checkpoint holds the weights of a built model.
-    distiller(keras.tree.map_structure(lambda array: array[:1], x))
+    distiller(examples_at(x, slice(1)))
     settings: dict[str, Any] = {
         "epochs": epochs,
         "batch size": batch_size,
@@ -327,7 +327,7 @@ def labels_and_loss(model: keras.Model, x, labels, loss=None) -> tuple[Any, Any]
         ValueError: as `distill`.
     """
     outputs = first_outputs(model, x, 8)
-    arrays = in_output_order(model, label_arrays(labels, len(keras.tree.flatten(x)[0]), len(outputs)))
+    arrays = in_output_order(model, label_arrays(labels, example_count(x), len(outputs)))
     compiled = label_loss(loss, (), model, model, [are_probabilities(output) for output in outputs], arrays)
     check_against_loss(arrays, compiled["loss"], [output.shape for output in outputs])
     return arrays, compiled["loss"]

@@ -19,7 +19,7 @@ from ..layers.sizes import check_stacks
 from ..structure.wiring import Radix, check_radix
 from ..utils.keras_internals import all_layers, held_variables
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, read_examples, run_model
+from ..utils.model_inputs import check_data, example_count, examples_at, fixed_batch_size, read_examples, run_model
 from ..utils.progress import Progress
 from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
@@ -331,7 +331,7 @@ def _build_by_call(clone: keras.Model, data) -> None:
     """Call a model of a user's class on the first example, which builds it."""
     if data is None:
         raise ValueError(f"'{clone.name}' is built by its first call only. Give `data`, or define build() in its class.")
-    clone(keras.tree.map_structure(lambda array: array[:1], data), training=False)
+    clone(examples_at(data, slice(1)), training=False)
 
 
 def _keep_random(target: _Target) -> LayerReplacement:
@@ -416,8 +416,8 @@ def _layer_inputs(
     Raises:
         ValueError: if the model has a fixed batch size, and `data` has fewer examples.
     """
-    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
-    size, count = fixed or BATCH, len(keras.tree.flatten(data)[0])
+    fixed, count = fixed_batch_size(model), example_count(data)
+    size = fixed or BATCH
     starts = [start for start in range(0, count, size) if fixed is None or start + fixed <= count]
     if not starts:
         raise ValueError(f"Expected at least one batch of {fixed} examples in the data. Received: {count}")
@@ -428,9 +428,8 @@ def _layer_inputs(
     collected: dict[int, list[np.ndarray]] = {}
     try:
         for start in bars.each(starts, description):
-            batch = keras.tree.map_structure(lambda array, start=start: array[start : start + size], data)
             with recorded(maps) as calls:
-                run_model(model, batch)
+                run_model(model, examples_at(data, slice(start, start + size)))
             for key, layer_calls in calls.items():
                 inputs = [value for call in layer_calls if (value := value_of(call.inputs)) is not None]
                 if len(inputs) == len(layer_calls):

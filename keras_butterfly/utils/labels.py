@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .model_inputs import as_array, check_data, is_stream, read_examples
+from .model_inputs import as_array, check_data, example_count, is_stream, read_examples
 from .validation import check_finite
 
 # Losses of Keras whose labels have another shape than the output.
@@ -93,7 +93,7 @@ def validation_arrays(model: keras.Model, data, outputs: int) -> tuple:
     if y is None:
         raise ValueError("Expected labels in `validation_data`, as (x, y). Received: y=None")
     x = check_data(model, x, "`validation_data`")
-    return (x, label_arrays(y, len(keras.tree.flatten(x)[0]), outputs, "`validation_data`"), *weights)
+    return (x, label_arrays(y, example_count(x), outputs, "`validation_data`"), *weights)
 
 
 def in_output_order(model: keras.Model, by_name):

@@ -84,14 +84,18 @@ def run_model(model: keras.Model, x):
         raise ValueError(f"Expected data on which the model '{model.name}' runs. Keras says: {reason_of(error)}.") from error
 
 
+def fixed_batch_size(model: keras.Model) -> int | None:
+    """Return the number of examples that `model` takes at once, or None if that number is not fixed."""
+    return next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
+
+
 def first_outputs(model: keras.Model, x, most: int) -> list[np.ndarray]:
     """Return the outputs of `model` on the first `most` examples of `x`, or on one batch if its size is fixed.
 
     Raises:
         ValueError: as `run_model`.
     """
-    fixed = next((tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()), None)
-    outputs = run_model(model, keras.tree.map_structure(lambda array: array[: fixed or most], x))
+    outputs = run_model(model, examples_at(x, slice(fixed_batch_size(model) or most)))
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
@@ -107,9 +111,14 @@ def sample(x, count: int, seed: int = 0):
 
     They are random because the examples may be sorted by class.
     """
-    total = len(keras.tree.flatten(x)[0])
+    total = example_count(x)
     chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     return examples_at(x, chosen)
+
+
+def example_count(x) -> int:
+    """Return the number of examples of `x`, arrays in any structure."""
+    return len(keras.tree.flatten(x)[0])
 
 
 def examples_at(x, index):
