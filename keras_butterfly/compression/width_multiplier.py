@@ -35,10 +35,10 @@ def hidden_widths(model: keras.Model) -> Arguments:
         both = _merged(found, group)
         if _can_shrink(model, both):
             found = both
-            continue
-        for path, arguments in group.items():
-            with_one = _merged(found, {path: arguments})
-            found = with_one if _can_shrink(model, with_one) else found
+        elif len(group) > 1:
+            for path, arguments in group.items():
+                with_one = _merged(found, {path: arguments})
+                found = with_one if _can_shrink(model, with_one) else found
     return found
 
 
