@@ -9,8 +9,8 @@ import numpy as np
 from keras_butterfly.compression.replace import replace_each
 from keras_butterfly.compression.report import ReplacementReport
 from keras_butterfly.utils.model_inputs import examples_at
+from keras_butterfly.utils.model_walk import layer_at
 
-from .harm import layer_at
 from .narrowing import NAMED, Narrowing
 from .structures import BUTTERFLY, LOW_RANK, Structure
 

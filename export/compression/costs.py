@@ -33,13 +33,13 @@ class Cost(NamedTuple):
     seconds: float
     size_bytes: float
 
-    def plus(self, other: "Cost", times: int = 1) -> "Cost":
-        """Return the sum of this cost and another one. The seconds of the other count `times` times, its bytes once."""
-        return Cost(self.seconds + times * other.seconds, self.size_bytes + other.size_bytes)
+    def plus(self, other: "Cost") -> "Cost":
+        """Return the sum of this cost and another one."""
+        return Cost(self.seconds + other.seconds, self.size_bytes + other.size_bytes)
 
-    def minus(self, other: "Cost", times: int = 1) -> "Cost":
-        """Return this cost without another one, never below 0. The seconds of the other count `times` times, its bytes once."""
-        return Cost(max(0.0, self.seconds - times * other.seconds), max(0.0, self.size_bytes - other.size_bytes))
+    def minus(self, other: "Cost") -> "Cost":
+        """Return this cost without another one, never below 0."""
+        return Cost(max(0.0, self.seconds - other.seconds), max(0.0, self.size_bytes - other.size_bytes))
 
 
 @dataclass(frozen=True)

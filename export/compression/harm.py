@@ -8,7 +8,7 @@ import numpy as np
 from keras_butterfly.compression.replace import replace_dense
 from keras_butterfly.utils.keras_internals import all_layers, held_layers, held_variables
 from keras_butterfly.utils.model_inputs import sample
-from keras_butterfly.utils.model_walk import named_layers
+from keras_butterfly.utils.model_walk import layer_at
 
 from .imitation import Lesson, divergence, imitate
 from .replaceable import Replaceable
@@ -69,11 +69,6 @@ def try_layer(
     except ValueError:  # the training has diverged
         return Trial(float("inf"), new.get_weights())
     return Trial(divergence(student, held_back), new.get_weights())
-
-
-def layer_at(model: keras.Model, path: str) -> keras.layers.Layer:
-    """Return the layer of `model` at `path`."""
-    return dict(named_layers(model))[path]
 
 
 def train_only(model: keras.Model, layer: keras.layers.Layer) -> None:

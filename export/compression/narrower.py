@@ -7,11 +7,11 @@ import keras
 from keras_butterfly.compression.dense_map import MAX_WEIGHT_RATIO, DenseMap
 from keras_butterfly.compression.narrowing import Arguments, narrow, narrowed_widths
 from keras_butterfly.compression.width_multiplier import with_multiplier
+from keras_butterfly.utils.model_walk import layer_at
 
 from ..model import TFLiteModel
 from .blueprint import Blueprint
 from .costs import Cost, empty_model
-from .harm import layer_at
 from .narrowing import StrongestUnits, WidthMultiplier
 from .structures import structures_of
 from .task import Task

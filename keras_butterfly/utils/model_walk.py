@@ -16,3 +16,8 @@ def named_layers(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         path = f"{prefix}{layer.name}"
         yield path, layer
         yield from named_layers(layer, f"{path}/")
+
+
+def layer_at(model: Layer, path: str) -> Layer:
+    """Return the layer of `model` at `path`, as `named_layers` gives it."""
+    return dict(named_layers(model))[path]

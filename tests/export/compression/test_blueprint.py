@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from keras_butterfly.export.compression.blueprint import KIND_OF, Blueprint
-from keras_butterfly.export.compression.harm import layer_at, try_layer
+from keras_butterfly.export.compression.harm import try_layer
 from keras_butterfly.export.compression.imitation import Lesson
 from keras_butterfly.export.compression.narrowing import StrongestUnits
 from keras_butterfly.export.compression.replaceable import replaceable_layers
 from keras_butterfly.export.compression.structures import BUTTERFLY, LOW_RANK, Structure, structures_of
+from keras_butterfly.utils.model_walk import layer_at
 
 X = np.random.default_rng(0).normal(size=(64, 40)).astype("float32")
 
