@@ -95,7 +95,7 @@ class Finalists:
                     raise
                 self.skipped[name] = str(error)
                 continue
-            score = task.memory.once(task.scores, "original", partial(task.score, exported))
+            score = task.memory.once(task.kind_of_scores, "original", partial(task.score, exported))
             self.found[UNCHANGED, precision] = Finalist(UNCHANGED, task.model, None, exported, score)
         if not self.found:
             reasons = " ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
@@ -190,7 +190,7 @@ class Finalists:
             except ValueError:
                 return Cost(float("inf"), float("inf"))
 
-        return Cost(*task.memory.once(task.costs, f"untrained {_key(blueprint)}", measured))
+        return Cost(*task.memory.once(task.kind_of_costs, f"untrained {_key(blueprint)}", measured))
 
     def _train(self, entry: Entry) -> Finalist | None:
         """Train a model to imitate the original, and return it in the precision of the entry. In others it is added too.
@@ -227,37 +227,37 @@ class Finalists:
         The result is empty if the training diverges, or if the time limit ends it and the model is not needed. A precision in
         which the export fails is left out.
         """
-        task, key, finished = self.task, f"{_key(blueprint)} at {rate:g}", True
+        task, key = self.task, f"{_key(blueprint)} at {rate:g}"
+        known = task.memory.known("finalists", key)
         try:
             new, report = self._built(blueprint)
-        except ValueError as error:  # Keras cannot make a network of this width
+            finished = known or self._imitates(new, blueprint, rate)
+            if not finished and not is_needed:
+                raise ValueError("the time limit ended its training")
+        except ValueError as error:  # Keras cannot make a network of this width, or its training diverges
             self.skipped[blueprint.name] = str(error)
             return {}
-        known = task.memory.known("finalists", key)
         if known:
             new.set_weights(task.memory.arrays_of("finalist", key))
-        else:
-            task.training.seeded(_key(blueprint))
-            try:
-                finished = imitate(
-                    new,
-                    task.lesson,
-                    epochs=task.training.epochs,
-                    batch_size=task.training.batch_size,
-                    learning_rate=rate,
-                    compiled=COMPILED,
-                    is_over=task.clock.is_over,
-                )
-                if not finished and not is_needed:
-                    raise ValueError("the time limit ended its training")
-            except ValueError as error:
-                self.skipped[blueprint.name] = str(error)
-                return {}
-            if finished:
-                task.memory.keep_arrays("finalist", key, new.get_weights())
-                task.memory.once("finalists", key, lambda: blueprint.name)
+        elif finished:
+            task.memory.keep_arrays("finalist", key, new.get_weights())
+            task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each / len(task.training.learning_rates))
         return self._exported(blueprint, new, report, key, finished)
+
+    def _imitates(self, model: keras.Model, blueprint: Blueprint, rate: float) -> bool:
+        """Train a new model to imitate the original, and return whether the time limit has left time for all epochs."""
+        training = self.task.training
+        training.seeded(_key(blueprint))
+        return imitate(
+            model,
+            self.task.lesson,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            learning_rate=rate,
+            compiled=COMPILED,
+            is_over=self.task.clock.is_over,
+        )
 
     def _exported(
         self, blueprint: Blueprint, model: keras.Model, report: ReplacementReport | None, key: str, finished: bool
@@ -277,7 +277,7 @@ class Finalists:
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue
-            score = task.memory.once(task.scores, key, partial(task.score, file), is_finished=lambda: finished)
+            score = task.memory.once(task.kind_of_scores, key, partial(task.score, file), is_finished=lambda: finished)
             exported[precision] = Finalist(blueprint, model, report, file, score)
         return exported
 

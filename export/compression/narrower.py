@@ -93,7 +93,7 @@ def costs_by_factor(task: Task, blueprint_at: ByFactor, original: TFLiteModel, n
                 break
         return task.exporter.measure(exports)
 
-    found = task.memory.once(task.costs, name, measured, is_finished=lambda: not is_over())
+    found = task.memory.once(task.kind_of_costs, name, measured, is_finished=lambda: not is_over())
     return {float(factor): Cost(*cost) for factor, cost in found.items()}
 
 
@@ -103,7 +103,7 @@ def cost_of_nothing(task: Task) -> Cost:
     def measured() -> Cost:
         return task.exporter.measure({"empty": task.exporter.export_layer(empty_model(), None, 1)})["empty"]
 
-    return Cost(*task.memory.once(task.costs, "empty", measured))
+    return Cost(*task.memory.once(task.kind_of_costs, "empty", measured))
 
 
 def narrower_butterflies(
@@ -119,7 +119,7 @@ def narrower_butterflies(
         widths: the widths of the layers that can be made narrower, by their paths.
         replaceable: the paths of the layers that a butterfly can take the place of.
     """
-    is_known = task.memory.known(task.costs, NAME)
+    is_known = task.memory.known(task.kind_of_costs, NAME)
     weights: dict[Blueprint, int] = {}
     exports: dict[str, TFLiteModel] = {}
 
@@ -137,7 +137,7 @@ def narrower_butterflies(
     def measured() -> dict[str, Cost]:
         return task.exporter.measure(exports) if exports else {}
 
-    found = task.memory.once(task.costs, NAME, measured, is_finished=lambda: not is_over())
+    found = task.memory.once(task.kind_of_costs, NAME, measured, is_finished=lambda: not is_over())
     return {each: Cost(*found[each.name]) for each in weights if each.name in found}, weights
 
 

@@ -68,13 +68,13 @@ class Task:
     share: float = 1.0
 
     @property
-    def costs(self) -> str:
-        """The name under which `memory` keeps what files of this precision and objective cost."""
+    def kind_of_costs(self) -> str:
+        """The kind of results under which `memory` keeps what files of this precision and objective cost."""
         return f"costs of {self._files}"
 
     @property
-    def scores(self) -> str:
-        """The name under which `memory` keeps how good files of this precision and objective are."""
+    def kind_of_scores(self) -> str:
+        """The kind of results under which `memory` keeps how good files of this precision and objective are."""
         return f"scores of {self._files}"
 
     @property

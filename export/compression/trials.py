@@ -66,13 +66,9 @@ class LayerTrials:
         layers = [layer for layer in self.layers if layer.path in structures]
         rest = self._rest(layers, structures)
         tried = {layer.path: [Tried(DENSE, self._cost_in_model(layer, DENSE), 0.0)] for layer in layers}
-        steps, batch_size = STEPS * self.task.training.batch_size, self.task.training.batch_size
-        order = np.random.default_rng(self.task.training.seed).permutation(len(self.task.lesson))
-        count = min(JUDGED, len(order) // 5)
-        judged = self.task.lesson.part(order[:count] if count else order, labels=False)
-        taught = self.task.lesson.part(order[count:][:steps], labels=False)
+        taught, judged = self._lessons()
         # Structure after structure, not layer after layer, so that a time limit leaves something for each layer.
-        rounds = range(max((len(each) for each in structures.values()), default=0))
+        rounds = range(max(map(len, structures.values()), default=0))
         todo = [(each, structures[each.path][i]) for i in rounds for each in layers if i < len(structures[each.path])]
         self.task.clock.skip((self._quota * len(self.layers) - len(todo)) * STEPS)
         for number, (layer, structure) in enumerate(todo):
@@ -82,7 +78,7 @@ class LayerTrials:
                 self.task.clock.skip(STEPS)
                 continue
             self.task.clock.show(f"try a layer, {number + 1} of {len(todo)}: {layer.path} as {structure.name}")
-            harm = self._harm(layer, structure, taught, judged, batch_size)
+            harm = self._harm(layer, structure, taught, judged)
             if math.isfinite(harm):
                 tried[layer.path].append(Tried(structure, self._cost_in_model(layer, structure), harm))
             (self.task.clock.skip if known else self.task.clock.finish)(STEPS)
@@ -92,6 +88,17 @@ class LayerTrials:
     def _quota(self) -> int:
         """The number of structures that are tried for each layer."""
         return max(2, MOST_STRUCTURES // max(1, len(self.layers)))
+
+    def _lessons(self) -> tuple[Lesson, Lesson]:
+        """Return the examples that new layers learn from, and those on which their harm is measured.
+
+        They are drawn at random. If there are fewer than five examples, both are all of them.
+        """
+        lesson, training = self.task.lesson, self.task.training
+        order = np.random.default_rng(training.seed).permutation(len(lesson))
+        count = min(JUDGED, len(order) // 5)
+        taught = lesson.part(order[count:][: STEPS * training.batch_size], labels=False)
+        return taught, lesson.part(order[:count] if count else order, labels=False)
 
     def structures(self) -> dict[str, list[Structure]]:
         """Measure what each layer costs alone, and return by path the structures that are worth a trial.
@@ -103,7 +110,7 @@ class LayerTrials:
             by_key.setdefault(layer.key, []).append(layer)
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
-            known = self.task.memory.known(self.task.costs, key)
+            known = self.task.memory.known(self.task.kind_of_costs, key)
             part = BUTTERFLIES_PART + (COSTS_PART - BUTTERFLIES_PART) * (number + 1) / len(by_key)
             if any(kept.values()) and not known and self.task.is_over(part, BUTTERFLIES_PART):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
@@ -126,7 +133,7 @@ class LayerTrials:
             return self.task.is_over(part, BUTTERFLIES_PART)
 
         measured = self.task.memory.once(
-            self.task.costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()
+            self.task.kind_of_costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()
         )
         return {name: Cost(*cost) for name, cost in measured.items()}
 
@@ -181,7 +188,7 @@ class LayerTrials:
                 return Cost(0.0, 0.0)
 
         name = json.dumps(["the cheapest layers", [[path, structure.name] for path, structure in replaced]])
-        rest = Cost(*self.task.memory.once(self.task.costs, name, measured)) if replaced else self.original
+        rest = Cost(*self.task.memory.once(self.task.kind_of_costs, name, measured)) if replaced else self.original
         for layer, structure in cheapest:
             rest = rest.minus(self._cost_in_model(layer, structure))
         return Cost(max(rest.seconds, self.empty.seconds), max(rest.size_bytes, self.empty.size_bytes))
@@ -191,13 +198,14 @@ class LayerTrials:
         alone = self._costs_alone(layer)[structure.name].minus(self.empty)
         return Cost(len(layer.shapes) * alone.seconds, alone.size_bytes)
 
-    def _harm(self, layer: Replaceable, structure: Structure, taught: Lesson, judged: Lesson, batch_size: int) -> float:
+    def _harm(self, layer: Replaceable, structure: Structure, taught: Lesson, judged: Lesson) -> float:
         """Return the harm of a structure in the place of a layer. It is infinite if the training diverges."""
         name = trial_name(layer.path, structure)
 
         def tried() -> float:
-            seed = self.task.training.seeded(name)
-            trial = try_layer(self.task.model, layer, structure, taught, judged, batch_size, seed)
+            training = self.task.training
+            seed = training.seeded(name)
+            trial = try_layer(self.task.model, layer, structure, taught, judged, training.batch_size, seed)
             self.task.memory.keep_arrays("layer", name, trial.weights)
             return trial.harm
 
