@@ -8,8 +8,6 @@ import keras
 
 from keras_butterfly.compression.checkpoint import fingerprint, fingerprint_of_weights
 from keras_butterfly.compression.distillation import MAX_EPOCHS
-from keras_butterfly.compression.narrowing import Arguments, narrowable_layers
-from keras_butterfly.compression.width_multiplier import hidden_widths
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.labels import loss_name
 from keras_butterfly.utils.model_checks import check_model
@@ -33,7 +31,7 @@ from .finalists import MARGIN, Finalists
 from .imitation import TEMPERATURE, Lesson, outputs_of
 from .memory import Memory
 from .narrower import by_multiplier, by_widths
-from .replaceable import Replaceable, replaceable_layers
+from .places import Places
 from .score import Score, check_scorable
 from .survey import Survey
 from .targets import TargetError, Targets
@@ -132,7 +130,8 @@ def compress(
     check_model(model)
     precisions = _exportable(model, ANY if quantize == "any" else (quantize,))
     check_extent(runs=runs)
-    if devices.unit(devices.find(device)) != "seconds":
+    found = devices.find(device)
+    if devices.unit(found) != "seconds":
         raise ValueError(
             f"Expected a device that measures seconds, because targets are in seconds. Received: device={device!r}"
         )
@@ -145,16 +144,9 @@ def compress(
     examples = Examples.of(model, data, validation_data, training.seed)
     score = _score(model, examples, metric)
     lesson = Lesson.of(model, examples.x, examples.y, loss)
-    layers = replaceable_layers(model, examples.x, where, min_weights)
-    chosen = None if where is None and min_weights is None else {layer.path for layer in layers}
-    widths = {path: width for path, width in narrowable_layers(model).items() if chosen is None or path in chosen}
-    arguments = hidden_widths(model) if chosen is None else {}
-    if arguments.keys() <= widths.keys():
-        arguments = {}  # the layers of `widths` are all that can become narrower
-    if not layers and not widths and not arguments:
-        raise ValueError("Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`.")
+    places = Places.of(model, examples.x, where, min_weights)
     used_wisdom = process_wisdom if wisdom is None else wisdom
-    typical, found = sample(examples.x, TYPICAL), devices.find(device)
+    typical = sample(examples.x, TYPICAL)
     objective: Objective = "size" if targets.only_size else "latency"
     exporters = [Exporter(each, typical, objective, found, used_wisdom) for each in precisions]
     settings = {
@@ -166,7 +158,7 @@ def compress(
         "epochs, batch size, learning rate, seed": list(training),
         "temperature": TEMPERATURE,
         "loss": None if loss is None else [loss_name(each) for each in keras.tree.flatten(loss)],
-        "the layers": [layer.path for layer in layers] + list(widths) + list(arguments),
+        "the layers": places.paths,
     }
     memory = Memory(folder, settings)
     with memory.held(), Progress(progress) as bars, bars.task("compress", 1.0) as clock.advance:
@@ -177,27 +169,22 @@ def compress(
             )
             for turn, each in enumerate(exporters)
         }
-        finalists = _finalists(tasks, layers, widths, arguments)
+        finalists = _finalists(tasks, places)
         return _result(finalists, runs, () if examples.given else (UNSEEN,))
 
 
-def _finalists(tasks: Mapping[str, Task], layers: list[Replaceable], widths: dict[str, int], arguments: Arguments) -> Finalists:
-    """Return the original and the models that were trained.
-
-    Args:
-        tasks: the search, once for each precision, by the names of the precisions.
-        layers: the layers that may be replaced.
-        widths: the widths of the layers that may be made narrower alone, by their paths.
-        arguments: the widths of all layers that may be made narrower together, by their paths and arguments.
-    """
+def _finalists(tasks: Mapping[str, Task], places: Places) -> Finalists:
+    """Return the original and the models that were trained, from the search in each precision, by its name."""
     finalists = Finalists(tasks)
     targets, clock = finalists.task.targets, finalists.task.clock
     clock.expect(finalists.work)
     # The original is scored first, so that a metric that does not fit is found before the long work.
     finalists.add_originals()
-    narrower = {"widths": by_widths(widths)} | ({"width multiplier": by_multiplier(arguments)} if arguments else {})
+    narrower = {"widths": by_widths(places.widths)}
+    if places.arguments:
+        narrower["width multiplier"] = by_multiplier(places.arguments)
     surveys = {
-        precision: Survey(tasks[precision], original.exported, layers, widths, narrower)
+        precision: Survey(tasks[precision], original.exported, places, narrower)
         for (_, precision), original in finalists.found.items()
     }
     for survey in surveys.values():

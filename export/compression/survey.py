@@ -16,7 +16,7 @@ from .narrower import (
     costs_by_factor,
     narrower_butterflies,
 )
-from .replaceable import Replaceable
+from .places import Places
 from .structures import BUTTERFLY, LOW_RANK, Structure
 from .task import Task
 from .trials import EXPORT_WORK, LayerTrials
@@ -32,8 +32,7 @@ class Survey:
     Attributes:
         task: the search in this precision.
         original: the exported original.
-        layers: the layers that may be replaced.
-        widths: the widths of the layers that may be made narrower alone, by their paths.
+        places: the layers that may be changed.
         narrower: how narrower networks are made, by name.
         by_factor: of each of these, what networks cost, by the factor on their widths.
         butterflies: narrower networks with butterflies: what they cost, and how many weights they have.
@@ -43,8 +42,7 @@ class Survey:
 
     task: Task
     original: TFLiteModel
-    layers: list[Replaceable]
-    widths: Mapping[str, int]
+    places: Places
     narrower: Mapping[str, ByFactor]
     by_factor: dict[str, dict[float, Cost]] = field(default_factory=dict)
     butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]] = ({}, {})
@@ -68,7 +66,7 @@ class Survey:
         """Measure what narrower networks cost whose hidden layers are butterflies."""
         work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
         self.task.clock.expect(work)
-        self.butterflies = narrower_butterflies(self.task, self.widths, {layer.path for layer in self.layers})
+        self.butterflies = narrower_butterflies(self.task, self.places.widths, {layer.path for layer in self.places.layers})
         self.task.clock.finish(work)
 
     def measure_layers(self) -> None:
@@ -90,4 +88,4 @@ class Survey:
 
     @property
     def _trials(self) -> LayerTrials:
-        return LayerTrials(self.task, self.layers, self.cost_of_original, cost_of_nothing(self.task))
+        return LayerTrials(self.task, self.places.layers, self.cost_of_original, cost_of_nothing(self.task))

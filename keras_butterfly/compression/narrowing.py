@@ -1,6 +1,6 @@
 """Making the hidden dense layers of a trained model narrower, with the weights of their strongest units."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,15 +17,20 @@ Arguments = Mapping[str, Mapping[str, int]]
 FINE, STEP = 16, 4
 
 
-def narrowable_layers(model: keras.Model) -> dict[str, int]:
+def narrowable_layers(model: keras.Model, among: Collection[str] | None = None) -> dict[str, int]:
     """Return the path and the width of each `Dense` layer that can be made narrower alone and leaves the outputs' shapes.
 
     There are none in a model of a user's class, of which Keras does not know the graph.
+
+    Args:
+        model: a built model.
+        among: the paths of the layers to consider. None (default): all of them.
     """
     if not is_graph(model):
         return {}
     widths = {path: layer.units for path, layer in named_layers(model) if type(layer) is keras.layers.Dense}
-    return {path: width for path, width in widths.items() if width > 1 and _with_units(model, {path: width // 2}) is not None}
+    asked = {path: width for path, width in widths.items() if width > 1 and (among is None or path in among)}
+    return {path: width for path, width in asked.items() if _with_units(model, {path: width // 2}) is not None}
 
 
 def narrowed_widths(widths: Mapping[str, int], factor: float) -> dict[str, int]:

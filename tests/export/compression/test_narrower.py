@@ -26,7 +26,7 @@ def task(monkeypatch):
         export_untrained=lambda model, name: model,
         memory=Memory(None, {}),
         is_over=lambda *stage: False,
-        costs="costs",
+        kind_of_costs="costs",
         seed_of_trial=lambda path, structure: 0,
     )
 
