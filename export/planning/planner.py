@@ -96,7 +96,7 @@ class Planner:
     def with_errors(self, plans: dict[Layer, LayerPlan], layers: Mapping[Layer, LayerInputs]) -> dict[Layer, LayerPlan]:
         """Return `plans` with each missing error filled in, by converting and running the lowering with the layer's weights."""
         unknown = {layer: plan for layer, plan in plans.items() if np.isnan(plan.error)}
-        errors = self._errors(unknown, {layer: layers[layer].inputs for layer in unknown})
+        errors = self._errors(unknown, layers)
         return {layer: replace(plan, error=errors.get(layer, plan.error)) for layer, plan in plans.items()}
 
     def _choice(self, layer: Layer, seen: LayerInputs) -> LayerPlan:
@@ -164,35 +164,31 @@ class Planner:
         batches = [{"x": x} for x in inputs]
         expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs)))
         with self.progress.task(f"plan {layer.name}", 2 * len(lowerings)) as step:
-            models = {}
+            contents = {}
             for lowering in lowerings:
-                models[lowering] = convert(
-                    lower(layer, lowering), spec, precision, batches, keep_float32=bool(lowering.keep_float32)
-                )
+                keep_float32 = bool(lowering.keep_float32)
+                contents[str(lowering)] = convert(lower(layer, lowering), spec, precision, batches, keep_float32=keep_float32)
                 step(1)
-            contents = {str(lowering): content for lowering, content in models.items()}
             share = len(lowerings) / RUNS
             figures = self.device.measure(contents, threads=1, warmup=WARMUP, runs=RUNS, on_round=lambda _: step(share))
-        return tuple(
-            self._considered(
-                layer,
-                lowering,
-                shape,
-                Measurement(figure.cost, len(content), _error(content, batches, expected), figure.unit),
-            )
-            for lowering, content in models.items()
-            for figure in [figures[str(lowering)]]
-        )
+        candidates = []
+        for lowering in lowerings:
+            content, figure = contents[str(lowering)], figures[str(lowering)]
+            measured = Measurement(figure.cost, len(content), _error(content, batches, expected), figure.unit)
+            candidates.append(self._considered(layer, lowering, shape, measured))
+        return tuple(candidates)
 
-    def _errors(self, plans: dict[Layer, LayerPlan], inputs: dict[Layer, list[np.ndarray]]) -> dict[Layer, float]:
+    def _errors(self, plans: dict[Layer, LayerPlan], layers: Mapping[Layer, LayerInputs]) -> dict[Layer, float]:
         """Return the error of each layer's lowering by itself. All layers are converted in one file, side by side."""
         if not plans:
             return {}
-        layers = list(plans)
-        affines = [lower(layer, plans[layer].lowering) for layer in layers]
-        specs = [tf.TensorSpec(plans[layer].input_shape, layer.compute_dtype, name=f"x{i}") for i, layer in enumerate(layers)]
-        count = min(len(inputs[layer]) for layer in layers)
-        batches = [{f"x{i}": inputs[layer][batch] for i, layer in enumerate(layers)} for batch in range(count)]
+        affines = [lower(layer, plan.lowering) for layer, plan in plans.items()]
+        specs = [
+            tf.TensorSpec(plan.input_shape, layer.compute_dtype, name=f"x{i}") for i, (layer, plan) in enumerate(plans.items())
+        ]
+        inputs = [layers[layer].inputs for layer in plans]
+        count = min(map(len, inputs))
+        batches = [{f"x{i}": values[batch] for i, values in enumerate(inputs)} for batch in range(count)]
 
         def side_by_side(*values):
             return {f"y{i}": affine(value) for i, (affine, value) in enumerate(zip(affines, values, strict=True))}
@@ -201,8 +197,8 @@ class Planner:
         content = convert(side_by_side, specs, self._layer_precision, batches, keep_float32=keep_float32)
         actual = runtime.run_all(runtime.load(content), batches)
         errors = {}
-        for i, layer in enumerate(layers):
-            expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs[layer][:count])))
+        for i, layer in enumerate(plans):
+            expected = ops.convert_to_numpy(layer.affine(np.concatenate(inputs[i][:count])))
             errors[layer] = compare_outputs([expected], [actual[f"y{i}"]]).relative_error
         return errors
 
