@@ -42,7 +42,7 @@ from .tflite import runtime
 from .tflite.converter import convert
 from .tflite.naming import rename_tensors
 from .tflite.operators import check_builtin
-from .tflite.parity import Decision, Parity, ParityError, compare_outputs
+from .tflite.parity import Parity, ParityError, compare_outputs
 from .tflite.quantize import Precision, Quantize
 
 # A quantized file that takes this many times as long as one in float32 is slower beyond the noise.
@@ -258,7 +258,7 @@ class _Export:
             runtime.check_survives(content)
         interpreter = runtime.load(content)
         try:
-            parity = _parity(interpreter, self.data, self.expected, self.planner.tolerance, self.decisions)
+            parity = self._proven_parity(interpreter)
         except ParityError as error:
             error.content = content
             raise
@@ -302,6 +302,29 @@ class _Export:
             return f"{advice} Give more typical data, or take float32."
         return f'{advice} quantize="dynamic" fits: it is off by {error:.2g}.'
 
+    def _proven_parity(self, interpreter: runtime.Interpreter) -> Parity:
+        """Return how far the export is from Keras on the data that verify it.
+
+        Raises:
+            ParityError: if an error is larger than the tolerance (the message names the worst output), or if Keras's results
+                are not finite.
+        """
+        broken = [name for name, value in runtime.joined(self.expected).items() if not np.all(np.isfinite(value))]
+        if broken:
+            raise ParityError(
+                f"Keras itself gives values that are not finite in {broken}, against which nothing can be proven. "
+                "Check the model's weights."
+            )
+        parity = self._parity(interpreter, self.expected)
+        if not parity.relative_error <= self.planner.tolerance:
+            worst = max(parity.outputs, key=lambda output: output.relative_error)
+            raise ParityError(
+                f"The exported model disagrees with Keras in the output '{worst.name}': relative error "
+                f"{worst.relative_error:.3g}, maximum error {worst.max_error:.3g}, on {self.data.inputs}. Expected at most "
+                f"tolerance={self.planner.tolerance:g}. Nothing was returned."
+            )
+        return parity
+
     def _original_parity(self, interpreter: runtime.Interpreter) -> Parity | None:
         """Return how far the export is from the model itself, if that does not compute in float32."""
         if self.float32 is self.original:
@@ -318,7 +341,11 @@ class _Export:
         for batch in batches:
             outputs = call(*map(tf.constant, batch.values()))
             results.append({name: output.numpy() for name, output in zip(self.output_names, outputs, strict=True)})
-        expected, actual = runtime.joined(results), runtime.run_all(interpreter, batches)
+        return self._parity(interpreter, results)
+
+    def _parity(self, interpreter: runtime.Interpreter, results: Sequence[Batch]) -> Parity:
+        """Return how far the export is from Keras's `results` on the data that verify it."""
+        expected, actual = runtime.joined(results), runtime.run_all(interpreter, self.data.verification)
         values = [actual[name] for name in expected]
         return compare_outputs(list(expected.values()), values, list(expected), self.data.inputs, self.decisions)
 
@@ -365,35 +392,3 @@ def _no_gain(plans: dict[Layer, LayerPlan], size: int) -> list[str]:
     saved = sum(chosen.estimated_bytes - smallest.estimated_bytes for chosen, smallest in pairs if chosen and smallest)
     smaller = f' objective="size" gives about {(size - saved) / 1024:,.0f} KiB.' if saved > 0 else ""
     return [f"No gain over Dense here: the fastest way to write each butterfly layer is a dense kernel.{smaller}"]
-
-
-def _parity(
-    interpreter: runtime.Interpreter,
-    data: RepresentativeBatches,
-    results: Sequence[Batch],
-    tolerance: float,
-    decisions: Sequence[Decision | None],
-) -> Parity:
-    """Return how far the export is from Keras's `results` on the data that verify it.
-
-    Raises:
-        ParityError: if an error is larger than `tolerance` (the message names the worst output), or if Keras's results are not
-            finite.
-    """
-    expected, actual = runtime.joined(results), runtime.run_all(interpreter, data.verification)
-    broken = [name for name, value in expected.items() if not np.all(np.isfinite(value))]
-    if broken:
-        raise ParityError(
-            f"Keras itself gives values that are not finite in {broken}, against which nothing can be proven. "
-            "Check the model's weights."
-        )
-    actual_values = [actual[name] for name in expected]
-    parity = compare_outputs(list(expected.values()), actual_values, list(expected), data.inputs, decisions)
-    if not parity.relative_error <= tolerance:
-        worst = max(parity.outputs, key=lambda output: output.relative_error)
-        raise ParityError(
-            f"The exported model disagrees with Keras in the output '{worst.name}': relative error {worst.relative_error:.3g}, "
-            f"maximum error {worst.max_error:.3g}, on {data.inputs}. Expected at most tolerance={tolerance:g}. "
-            "Nothing was returned."
-        )
-    return parity
