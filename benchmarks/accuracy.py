@@ -19,7 +19,6 @@ Output: every run is kept in FOLDER/DATASET-OPTIMIZER.json. If the program is in
 Data sets: see data_sets.py.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -29,14 +28,11 @@ import click
 import keras
 import numpy as np
 import supervised
-from rich.console import Console
-from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
 from data_sets import DATA_SETS, load
 from keras_butterfly_cli.demonstration import WIDTH, Data
 from results import Results
+from rich.console import Console
+from rich.table import Table
 from search import climb
 
 from keras_butterfly import Butterfly, ButterflyDense, Kaleidoscope, LowRank, export

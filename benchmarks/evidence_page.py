@@ -263,35 +263,29 @@ def plot_exports(tree: dict) -> Figure | None:
     axes[1].sharey(axes[0])
     axes[1].tick_params(labelleft=False)
     costs = {"file size, KiB": lambda file: file["bytes"] / 1024, "median latency, us": lambda file: file["seconds"] * 1e6}
-    kinds = [kind for kind in ROWS if any(kind in files for files in exports.values())]
+    by_kind = {kind: {name: found[kind] for name, found in exports.items() if kind in found} for kind in ROWS}
+    by_kind = {kind: exported for kind, exported in by_kind.items() if exported}
     drawn = []
     for axis, (label, cost) in zip(axes, costs.items(), strict=True):
-        found = {
-            kind: [
-                (cost(exports[precision][kind]), 100 * exports[precision][kind]["accuracy"])
-                for precision in exports
-                if kind in exports[precision]
-            ]
-            for kind in kinds
-        }
-        for kind, points in found.items():
+        drawn.append({})
+        for kind, exported in by_kind.items():
+            points = drawn[-1][kind] = [(cost(file), 100 * file["accuracy"]) for file in exported.values()]
             color = plots.KINDS[family(kind)]
             axis.plot(*zip(*points, strict=True), color=color, linewidth=0.7, alpha=0.6)
-            for point, precision in zip(points, (name for name in exports if kind in exports[name]), strict=True):
+            for point, precision in zip(points, exported, strict=True):
                 axis.scatter(*point, marker=plots.MARKERS[precision], s=30, facecolor="none", edgecolor=color, linewidth=1.4)
         axis.set(xlabel=label)
         axis.margins(x=0.12)
         plots.log_scale(axis, "x")
-        drawn.append(found)
     axes[0].set(ylabel="test accuracy of the file, %")
     shapes = [
         Line2D([], [], color="gray", marker=plots.MARKERS[name], fillstyle="none", linestyle="", label=name) for name in exports
     ]
-    colors = [Line2D([], [], color=plots.KINDS[name], label=name) for name in dict.fromkeys(map(family, kinds))]
+    colors = [Line2D([], [], color=plots.KINDS[name], label=name) for name in dict.fromkeys(map(family, by_kind))]
     figure.legend(handles=[*colors, *shapes], loc="outside lower center", ncols=len(colors) + len(shapes))
     for axis, found in zip(axes, drawn, strict=True):
         points = [points[0] for points in found.values()]
-        plots.label_points(axis, points, kinds, [point for points in found.values() for point in plots.along(points)])
+        plots.label_points(axis, points, list(by_kind), [point for points in found.values() for point in plots.along(points)])
     return figure
 
 

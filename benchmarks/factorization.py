@@ -28,7 +28,8 @@ import gc
 import importlib.util
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 import keras
@@ -59,6 +60,17 @@ def matrices(size: int, trained: np.ndarray | None) -> dict[str, np.ndarray]:
         "Gaussian": rng.standard_normal((size, size)) / np.sqrt(size),
     }
     return made | ({"trained": trained.T.astype("float64")} if trained is not None and trained.shape == (size, size) else {})
+
+
+def cases(sizes, chosen, radices, dtypes, trained: np.ndarray | None) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """Yield the name of a matrix, the radix of its butterfly, and the matrix in one of the dtypes, or as complex numbers."""
+    for size in sizes:
+        for name, matrix in matrices(size, trained).items():
+            for radix in radices:
+                if name in chosen and (isinstance(radix, int) or math.prod(radix) == size):
+                    for dtype in dtypes:
+                        complex_dtype = {"float64": "complex128", "float32": "complex64"}[dtype]
+                        yield name, radix, np.ascontiguousarray(matrix, complex_dtype if np.iscomplexobj(matrix) else dtype)
 
 
 def dense(wiring: Wiring, weights: np.ndarray) -> np.ndarray:
@@ -152,29 +164,14 @@ def main(path, layer, sizes, radices, chosen, dtypes, stacks, ortho, runs, cpu_t
     unfit = [size for size in sizes if size & (size - 1)]
     if unfit:
         raise click.BadParameter(f"Expected powers of two. Received: {unfit}", param_hint="--size")
-    trained, rows = trained_kernel(path, layer), []
-    console = Console(width=180)
-    for size in sizes:
-        for name, matrix in matrices(size, trained).items():
-            for radix in radices:
-                if name not in chosen or (not isinstance(radix, int) and math.prod(radix) != size):
-                    continue
-                wiring = Wiring.butterfly(size, size, radix=radix)
-                for dtype in dtypes:
-                    complex_dtype = {"float64": "complex128", "float32": "complex64"}[dtype]
-                    array = np.ascontiguousarray(matrix, complex_dtype if np.iscomplexobj(matrix) else dtype)
-                    made = variants(array, wiring, stacks, ortho)
-                    found = measured(made, array, runs, time.process_time if cpu_time else time.perf_counter)
-                    rows.append(
-                        [
-                            str(size),
-                            name,
-                            " x ".join(map(str, wiring.radices)) if isinstance(radix, list | tuple) else str(radix),
-                            str(array.dtype),
-                            *(cell(*pair) for pair in found),
-                        ]
-                    )
-                    console.print(*rows[-1], sep=" | ")
+    console, rows = Console(width=180), []
+    for name, radix, matrix in cases(sizes, chosen, radices, dtypes, trained_kernel(path, layer)):
+        wiring = Wiring.butterfly(*matrix.shape, radix=radix)
+        made = variants(matrix, wiring, stacks, ortho)
+        found = measured(made, matrix, runs, time.process_time if cpu_time else time.perf_counter)
+        shown = str(radix) if isinstance(radix, int) else " x ".join(map(str, wiring.radices))
+        rows.append([str(len(matrix)), name, shown, str(matrix.dtype), *(cell(*pair) for pair in found)])
+        console.print(*rows[-1], sep=" | ")
     table = Table("n", "matrix", "radix", "dtype", *made, title="Relative error (milliseconds)", title_justify="left")
     for row in rows:
         table.add_row(*row)

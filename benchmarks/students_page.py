@@ -78,19 +78,14 @@ def variants_table(trees: dict[str, dict]) -> str:
     trained = {name for tree in trees.values() for name in tree["float32"]} - quantized
     names = [name for name in ("teacher", *VARIANTS) if name in trained]
     for name in names:
-        reference = REFERENCES.get(name, PLAIN)
+        reference = REFERENCES.get(name, PLAIN) if name not in (PLAIN, "teacher") else ""
         cells = [name]
         for tree in trees.values():
-            values, others = accuracies(tree, "float32", name), accuracies(tree, "float32", reference)
-            cells += ["", ""] if values is None else [f"{values.mean():.2f}", difference(values, others)]
-        compared = name not in (PLAIN, "teacher")
-        lines.append(f"| {' | '.join(cells)} | {reference} |" if compared else f"| {name} | {_means(trees, name)} | |")
+            values, others = (accuracies(tree, "float32", each) for each in (name, reference))
+            cells.append("" if values is None else f"{values.mean():.2f}")
+            cells.append("" if values is None or others is None else difference(values, others))
+        lines.append(f"| {' | '.join(cells)} | {reference}{' ' if reference else ''}|")
     return "\n".join(lines)
-
-
-def _means(trees: dict[str, dict], name: str) -> str:
-    """Return the cells of a variant that is compared with nothing."""
-    return " | ".join(f"{accuracies(tree, 'float32', name).mean():.2f} | " for tree in trees.values())
 
 
 def int8_table(trees: dict[str, dict]) -> str:
