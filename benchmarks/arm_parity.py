@@ -39,6 +39,7 @@ PRECISIONS = (None, "int8", "float16", "dynamic")
 
 
 def single(layer) -> keras.Model:
+    """Return a network of one layer."""
     return keras.Sequential([keras.Input((N,)), layer])
 
 
@@ -48,6 +49,7 @@ def wide() -> keras.Model:
 
 
 def convolutional() -> keras.Model:
+    """Return a network with a convolution before a butterfly."""
     layers = [keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Flatten()]
     return keras.Sequential(
         [keras.Input((12, 12, 1)), *layers, Butterfly(32, "relu", seed=0), keras.layers.Dense(10, "softmax")]
@@ -55,12 +57,14 @@ def convolutional() -> keras.Model:
 
 
 def two_inputs() -> keras.Model:
+    """Return a network with two inputs and two outputs."""
     a, b = keras.Input((N,), name="a"), keras.Input((N,), name="b")
     hidden = Butterfly(N, "relu", seed=0)(keras.layers.Concatenate()([a, b]))
     return keras.Model([a, b], [keras.layers.Dense(3, name="small")(hidden), keras.layers.Dense(5, name="large")(hidden)])
 
 
 def sequence() -> keras.Model:
+    """Return a network on sequences of six vectors."""
     return keras.Sequential(
         [keras.Input((6, N)), Butterfly(N, "relu", seed=0), keras.layers.LayerNormalization(), LowRank(8, rank=4)]
     )

@@ -100,6 +100,7 @@ def priced(amounts: dict, costs: dict) -> float:
 
 
 def spread(points: Sequence[tuple[dict, float]], costs: dict[str, float]) -> str:
+    """Return in words how far the estimates are from the measurements."""
     ratios = [priced(amounts, costs) / second for amounts, second in points]
     low, middle, high = np.percentile(ratios, [10, 50, 90])
     return (

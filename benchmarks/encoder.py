@@ -28,6 +28,7 @@ import matrices
 
 
 def dense_encoder(X: np.ndarray, k: int) -> keras.Model:
+    """Return the encoder of the first `k` principal components of the columns of `X`."""
     from sklearn.decomposition import TruncatedSVD
 
     model = keras.Sequential([keras.Input((len(X),)), keras.layers.Dense(k, use_bias=False)])

@@ -55,6 +55,7 @@ def peak_memory(layer: str, n: int, batch: int) -> int:
 
 
 def table(times: dict[int, dict[str, float]]) -> Table:
+    """Return a table of the seconds of a step in milliseconds, with a row for each width."""
     names = list(next(iter(times.values())))
     result = Table(title="Median milliseconds of a step, forward and backward", title_justify="left")
     for column in ("n", *names):

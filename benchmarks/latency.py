@@ -51,6 +51,7 @@ ADDITIONS = 65
 
 
 def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lowering: str = "auto") -> export.TFLiteModel:
+    """Return the export of a model of a single layer on `n` inputs."""
     # Only quantization needs data. Without data an export is compared on a few random batches, which take less memory.
     typical = np.random.default_rng(0).standard_normal((max(1000, 100 * batch), n)) if quantize else None
     model = keras.Sequential([keras.Input((n,)), layer])
@@ -60,6 +61,7 @@ def exported(layer: keras.Layer, n: int, batch: int, quantize: str | None, lower
 
 
 def models(n: int, batch: int, quantize: str | None, radix: int) -> dict[str, export.TFLiteModel]:
+    """Return the exports of one width, by name."""
     butterfly = Butterfly(radix=radix, seed=0)
     return {
         f"Dense({n})": exported(keras.layers.Dense(n), n, batch, quantize),
@@ -99,6 +101,7 @@ def overheads() -> tuple[float, float]:
 
 
 def speedups(comparison: export.Comparison, n: int) -> dict[str, float]:
+    """Return the speed-ups of one width that have aims, by the names in `AIMS`."""
     gather, auto = (comparison.latencies[f"Butterfly({n}) {lowering}"].median for lowering in ("gather", "auto"))
     return {
         "Butterfly": comparison.speedup(f"Butterfly({n}) auto"),
@@ -107,7 +110,13 @@ def speedups(comparison: export.Comparison, n: int) -> dict[str, float]:
     }
 
 
+def listed(title: str, values: dict, form: str = "") -> str:
+    """Return a line of text with a title, and the name and the value of each model."""
+    return f"{title}: {', '.join(f'{name} {value:{form}}' for name, value in values.items())}"
+
+
 def against_aims(reached: dict[int, dict[str, float]], aims: dict[str, dict[int, float]]) -> Table:
+    """Return a table of the speed-ups at each width, beside those that the project aims at."""
     table = Table("", *(f"n = {n}" for n in reached), title="speed-up (aim)", title_justify="left")
     for name in next(iter(reached.values())):
         cells = []
@@ -149,13 +158,10 @@ def main(sizes, batch, quantize, radix, runs, path):
         report["sizes"][n] = {**comparison.to_dict(), "relative_errors": errors, "limits": limits}
         reached[n] = speedups(comparison, n)
         console.print(comparison.table())
-        console.print("error:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()), highlight=False)
         nearness = {name: comparison.latencies[name].median / limit for name, limit in limits.items()}
-        console.print("time / limit:", ", ".join(f"{name} {ratio:.1f}" for name, ratio in nearness.items()), highlight=False)
         lowered = {name: str(model.plan[0].lowering) for name, model in variants.items() if model.plan}
-        console.print(
-            "lowered to:", ", ".join(f"{name} {lowering}" for name, lowering in lowered.items()), "\n", highlight=False
-        )
+        lines = listed("error", errors, ".1e"), listed("time / limit", nearness, ".1f"), listed("lowered to", lowered), ""
+        console.print(*lines, sep="\n", highlight=False)
     console.print(against_aims(reached, AIMS.get((batch, quantize), {})))
     if quantize in MAX_ERRORS:
         ratios = {n: errors[f"Butterfly({n}) auto"] / errors[f"Dense({n})"] for n, errors in all_errors.items()}

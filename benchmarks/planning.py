@@ -13,6 +13,7 @@ from keras_butterfly import Butterfly, ButterflyDense, export
 
 
 def seconds(model, **settings) -> float:
+    """Return how long an export takes."""
     start = time.perf_counter()
     export.to_tflite(model, progress=False, **settings)
     return time.perf_counter() - start

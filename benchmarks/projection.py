@@ -86,6 +86,7 @@ def rows(kernels: dict[str, np.ndarray], x: np.ndarray, chosen, console: Console
 
 
 def product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the dense matrix (N, N) of two Monarch factors."""
     return np.einsum("jlp,pjo->jlop", first, second).reshape(N, N)
 
 

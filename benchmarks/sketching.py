@@ -28,11 +28,13 @@ from keras_butterfly.structure.fusion import best_factors
 
 
 def compiled(function):
+    """Return `function`, compiled by XLA, on NumPy arrays."""
     traced = tf.function(function, jit_compile=True)
     return lambda X: traced(X).numpy()
 
 
 def dense_variants(n: int, d: int, ell: int) -> dict:
+    """Return functions that apply sketches to a dense X, by name."""
     butterfly, gaussian = ButterflySketch(ell, seed=0), GaussianSketch(ell, seed=0)
     for sketch in (butterfly, gaussian):
         sketch.build((n, d))
@@ -53,6 +55,7 @@ def dense_variants(n: int, d: int, ell: int) -> dict:
 
 
 def taken(n: int, d: int, ell: int):
+    """Return a function that applies a sketch with one non-zero in each column by taking rows of X."""
     sketch = SparseSketch(ell, seed=0)
     sketch.build((n, d))
     matrix = np.asarray(sketch.matrix)
@@ -62,6 +65,7 @@ def taken(n: int, d: int, ell: int):
 
 
 def sparse_products(n: int, d: int, ell: int) -> dict:
+    """Return functions that apply sparse sketches as products of scipy.sparse, by name."""
     variants = {}
     for nonzeros in (1, 4):
         sketch = SparseSketch(ell, nonzeros, seed=0)
@@ -95,6 +99,7 @@ def medians(variants: dict, X, runs: int) -> dict[str, float]:
 
 
 def table(title: str, found: dict[str, float], baseline: str) -> Table:
+    """Return a table of the median seconds of each variant in milliseconds, and of the speed-ups over the baseline."""
     shown = Table(title=title, title_justify="left")
     for column in ("variant", "median ms", f"speed-up over {baseline}"):
         shown.add_column(column, justify="left" if column == "variant" else "right")

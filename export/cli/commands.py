@@ -344,6 +344,7 @@ def _check_new(path, option: str, overwrite: bool) -> None:
 
 
 def print_report(report: dict, shown: list, as_json: bool) -> None:
+    """Print a report as JSON, or the tables and lines that show it."""
     if as_json:
         _print_json(report)
         return

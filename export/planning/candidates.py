@@ -1,5 +1,4 @@
-"""Which lowerings of a layer are worth a look: all that are sensible, and the few that the estimate lets through to a
-measurement."""
+"""Which lowerings of a layer are sensible, and which few of them are worth a measurement, by their estimates."""
 
 from dataclasses import dataclass, replace
 

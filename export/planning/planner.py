@@ -141,8 +141,10 @@ class Planner:
         return min(self.tolerance, MAX_OVER_DENSE_ERROR * dense_error(seen.inputs, units))
 
     def _permitted(self, lowering: Lowering, limit: float) -> float:
-        """Return the error limit of `lowering`. The dense kernel may use the full tolerance, so that no export is slower than
-        Dense."""
+        """Return the error limit of `lowering`.
+
+        The dense kernel may use the full tolerance, so that no export is slower than Dense.
+        """
         return self.tolerance if lowering == Dense() else limit
 
     def _considered(self, layer: Layer, lowering: Lowering, shape: Shape, measured: Measurement | None = None) -> Candidate:

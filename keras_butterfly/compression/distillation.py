@@ -413,4 +413,5 @@ def _compare_outputs(student, teacher, x) -> tuple[list[bool], list[tuple]]:
 
 
 def are_probabilities(output) -> bool:
+    """Return whether an array (examples, ..., classes) holds probabilities over its last axis."""
     return output.shape[-1] > 1 and bool(output.min() >= 0 and abs(output.sum(-1) - 1).max() < SUM_TOLERANCE)
