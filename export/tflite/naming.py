@@ -9,7 +9,7 @@ import re
 import struct
 
 from ..lowering import SCOPES
-from .operators import schema
+from .graph import schema
 from .tensorflow_internals import field_position
 
 # (index of the subgraph, index of the tensor) -> name of the tensor

@@ -4,17 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+
+from .graph import read_model, schema
 
 # TensorFlow computes the scales of int8 in float32, and dies of larger values than this.
 MAX_RANGE = 1e37
 
 _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-
-
-def read_model(content: bytes):
-    """Return the model in a .tflite file as a `ModelT`, which can be changed."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
 def operator_names(content: bytes) -> tuple[str, ...]:

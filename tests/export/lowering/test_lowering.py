@@ -14,7 +14,8 @@ from keras_butterfly.export.lowering import KINDS, Dense, Folded, Fused, Groupin
 from keras_butterfly.export.planning.candidates import lowerings, shortlist
 from keras_butterfly.export.planning.observe import observe
 from keras_butterfly.export.tflite.converter import convert
-from keras_butterfly.export.tflite.operators import operator_names, schema
+from keras_butterfly.export.tflite.graph import schema
+from keras_butterfly.export.tflite.operators import operator_names
 from keras_butterfly.export.tflite.runtime import load, run_all
 
 

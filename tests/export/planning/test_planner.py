@@ -16,7 +16,8 @@ from keras_butterfly.export.planning.cost import estimate, estimated_bytes, work
 from keras_butterfly.export.planning.plan import LayerPlan
 from keras_butterfly.export.planning.wisdom import Candidate, Measurement, WisdomKey
 from keras_butterfly.export.tflite import runtime
-from keras_butterfly.export.tflite.operators import operator_name, schema, tensor_names
+from keras_butterfly.export.tflite.graph import schema
+from keras_butterfly.export.tflite.operators import operator_name, tensor_names
 from keras_butterfly.export.tflite.quantize import dense_error
 
 measured = pytest.mark.usefixtures("measured")

@@ -10,7 +10,8 @@ from keras_butterfly.export.lowering import Dense, Fused, Grouping, lower
 from keras_butterfly.export.planning.candidates import shortlist
 from keras_butterfly.export.tflite import runtime
 from keras_butterfly.export.tflite.converter import convert
-from keras_butterfly.export.tflite.operators import operator_name, operator_names, read_model, schema, tensor_names
+from keras_butterfly.export.tflite.graph import read_model, schema
+from keras_butterfly.export.tflite.operators import operator_name, operator_names, tensor_names
 from keras_butterfly.export.tflite.quantize import Precision
 
 DYNAMIC, INT8 = Precision("dynamic"), Precision("int8")

@@ -11,7 +11,7 @@ from keras import layers
 from keras_butterfly import Butterfly, ButterflyDense, export
 from keras_butterfly.export import convert
 from keras_butterfly.export.tflite import runtime
-from keras_butterfly.export.tflite.operators import schema
+from keras_butterfly.export.tflite.graph import schema
 
 PRECISIONS = ["float16", "dynamic", "int8"]
 KINDS = ["auto", "gather", "fused", "folded", "dense"]
