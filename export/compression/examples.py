@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at, is_stream, read_examples
+from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at
+from keras_butterfly.utils.streams import is_stream, read_examples
 
 # The part of the examples that is held back to score on, and the largest number of them.
 HELD_BACK, MOST = 0.2, 10_000

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_butterfly.utils.keras_internals import all_layers
-from keras_butterfly.utils.model_inputs import flat_inputs, read_examples
+from keras_butterfly.utils.model_inputs import flat_inputs
+from keras_butterfly.utils.streams import read_examples
 from keras_butterfly.utils.validation import check_range
 
 from ..tflite.quantize import Precision
@@ -54,7 +55,7 @@ def representative_batches(
 
     Args:
         model: a model with symbolic inputs.
-        data: the user's data in any form that `model_inputs.read_examples` takes, or None for random inputs.
+        data: the user's data in any form that `streams.read_examples` takes, or None for random inputs.
         specs: shapes, dtypes and names of the exported inputs, in the order of `model.inputs`.
         precision: the precision of the export.
 

@@ -9,9 +9,10 @@ from ..layers.butterfly import Butterfly
 from ..utils.keras_internals import all_layers, learning_rate_or_schedule
 from ..utils.labels import check_against_loss, in_output_order, label_arrays, validation_arrays
 from ..utils.model_checks import check_model
-from ..utils.model_inputs import check_data, example_count, first_outputs, is_stream
+from ..utils.model_inputs import check_data, example_count, first_outputs
 from ..utils.model_walk import named_layers
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
+from ..utils.streams import is_stream
 from ..utils.validation import positive_integer
 
 

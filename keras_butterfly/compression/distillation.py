@@ -12,11 +12,12 @@ from keras import ops
 from ..utils.keras_internals import all_layers
 from ..utils.labels import check_against_loss, in_output_order, label_arrays, loss_name, validation_arrays
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, example_count, examples_at, first_outputs, is_stream, read_examples
+from ..utils.model_inputs import check_data, example_count, examples_at, first_outputs
 from ..utils.model_walk import named_layers
 from ..utils.progress import Progress
 from ..utils.quiet import quiet_tensorflow, warnings_not_raised
 from ..utils.recording import recorded
+from ..utils.streams import is_stream, read_examples
 from ..utils.validation import integer_up_to, positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
 from .dense_map import KINDS

@@ -19,10 +19,11 @@ from ..layers.sizes import check_stacks
 from ..structure.wiring import Radix, check_radix
 from ..utils.keras_internals import all_layers, held_variables
 from ..utils.model_checks import check_finite_weights, check_model
-from ..utils.model_inputs import check_data, example_count, examples_at, fixed_batch_size, read_examples, run_model
+from ..utils.model_inputs import check_data, example_count, examples_at, fixed_batch_size, run_model
 from ..utils.progress import Progress
 from ..utils.quiet import warnings_not_raised
 from ..utils.recording import recorded, value_of
+from ..utils.streams import read_examples
 from ..utils.validation import check_seed, integer_within, positive_integer
 from .cloning import clone_with
 from .dense_map import MAX_WEIGHT_RATIO, DenseMap, why_not_dense

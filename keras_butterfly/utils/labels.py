@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from .model_inputs import as_array, check_data, example_count, is_stream, read_examples
+from .model_inputs import as_array, check_data, example_count
+from .streams import is_stream, read_examples
 from .validation import check_finite
 
 # Losses of Keras whose labels have another shape than the output.
@@ -77,7 +78,7 @@ def validation_arrays(model: keras.Model, data, outputs: int) -> tuple:
 
     Args:
         model: the model that is trained.
-        data: (x, y), (x, y, weights), or a stream of batches, see `model_inputs.read_examples`.
+        data: (x, y), (x, y, weights), or a stream of batches, see `streams.read_examples`.
         outputs: number of outputs of the model.
 
     Raises:

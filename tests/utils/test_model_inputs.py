@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse
 from keras import layers
 
-from keras_butterfly.utils.model_inputs import check_data, flat_inputs, pack_inputs, read_examples
+from keras_butterfly.utils.model_inputs import check_data, flat_inputs, pack_inputs
+from keras_butterfly.utils.streams import read_examples
 
 A, B = np.zeros((6, 3), "float32"), np.ones((6, 3), "float32")
 
@@ -198,7 +199,7 @@ def test_a_dataset_without_end_is_read_as_far_as_needed():
 
 
 def test_a_generator_that_does_not_end_is_refused(monkeypatch):
-    monkeypatch.setattr("keras_butterfly.utils.model_inputs.MAX_EXAMPLES", 10)
+    monkeypatch.setattr("keras_butterfly.utils.streams.MAX_EXAMPLES", 10)
     with raises("Limit it: dataset.take(number of batches), or itertools.islice"):
         read_examples(single(), itertools.repeat(np.zeros((2, 3))))
 
