@@ -415,21 +415,18 @@ def _of_call(layer, inputs: _Sizes, outputs: _Sizes) -> float:
     return 0
 
 
-@_of_call.register(Butterfly)
-@_of_call.register(ButterflyDense)
-@_of_call.register(Kaleidoscope)
-@_of_call.register(LowRank)
-def _butterfly(layer, inputs, outputs):
+@_of_call.register
+def _butterfly(layer: Butterfly | ButterflyDense | Kaleidoscope | LowRank, inputs, outputs):
     return math.prod(inputs[:-1]) * layer.effective_parameters
 
 
-@_of_call.register(keras.layers.Dense)
-def _dense(layer, inputs, outputs):
+@_of_call.register
+def _dense(layer: keras.layers.Dense, inputs, outputs):
     return math.prod(inputs) * outputs[-1]
 
 
-@_of_call.register(keras.layers.EinsumDense)
-def _einsum(layer, inputs, outputs):
+@_of_call.register
+def _einsum(layer: keras.layers.EinsumDense, inputs, outputs):
     operands, _, result = layer.equation.partition("->")
     kernel = operands.split(",")[1].strip()
     # Letters missing in the result are summed over; an ellipsis is in the result.
@@ -438,41 +435,35 @@ def _einsum(layer, inputs, outputs):
     )
 
 
-@_of_call.register(keras.layers.Conv1D)
-@_of_call.register(keras.layers.Conv2D)
-@_of_call.register(keras.layers.Conv3D)
-def _convolution(layer, inputs, outputs):
+@_of_call.register
+def _convolution(layer: keras.layers.Conv1D | keras.layers.Conv2D | keras.layers.Conv3D, inputs, outputs):
     return math.prod(outputs) * math.prod(layer.kernel.shape[:-1])  # (*window, channels of a group, filters)
 
 
-@_of_call.register(keras.layers.Conv1DTranspose)
-@_of_call.register(keras.layers.Conv2DTranspose)
-@_of_call.register(keras.layers.Conv3DTranspose)
-def _transposed(layer, inputs, outputs):
+@_of_call.register
+def _transposed(
+    layer: keras.layers.Conv1DTranspose | keras.layers.Conv2DTranspose | keras.layers.Conv3DTranspose, inputs, outputs
+):
     return math.prod(inputs) * math.prod(layer.kernel.shape[:-1])  # (*window, filters, channels)
 
 
-@_of_call.register(keras.layers.DepthwiseConv1D)
-@_of_call.register(keras.layers.DepthwiseConv2D)
-def _depthwise(layer, inputs, outputs):
+@_of_call.register
+def _depthwise(layer: keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D, inputs, outputs):
     return math.prod(outputs) * math.prod(layer.kernel.shape[:-2])  # (*window, channels, multiplier)
 
 
-@_of_call.register(keras.layers.SeparableConv1D)
-@_of_call.register(keras.layers.SeparableConv2D)
-def _separable(layer, inputs, outputs):
+@_of_call.register
+def _separable(layer: keras.layers.SeparableConv1D | keras.layers.SeparableConv2D, inputs, outputs):
     return math.prod(outputs) // layer.filters * (_size(layer.depthwise_kernel) + _size(layer.pointwise_kernel))
 
 
-@_of_call.register(keras.layers.RNN)
-def _recurrent(layer, inputs, outputs):
+@_of_call.register
+def _recurrent(layer: keras.layers.RNN, inputs, outputs):
     return inputs[0] * inputs[1] * _kernels(layer)
 
 
-@_of_call.register(keras.layers.ConvLSTM1D)
-@_of_call.register(keras.layers.ConvLSTM2D)
-@_of_call.register(keras.layers.ConvLSTM3D)
-def _recurrent_convolution(layer, inputs, outputs):
+@_of_call.register
+def _recurrent_convolution(layer: keras.layers.ConvLSTM1D | keras.layers.ConvLSTM2D | keras.layers.ConvLSTM3D, inputs, outputs):
     steps = 1 if layer.return_sequences else inputs[1]  # sequences have them in their shape
     return steps * math.prod(outputs) // layer.filters * _kernels(layer)
 

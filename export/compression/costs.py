@@ -116,9 +116,9 @@ class Exporter:
             **settings,
         )
 
-    def measure(self, files: Mapping[str, TFLiteModel], runs: int = RUNS) -> dict[str, Cost]:
+    def measure(self, files: Mapping[str, TFLiteModel]) -> dict[str, Cost]:
         """Return the cost of each file. Latencies are measured in turns."""
-        latencies = measure_all(files, runs=runs, device=self.device)
+        latencies = measure_all(files, runs=RUNS, device=self.device)
         return {name: Cost(latencies[name].cost, file.size_bytes) for name, file in files.items()}
 
 

@@ -47,12 +47,9 @@ class Lesson:
         """Return for each output whether it is probabilities over the last axis."""
         return tuple(are_probabilities(target[:8]) for target in self.targets)
 
-    def part(self, index, labels: bool = True) -> "Lesson":
-        """Return the lesson of the examples at `index`, with or without the labels."""
-        x, targets = examples_at(self.x, index), tuple(target[index] for target in self.targets)
-        return (
-            Lesson(x, targets, examples_at(self.y, index), self.loss) if labels and self.y is not None else Lesson(x, targets)
-        )
+    def part(self, index) -> "Lesson":
+        """Return the lesson of the examples at `index`, without labels."""
+        return Lesson(examples_at(self.x, index), tuple(target[index] for target in self.targets))
 
     def __len__(self) -> int:
         return len(self.targets[0])

@@ -97,8 +97,7 @@ class LayerTrials:
         lesson, training = self.task.lesson, self.task.training
         order = np.random.default_rng(training.seed).permutation(len(lesson))
         count = min(JUDGED, len(order) // 5)
-        taught = lesson.part(order[count:][: STEPS * training.batch_size], labels=False)
-        return taught, lesson.part(order[:count] if count else order, labels=False)
+        return lesson.part(order[count:][: STEPS * training.batch_size]), lesson.part(order[:count] if count else order)
 
     def structures(self) -> dict[str, list[Structure]]:
         """Measure what each layer costs alone, and return by path the structures that are worth a trial.

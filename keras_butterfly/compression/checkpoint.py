@@ -180,11 +180,10 @@ class Checkpoint:
         Raises:
             ValueError: if it is not. The message names the settings that differ.
         """
-        current = json.loads(json.dumps(settings))
-        differing = [] if state is None else [name for name in current if state.settings.get(name) != current[name]]
+        saved, current = {} if state is None else state.settings, json.loads(json.dumps(settings))
+        differing = [_difference(name, saved.get(name), now) for name, now in current.items() if saved.get(name) != now]
         if state is not None and differing:
-            shown = [_difference(name, state.settings.get(name), current[name]) for name in differing]
-            raise self._other_training(state, ", ".join(shown))
+            raise self._other_training(state, ", ".join(differing))
 
     def _other_training(self, state: "_State", differences: str) -> ValueError:
         return ValueError(

@@ -154,7 +154,7 @@ def replace_each(model: keras.Model, settings: Mapping[str, Mapping], *, data=No
     """
     layers, targets = dict(candidates_of(model)), []
     for path, given in settings.items():
-        factory = _LayerFactory(**{"kind": "auto", "k": None, "rank": None, "stacks": 1, "radix": None, "seed": None, **given})
+        factory = _LayerFactory(**given)
         target = _target_or_reason(model, path, layers[path], factory, None)
         if not isinstance(target, _Target):
             raise ValueError(f"Layer '{path}' {target}. Choose other arguments for it.")
@@ -205,7 +205,7 @@ class _LayerFactory:
         ValueError: if an argument is out of range, or of the other kind of layer.
     """
 
-    def __init__(self, kind: str, k, rank, stacks, radix, seed):
+    def __init__(self, kind: str = "auto", k=None, rank=None, stacks=1, radix=None, seed=None):
         if kind not in KINDS:
             raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
         self.kind = kind if kind != "auto" else "butterfly_dense" if k is not None else "butterfly"

@@ -101,13 +101,13 @@ def pack_inputs(model: keras.Model, values):
     return keras.tree.pack_sequence_as(model.input, list(values))
 
 
-def sample(x, count: int, seed: int = 0):
-    """Return `count` random examples of the inputs `x`, or all if there are no more.
+def sample(x, count: int):
+    """Return `count` random examples of the inputs `x`, the same at each call, or all if there are no more.
 
     They are random because the examples may be sorted by class.
     """
     total = example_count(x)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(total, min(count, total), replace=False))
     return examples_at(x, chosen)
 
 
