@@ -8,23 +8,28 @@ import numpy as np
 
 from keras_butterfly.compression.replace import replace_each
 from keras_butterfly.compression.report import ReplacementReport
-from keras_butterfly.utils.model_inputs import examples_at
+from keras_butterfly.utils.model_inputs import examples_at, sample
 from keras_butterfly.utils.model_walk import layer_at
 
 from .narrowing import NAMED, Narrowing
 from .structures import BUTTERFLY, LOW_RANK, Structure
 
 # The families of models that are not those of a structure.
-ORIGINAL, NARROWER, NARROWER_BUTTERFLY, MIXED = "original", "narrower", "narrower butterfly", "mixed"
+ORIGINAL, NARROWER, MIXED = "original", "narrower", "mixed"
+# The families of narrower networks whose layers have a structure, by the family of the structure.
+NARROWER_WITH = {BUTTERFLY: "narrower butterfly", LOW_RANK: "narrower low rank"}
 # For each family of models, the kind of layers that stands for it in plots.
 KIND_OF = {
     ORIGINAL: "dense",
     NARROWER: "narrow dense",
     LOW_RANK: "low rank",
     BUTTERFLY: "butterfly",
-    NARROWER_BUTTERFLY: "butterfly",
+    NARROWER_WITH[LOW_RANK]: "low rank",
+    NARROWER_WITH[BUTTERFLY]: "butterfly",
     MIXED: "several kinds",
 }
+# The new layers of narrower networks are fitted to the outputs of the dense ones on so many examples.
+FITTED = 4096
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,11 @@ class Blueprint:
     def family(self) -> str:
         """The family of the model, one of `KIND_OF`."""
         families = {structure.family for _, structure in self.structures}
+        if len(families) > 1:
+            return MIXED
         if self.narrowing:
-            return NARROWER_BUTTERFLY if self.structures else NARROWER
-        return ORIGINAL if not families else families.pop() if len(families) == 1 else MIXED
+            return NARROWER_WITH[families.pop()] if families else NARROWER
+        return families.pop() if families else ORIGINAL
 
     @property
     def name(self) -> str:
@@ -71,6 +78,7 @@ class Blueprint:
         x,
         starts: Mapping[tuple[str, str], Sequence[np.ndarray]],
         seed_of: Callable[[str, Structure], int | None],
+        fitted: bool = False,
     ) -> tuple[keras.Model, ReplacementReport | None]:
         """Return the new model, and the report of the layers that were replaced, or None if none was.
 
@@ -80,13 +88,17 @@ class Blueprint:
             starts: the weights to start a layer with, by its path and the name of its structure.
             seed_of: gives the seed of a layer, by its path and its structure. It has to be that of the layer's start, because
                 the nodes of a `ButterflyDense` depend on it.
+            fitted: whether the new layers of a narrower network are fitted to the outputs of the narrower dense ones. Otherwise
+                they are random.
         """
         if self.narrowing:
             model = self.narrowing.narrowed(model)
         if not self.structures:
             return model, None
         settings = {path: {**structure.settings, "seed": seed_of(path, structure)} for path, structure in self.structures}
-        new, report = replace_each(model, settings, data=examples_at(x, slice(1)))
+        fitted = fitted and self.narrowing is not None
+        data = sample(x, FITTED) if fitted else examples_at(x, slice(1))
+        new, report = replace_each(model, settings, data=data, fitted=fitted)
         for path, structure in self.structures:
             if (path, structure.name) in starts:
                 layer_at(new, path).set_weights(starts[path, structure.name])

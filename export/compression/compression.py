@@ -30,7 +30,8 @@ class Point:
         name: "original", or the widths and the structures with their layers, such as "two stages: hidden_0, hidden_1". If the
             search chose the precision too, the name ends with it.
         layers: what each changed layer became, in words, by its path.
-        family: "original", "narrower", "low rank", "butterfly", "narrower butterfly", or "mixed".
+        family: "original", "narrower", "low rank", "butterfly", "narrower butterfly", "narrower low rank", or
+            "mixed".
         model: the Keras model.
         report: which layers were replaced. None if none was.
         exported: the exported model, whose score and latency are given.

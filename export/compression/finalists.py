@@ -21,7 +21,7 @@ from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
 # At most so many models are trained to the end. If latency or size are limited, it is one of each of the families.
-MOST, FAMILIES = 12, 6
+MOST, FAMILIES = 12, 7
 # A model is chosen to use this part of its limits, so that the noise of the last measurement does not put it above them.
 MARGIN = 0.97
 # An original whose score in another precision is at most this much lower is as good as the original.
@@ -185,7 +185,7 @@ class Finalists:
 
         def measured() -> Cost:
             try:
-                new, _ = self._built(blueprint)
+                new, _ = self._built(blueprint, fitted=False)
                 return task.exporter.measure({"new": task.export_untrained(new, blueprint.name)})["new"]
             except ValueError:
                 return Cost(float("inf"), float("inf"))
@@ -230,7 +230,7 @@ class Finalists:
         task, key = self.task, f"{_key(blueprint)} at {rate:g}"
         known = task.memory.known("finalists", key)
         try:
-            new, report = self._built(blueprint)
+            new, report = self._built(blueprint, fitted=not known)
             finished = known or self._imitates(new, blueprint, rate)
             if not finished and not is_needed:
                 raise ValueError("the time limit ended its training")
@@ -281,10 +281,10 @@ class Finalists:
             exported[precision] = Finalist(blueprint, model, report, file, score)
         return exported
 
-    def _built(self, blueprint: Blueprint) -> tuple[keras.Model, ReplacementReport | None]:
+    def _built(self, blueprint: Blueprint, fitted: bool) -> tuple[keras.Model, ReplacementReport | None]:
         """Return a new model, whose layers start from their trials, and the report of what was replaced.
 
-        The layers of a narrower network have had no trials.
+        The layers of a narrower network have had no trials. They start from a fit if `fitted` is True, and else are random.
         """
         task = self.task
         tried = () if blueprint.narrowing else blueprint.structures
@@ -292,7 +292,7 @@ class Finalists:
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
         task.training.seeded(_key(blueprint))
-        return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial)
+        return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial, fitted)
 
 
 @dataclass

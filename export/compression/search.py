@@ -195,7 +195,7 @@ def _finalists(tasks: Mapping[str, Task], places: Places) -> Finalists:
     ):
         return finalists
     for survey in surveys.values():
-        survey.measure_butterflies()
+        survey.measure_structured()
     for survey in surveys.values():
         survey.measure_layers()
     for survey in surveys.values():

@@ -57,6 +57,22 @@ def structures_of(dense: DenseMap) -> list[Structure]:
     return [each for pair in zip_longest(butterflies, low_ranks) for each in pair if each is not None]
 
 
+def named_structure(dense: DenseMap, name: str) -> Structure | None:
+    """Return the structure of this name that may take the place of `dense`, or None if there is none."""
+    return next((structure for structure in structures_of(dense) if structure.name == name), None)
+
+
+def low_rank(dense: DenseMap, part: float) -> Structure | None:
+    """Return a low-rank layer in place of `dense`, or None if its rank would be one.
+
+    Args:
+        dense: the dense layer.
+        part: the rank, as a part of the smaller side of the kernel.
+    """
+    ranks = _ranks(min(dense.inputs, dense.units), (part,))
+    return _low_rank(ranks[0]) if ranks else None
+
+
 def three_stages(size: int) -> tuple[int, int, int]:
     """Return three powers of two, nearly equal and rising, whose product is the smallest that is at least `size`."""
     bits = (size - 1).bit_length()

@@ -4,19 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..model import TFLiteModel
-from .blueprint import Blueprint
 from .costs import Cost
 from .families import Entry, Tried, of_blueprints, of_structures, of_widths
-from .narrower import (
-    BUTTERFLIES,
-    BUTTERFLY_FACTORS,
-    FACTORS,
-    ByFactor,
-    cost_of_nothing,
-    costs_by_factor,
-    narrower_butterflies,
-)
+from .narrower import FACTORS, ByFactor, cost_of_nothing, costs_by_factor
 from .places import Places
+from .structured import KINDS, Networks, structured_networks
 from .structures import BUTTERFLY, LOW_RANK, Structure
 from .task import Task
 from .trials import EXPORT_WORK, LayerTrials
@@ -35,7 +27,7 @@ class Survey:
         places: the layers that may be changed.
         narrower: how narrower networks are made, by name.
         by_factor: of each of these, what networks cost, by the factor on their widths.
-        butterflies: narrower networks with butterflies: what they cost, and how many weights they have.
+        structured: narrower networks with butterflies or with low-rank layers, by the family of these layers.
         structures: the structures that are worth a trial, by the paths of layers.
         tried: what each layer may be, by its path, and the cost of all the model but these layers.
     """
@@ -45,7 +37,7 @@ class Survey:
     places: Places
     narrower: Mapping[str, ByFactor]
     by_factor: dict[str, dict[float, Cost]] = field(default_factory=dict)
-    butterflies: tuple[dict[Blueprint, Cost], dict[Blueprint, int]] = ({}, {})
+    structured: dict[str, Networks] = field(default_factory=dict)
     structures: dict[str, list[Structure]] = field(default_factory=dict)
     tried: tuple[dict[str, list[Tried]], Cost] = ({}, Cost(0.0, 0.0))
 
@@ -62,12 +54,14 @@ class Survey:
             self.by_factor[name] = costs_by_factor(self.task, blueprint_at, self.original, name)
             self.task.clock.finish(work)
 
-    def measure_butterflies(self) -> None:
-        """Measure what narrower networks cost whose hidden layers are butterflies."""
-        work = len(BUTTERFLIES) * len(BUTTERFLY_FACTORS) * EXPORT_WORK
-        self.task.clock.expect(work)
-        self.butterflies = narrower_butterflies(self.task, self.places.widths, {layer.path for layer in self.places.layers})
-        self.task.clock.finish(work)
+    def measure_structured(self) -> None:
+        """Measure what narrower networks cost whose hidden layers are butterflies or low-rank layers."""
+        replaceable = {layer.path for layer in self.places.layers}
+        work = {family: len(kind.factors) * len(kind.choices) * EXPORT_WORK for family, kind in KINDS.items()}
+        self.task.clock.expect(sum(work.values()))
+        for family, kind in KINDS.items():
+            self.structured[family] = structured_networks(self.task, kind, self.places.widths, replaceable)
+            self.task.clock.finish(work[family])
 
     def measure_layers(self) -> None:
         """Measure what each layer costs alone as each structure, and keep the structures that are worth a trial."""
@@ -83,7 +77,8 @@ class Survey:
         targets = self.task.targets
         of_all, *of_one = (of_structures(*self.tried, targets, allowed) for allowed in ALLOWED)
         of_narrower = [of_widths(self.narrower[name], costs, targets) for name, costs in self.by_factor.items()]
-        families = [of_all, *of_narrower, of_blueprints(*self.butterflies, targets), *of_one]
+        of_structured = [of_blueprints(*networks, targets) for networks in self.structured.values()]
+        families = [of_all, *of_narrower, *of_structured, *of_one]
         return [[entry._replace(precision=self.task.exporter.precision) for entry in family] for family in families]
 
     @property

@@ -14,8 +14,8 @@ from .costs import Cost
 from .families import Tried
 from .harm import STEPS, try_layer
 from .imitation import Lesson
-from .narrower import BUTTERFLIES_PART
 from .replaceable import Replaceable
+from .structured import STRUCTURED_PART
 from .structures import DENSE, Structure, structures_of
 from .task import Task, trial_name
 
@@ -110,8 +110,8 @@ class LayerTrials:
         kept: dict[str, list[Structure]] = {}
         for number, (key, alike) in enumerate(by_key.items()):
             known = self.task.memory.known(self.task.kind_of_costs, key)
-            part = BUTTERFLIES_PART + (COSTS_PART - BUTTERFLIES_PART) * (number + 1) / len(by_key)
-            if any(kept.values()) and not known and self.task.is_over(part, BUTTERFLIES_PART):
+            part = STRUCTURED_PART + (COSTS_PART - STRUCTURED_PART) * (number + 1) / len(by_key)
+            if any(kept.values()) and not known and self.task.is_over(part, STRUCTURED_PART):
                 self.task.clock.skip(self._quota * EXPORT_WORK)
                 continue
             where = f"{number + 1} of {len(by_key)}: {alike[0].path}, {self.task.exporter.precision}"
@@ -129,7 +129,7 @@ class LayerTrials:
         """
 
         def is_over() -> bool:
-            return self.task.is_over(part, BUTTERFLIES_PART)
+            return self.task.is_over(part, STRUCTURED_PART)
 
         measured = self.task.memory.once(
             self.task.kind_of_costs, layer.key, lambda: self._measured_alone(layer, is_over), is_finished=lambda: not is_over()

@@ -140,14 +140,18 @@ def replace_dense(
 
 
 @warnings_not_raised()
-def replace_each(model: keras.Model, settings: Mapping[str, Mapping], *, data=None) -> tuple[keras.Model, ReplacementReport]:
-    """Return a copy of `model` in which each layer is replaced in its own way. The new layers start from random weights.
+def replace_each(
+    model: keras.Model, settings: Mapping[str, Mapping], *, data=None, fitted: bool = False
+) -> tuple[keras.Model, ReplacementReport]:
+    """Return a copy of `model` in which each layer is replaced in its own way.
 
     Args:
         model: a built model.
         settings: maps the path of a layer to the arguments `kind`, `k`, `rank`, `stacks`, `radix` and `seed` of
             `replace_dense`.
         data: as in `replace_dense`.
+        fitted: whether the new layers are fitted to the outputs of the old ones on `data`. Otherwise they start from random
+            weights.
 
     Raises:
         ValueError: as `replace_dense`, and if a layer cannot be replaced as its settings say.
@@ -160,8 +164,11 @@ def replace_each(model: keras.Model, settings: Mapping[str, Mapping], *, data=No
             raise ValueError(f"Layer '{path}' {target}. Choose other arguments for it.")
         targets.append(target)
     new = _with_targets(model, targets, data)
-    replacements = tuple(_keep_random(target) for target in targets)
-    return new, ReplacementReport(replacements, {}, model.count_params(), new.count_params())
+    if fitted:
+        replacements = _fit_all(model, new, targets, data, STEPS, Progress(False))
+    else:
+        replacements = [_keep_random(target) for target in targets]
+    return new, ReplacementReport(tuple(replacements), {}, model.count_params(), new.count_params())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How a compressed model is made of the original."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,14 @@ from keras_butterfly.export.compression.harm import try_layer
 from keras_butterfly.export.compression.imitation import Lesson
 from keras_butterfly.export.compression.narrowing import StrongestUnits
 from keras_butterfly.export.compression.replaceable import replaceable_layers
-from keras_butterfly.export.compression.structures import BUTTERFLY, LOW_RANK, Structure, structures_of
+from keras_butterfly.export.compression.structures import (
+    BUTTERFLY,
+    LOW_RANK,
+    Structure,
+    low_rank,
+    named_structure,
+    structures_of,
+)
 from keras_butterfly.utils.model_walk import layer_at
 
 X = np.random.default_rng(0).normal(size=(64, 40)).astype("float32")
@@ -51,7 +60,8 @@ def test_every_family_has_a_kind():
     pairs = [(low_rank, low_rank), (butterfly, butterfly), (low_rank, butterfly)]
     made = [Blueprint(structures=(("a", first), ("b", second))) for first, second in pairs]
     narrowing = StrongestUnits((("a", 4),))
-    made += [Blueprint(), Blueprint(narrowing=narrowing), Blueprint((("a", butterfly),), narrowing)]
+    made += [Blueprint(), Blueprint(narrowing=narrowing)]
+    made += [Blueprint((("a", structure),), narrowing) for structure in (butterfly, low_rank)]
     assert {each.family for each in made} == set(KIND_OF)
 
 
@@ -68,3 +78,21 @@ def test_a_narrower_network_with_butterflies():
     # The head keeps the rows of the units that are left.
     rows = np.asarray(model.get_layer("head").kernel)
     assert all(any(np.array_equal(row, each) for each in rows) for row in np.asarray(new.get_layer("head").kernel))
+
+
+@pytest.mark.parametrize(
+    "structure_of", [partial(named_structure, name="radix 4"), partial(low_rank, part=1 / 4)], ids=["radix 4", "low rank"]
+)
+def test_the_layers_of_a_narrower_network_are_fitted_to_its_dense_layers(structure_of):
+    keras.utils.set_random_seed(0)
+    first, second = (keras.layers.Dense(96, "relu", bias_initializer="normal", name=name) for name in ("a", "b"))
+    model = keras.Sequential([keras.Input((40,)), first, second, keras.layers.Dense(6, name="head")])
+    narrowing = StrongestUnits((("a", 48), ("b", 48)))
+    dense = narrowing.narrowed(model)
+    places = replaceable_layers(dense, X, None, None)
+    wanted = tuple((each.path, structure_of(each.dense)) for each in places if each.path != "head")
+    errors = []
+    for fitted in (False, True):
+        new, _ = Blueprint(wanted, narrowing).build(model, X, {}, lambda path, structure: 1, fitted)
+        errors.append(np.linalg.norm(new.predict(X, verbose=0) - dense.predict(X, verbose=0)))
+    assert errors[1] < 0.7 * errors[0]
