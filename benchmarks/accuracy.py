@@ -29,7 +29,8 @@ import keras
 import numpy as np
 import supervised
 from data_sets import DATA_SETS, load
-from keras_butterfly_cli.demonstration import WIDTH, Data
+from keras_butterfly_cli.datasets import Data
+from keras_butterfly_cli.demonstration import WIDTH
 from results import Results
 from rich.console import Console
 from rich.table import Table
