@@ -103,13 +103,12 @@ def _training_settings(original, arrays, options) -> dict:
 
 
 def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
-    """Return the targets as `compress` takes them: seconds, bytes, and a part of 1. Those that are None are left out."""
-    targets = {
+    """Return the targets as `compress` takes them: seconds, bytes, and a part of 1. Those that are not given stay None."""
+    return {
         "target_latency": None if latency_us is None else latency_us / 1e6,
         "target_size": None if size_kib is None else int(size_kib * 1024),
         "max_accuracy_drop": None if accuracy_drop is None else accuracy_drop / 100,
     }
-    return {name: target for name, target in targets.items() if target is not None}
 
 
 def _replaced(original, arrays, options, settings, checkpoint):
