@@ -29,7 +29,8 @@ import keras
 import numpy as np
 import supervised
 from data_sets import DATA_SETS, load
-from keras_butterfly_cli.demonstration import WIDTH, Data
+from keras_butterfly_cli.datasets import Data
+from keras_butterfly_cli.demonstration import WIDTH
 from results import Results
 from rich.console import Console
 from rich.table import Table
@@ -89,7 +90,7 @@ def network(kind: str, features: int, classes: int) -> keras.Model:
 def train(kind: str, data: Data, optimizer: str, rate: float, seed: int, epochs: int, batch: int) -> dict:
     """Train a network, and return its test accuracy, from 0 to 1, and its number of weights."""
     keras.utils.set_random_seed(seed)
-    model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
+    model = network(kind, data.x_train.shape[1], data.classes)
     supervised.fit(model, data, rate, epochs, batch, optimizer=OPTIMIZERS[optimizer])
     accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)[1]
     return {"accuracy": float(accuracy), "weights": model.count_params()}
@@ -100,7 +101,7 @@ def measure(kinds: list[str], data: Data, quantize: str | None) -> dict:
     exported = {}
     for kind in kinds:
         keras.utils.set_random_seed(0)
-        model = network(kind, data.x_train.shape[1], int(data.y_train.max()) + 1)
+        model = network(kind, data.x_train.shape[1], data.classes)
         exported[kind] = export.to_tflite(model, quantize=quantize, representative_data=data.x_train[:CALIBRATION])
     comparison = export.compare(exported, runs=300)
     return {

@@ -41,12 +41,11 @@ def layer_of(kind: str, multiplier: float | None) -> Callable[..., keras.layers.
 
 def train(make, width: int, rates: tuple[float, ...], seeds: int, data: Data, epochs: int, batch: int) -> dict:
     """Train a network with all rates and seeds, and return for each rate the test losses and the test accuracies."""
-    classes = int(data.y_train.max()) + 1
     networks = []
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
         hidden = [make(width, activation="relu") for _ in range(2)]
-        head = keras.layers.Dense(classes, activation="softmax")
+        head = keras.layers.Dense(data.classes, activation="softmax")
         networks.append(keras.Sequential([keras.Input((data.x_train.shape[1],)), *hidden, head]))
     starts = [[keras.ops.convert_to_numpy(variable) for variable in network.trainable_variables] for network in networks]
     members = [ensemble.Member(starts[seed], rate, seed) for rate in rates for seed in range(seeds)]

@@ -173,7 +173,7 @@ class Work:
         self.folder, self.task, self.data, self.say = folder / task.name, task, data, say
         settings = {"width": task.width, "epochs": task.epochs, "batch": task.batch, "examples": len(data.x_train)}
         self.results = Results(folder / f"{task.name}.json", {"dataset": task.name, **settings})
-        self.features, self.classes = data.x_train.shape[1], int(data.y_train.max()) + 1
+        self.features, self.classes = data.x_train.shape[1], data.classes
         self.steps = task.epochs * ceil(len(data.x_train) / task.batch)
 
     def untrained(self, kind: str, seed: int = 0, dropout=0.0) -> keras.Model:

@@ -121,10 +121,7 @@ def shown(setting: Setting | None, with_dropout: bool = False) -> str:
 def accuracy_table(tree: dict) -> str:
     """Return the table of accuracies of a data set in Markdown."""
     dense = best(tree, "scratch", "dense")
-    lines = [
-        "| hidden layers | weights | part | from scratch | with its best dropout | distilled |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for kind in ROWS:
         scratch, distilled = best(tree, "scratch", kind), best(tree, "distilled", kind)
         setting = scratch or distilled
@@ -133,9 +130,9 @@ def accuracy_table(tree: dict) -> str:
         width = tree.get("widths", {}).get(kind)
         part = f"1/{dense.weights / setting.weights:.0f}" if dense and setting.weights < dense.weights else ""
         cells = [f"{kind} ({width} units)" if width else kind, f"{setting.weights:,}", part]
-        cells += [shown(scratch), shown(best(tree, "scratch", kind, True), True), shown(distilled)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([*cells, shown(scratch), shown(best(tree, "scratch", kind, True), True), shown(distilled)])
+    heads = ["hidden layers", "weights", "part", "from scratch", "with its best dropout", "distilled"]
+    return page_tables.in_markdown(heads, rows)
 
 
 def export_table(tree: dict, origin: str) -> str:
@@ -143,25 +140,19 @@ def export_table(tree: dict, origin: str) -> str:
 
     If a kind was not exported in a precision, that cell is empty, and a dash stands for the accuracy.
     """
-    costs = [f"{precision}: KiB, us" for precision in PRECISIONS]
-    lines = [f"| hidden layers | {' | '.join(costs)} | accuracy {', '.join(PRECISIONS)} |", "|---|---|---|---|---|"]
-    exports = tree.get("exports", {}).get(origin, {})
+    rows, exports = [], tree.get("exports", {}).get(origin, {})
     for kind in ROWS:
         found = [exports.get(precision, {}).get(kind) for precision in PRECISIONS]
         if any(found):
             cells = [f"{file['bytes'] / 1024:,.0f}, {file['seconds'] * 1e6:.1f}" if file else "" for file in found]
-            cells.append(", ".join(f"{file['accuracy']:.4f}" if file else "-" for file in found))
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([kind, *cells, ", ".join(f"{file['accuracy']:.4f}" if file else "-" for file in found)])
+    costs = [f"{precision}: KiB, us" for precision in PRECISIONS]
+    return page_tables.in_markdown(["hidden layers", *costs, f"accuracy {', '.join(PRECISIONS)}"], rows)
 
 
 def start_table(tree: dict) -> str:
     """Return the table in Markdown that compares a start from a fit with a start from random weights."""
-    lines = [
-        "| hidden layers | after the fit, untrained | distilled from the fit | distilled from random weights | "
-        "effective rank of the second layer: fit, trained; random, trained |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for kind in ROWS:
         fitted, fresh = best(tree, "fitted", kind), best(tree, "distilled", kind)
         if fitted is None or fresh is None:
@@ -170,9 +161,9 @@ def start_table(tree: dict) -> str:
         ranks = [
             ", ".join(f"{each['effective ranks'][1]:.0f}" for each in (run["before"], run)) for run in runs if "before" in run
         ]
-        cells = [kind, f"{runs[0]['before']['accuracy']:.4f}", shown(fitted), shown(fresh), "; ".join(ranks)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([kind, f"{runs[0]['before']['accuracy']:.4f}", shown(fitted), shown(fresh), "; ".join(ranks)])
+    heads = ["hidden layers", "after the fit, untrained", "distilled from the fit", "distilled from random weights"]
+    return page_tables.in_markdown([*heads, "effective rank of the second layer: fit, trained; random, trained"], rows)
 
 
 def run_of(tree: dict, origin: str, kind: str, setting: Setting) -> dict:

@@ -190,10 +190,7 @@ def limits_table(limits: Iterable[Limit]) -> str:
     """Return a table in Markdown with a row for each limit: what was picked, and how accurate each group is."""
     limits = list(limits)
     groups = shown_groups(limits)
-    lines = [
-        f"| data, limit | picked | accuracy of the picks | {' | '.join(groups)} | a rival beats the picks |",
-        f"|{'---|' * (4 + len(groups))}",
-    ]
+    rows = []
     for each in limits:
         factor, unit, digits = UNITS[each.cost]
         cells = [f"{NAMES[each.task]}, {each.part}: {each.limit * factor:,.{digits}f} {unit}"]
@@ -203,9 +200,8 @@ def limits_table(limits: Iterable[Limit]) -> str:
             str(each.groups.get(group, "not run" if group == INT4 and not each.has_int4 else "nothing fits"))
             for group in groups
         ]
-        cells.append(f"**{each.beaten_by}**" if each.beaten_by else "no")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([*cells, f"**{each.beaten_by}**" if each.beaten_by else "no"])
+    return page_tables.in_markdown(["data, limit", "picked", "accuracy of the picks", *groups, "a rival beats the picks"], rows)
 
 
 def winners_table(trees: Mapping[str, dict]) -> str:
@@ -216,15 +212,14 @@ def winners_table(trees: Mapping[str, dict]) -> str:
     of_costs = {cost: list(limits_of(trees, cost)) for cost in KEYS}
     # `compress` makes no models in int4.
     groups = [group for group in shown_groups(limit for limits in of_costs.values() for limit in limits) if group != INT4]
-    lines = [f"| limit | {' | '.join(groups)} | no rival beats the picks |", f"|{'---|' * (2 + len(groups))}"]
+    rows = []
     for cost, limits in of_costs.items():
         for part in dict.fromkeys(each.part for each in limits):
             alike = [each for each in limits if each.part == part and each.groups]
             wins = Counter(each.winner for each in alike)
             cells = [f"{part} of the {cost}", *(f"{wins[group]} of {len(alike)}" for group in groups)]
-            cells.append(f"{sum(each.beaten_by is None for each in alike)} of {len(alike)}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([*cells, f"{sum(each.beaten_by is None for each in alike)} of {len(alike)}"])
+    return page_tables.in_markdown(["limit", *groups, "no rival beats the picks"], rows)
 
 
 def with_tables(page: str, trees: Mapping[str, Mapping[str, dict]]) -> str:

@@ -27,7 +27,7 @@ CHANNELS, SAMPLES, PATCH = 6, 128, 8
 def perceptron(data: Data, width: int) -> keras.Model:
     """Return a network of two dense hidden layers of `width` units with ReLU, for rows of features."""
     hidden = [layers.Dense(width, activation="relu", name=f"hidden_{index}") for index in range(2)]
-    head = layers.Dense(classes(data), activation="softmax", name="class")
+    head = layers.Dense(data.classes, activation="softmax", name="class")
     return keras.Sequential([keras.Input(data.x_train.shape[1:]), *hidden, head])
 
 
@@ -44,7 +44,7 @@ def transformer(data: Data, width: int) -> keras.Model:
         x = x + layers.MultiHeadAttention(HEADS, width // HEADS, name=f"attention_{block}")(normal, normal)
         normal = layers.LayerNormalization(name=f"norm_{block}")(x)
         x = x + wide_models.feed_forward(normal, 4 * width, layers.Dense, f"channels_{block}")
-    return wide_models.classifier(tokens, x, "transformer", classes(data))
+    return wide_models.classifier(tokens, x, "transformer", data.classes)
 
 
 def vgg(data: Data, width: int) -> keras.Model:
@@ -54,11 +54,6 @@ def vgg(data: Data, width: int) -> keras.Model:
     """
     channels = max(1, width // UNITS_PER_CHANNEL)
     return wide_models.vgg(width, (channels, 2 * channels, 4 * channels))
-
-
-def classes(data: Data) -> int:
-    """Return the number of classes of a data set."""
-    return int(data.y_train.max()) + 1
 
 
 def tokens(x: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.fft
 import scipy.linalg
 from keras import ops
-from keras_butterfly_cli.demonstration import load
+from keras_butterfly_cli.datasets import load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

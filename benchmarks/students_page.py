@@ -90,14 +90,13 @@ def variants_table(trees: dict[str, dict]) -> str:
 
 def int8_table(trees: dict[str, dict]) -> str:
     """Return the table in Markdown of what students reach in int8, trained with and without rounding, on HAPT."""
-    tree = trees["hapt"]
-    lines = [f"| layers | training | {' | '.join(PRECISIONS.values())} |", f"|---|---|{'---|' * len(PRECISIONS)}"]
+    tree, rows = trees["hapt"], []
     for structure, variants in STRUCTURES.items():
         for variant, training in zip(variants, TRAININGS, strict=False):
             found = [accuracies(tree, precision, variant) for precision in PRECISIONS]
             if found[0] is not None:
-                lines.append(f"| {structure} | {training} | {' | '.join(_against(found[0], each) for each in found)} |")
-    return "\n".join(lines)
+                rows.append([structure, training, *(_against(found[0], each) for each in found)])
+    return page_tables.in_markdown(["layers", "training", *PRECISIONS.values()], rows)
 
 
 def _against(reference: np.ndarray, values: np.ndarray | None) -> str:
@@ -111,14 +110,14 @@ def places_table(trees: dict[str, dict]) -> str:
     """Return the table in Markdown of the accuracy on HAPT that each rounding costs alone, in points."""
     tree, structures = trees["hapt"], {name: variants[0] for name, variants in STRUCTURES.items()}
     known = {name: list(tree["rounded"][variant].values()) for name, variant in structures.items()}
-    lines = [f"| rounded to int8 | {' | '.join(known)} |", f"|---|{'---|' * len(known)}"]
+    rows = []
     for place, label in PLACES.items():
         cells = [
             difference(100 * np.array([run[place] for run in runs]), accuracies(tree, "float32", structures[name]))
             for name, runs in known.items()
         ]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([label, *cells])
+    return page_tables.in_markdown(["rounded to int8", *known], rows)
 
 
 TABLES = {"variants": variants_table, "places": places_table, "int8": int8_table}

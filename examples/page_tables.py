@@ -1,7 +1,7 @@
 """Tables in pages in Markdown that are made anew from results, each between two comments."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 
 def replaced(page: str, pattern: str, table: Callable[[str], str]) -> str:
@@ -17,3 +17,9 @@ def replaced(page: str, pattern: str, table: Callable[[str], str]) -> str:
         return f"<!-- {match.group(1)} -->\n{table(match.group(1))}\n<!-- end -->"
 
     return re.sub(rf"<!-- ({pattern}) -->\n.*?<!-- end -->", made, page, flags=re.DOTALL)
+
+
+def in_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown, with the texts of its heads and of the cells of each row."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join([first, f"|{'---|' * len(heads)}", *others])

@@ -246,15 +246,9 @@ class _Export:
 
     def lowered(self, plans: dict[Layer, LayerPlan]) -> TFLiteModel:
         """Convert the model with its butterfly layers as `plans` say, compare the file with Keras, and return the result."""
-        precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
-        variables = [variable.value for variable in self.model.variables]
-        replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
-        no_loops = precision.name == "int8" or self.specs[0].shape[0] is None
-        with replaced, unrolled(self.model) if no_loops else nullcontext():
-            content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
-            plain = convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
+        content, plain = self._converted(plans)
         operators = check_builtin(content)
-        if precision.name == "int8":
+        if self.planner.precision.name == "int8":
             runtime.check_survives(content)
         interpreter = runtime.load(content)
         try:
@@ -270,7 +264,7 @@ class _Export:
             partitions=partitions,
             input_names=tuple(spec.name for spec in self.specs),
             output_names=self.output_names,
-            precision=precision,
+            precision=self.planner.precision,
             parity=parity,
             plan=_with_paths(plans, self.model),
             notes=notes,
@@ -279,6 +273,16 @@ class _Export:
                 tuple(tensor.name for tensor in self.model.inputs), pack_inputs(self.model, [spec.name for spec in self.specs])
             ),
         )
+
+    def _converted(self, plans: dict[Layer, LayerPlan]) -> tuple[bytes, bytes | None]:
+        """Return the file, and if the export is measured against one in float32, that file too."""
+        precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
+        variables = [variable.value for variable in self.model.variables]
+        replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
+        no_loops = precision.name == "int8" or self.specs[0].shape[0] is None
+        with replaced, unrolled(self.model) if no_loops else nullcontext():
+            content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
+            return content, convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
 
     def with_advice(self, error: ParityError) -> ParityError:
         """Return the error of an export that was refused. That of an int8 export is given advice, which takes one more export.

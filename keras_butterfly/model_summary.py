@@ -8,7 +8,6 @@ from functools import singledispatch
 from typing import Any, NamedTuple
 
 import keras
-from rich.console import Console
 
 from .compression.dense_map import little_saved
 from .layers.butterfly import Butterfly
@@ -19,7 +18,7 @@ from .layers.low_rank import LowRank
 from .utils.keras_internals import all_layers, attention_projections, held_layers
 from .utils.model_checks import check_model
 from .utils.recording import Call, recorded
-from .utils.text_table import TextTable
+from .utils.text_table import TextTable, wide_console
 
 Shape = tuple[int | None, ...]
 
@@ -30,7 +29,6 @@ _BUTTERFLIES = (Butterfly, ButterflyDense, Kaleidoscope, LowRank)
 _LEAVES = (*_BUTTERFLIES, keras.layers.RNN)
 # Sizes that are tried for axes that a model leaves open. They suit images, and still differ if they are halved five times.
 _LENGTHS = (96, 128)
-_FILE_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -184,10 +182,7 @@ def summary(model: keras.Model, *, show: bool = True) -> Summary:
     runs = _SymbolicRuns(model, [*projections, *(layer for _, layer in parts if _is_leaf(layer))])
     result = Summary(model.name, tuple(_table_rows(parts, runs)))
     if show:
-        console = Console()
-        if not console.is_terminal:  # a file or a pipe has no width of its own
-            console.width = max(console.width, _FILE_WIDTH)
-        console.print(result.table())
+        wide_console().print(result.table())
     return result
 
 

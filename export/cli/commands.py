@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, training_and_test
-from rich.console import Console
 
 import keras_butterfly
 from keras_butterfly import export as exporting
@@ -27,14 +26,12 @@ from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
 from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at, first_outputs, sample
 from keras_butterfly.utils.progress import Progress
-from keras_butterfly.utils.text_table import TextTable
+from keras_butterfly.utils.text_table import TextTable, wide_console
 from keras_butterfly.utils.validation import check_finite
 
 # Number of examples that layers are fitted to.
 MAX_FITTED = 4096
 Progress.lines = True
-# A file or a pipe has no width of its own.
-FILE_WIDTH = 120
 
 
 def summary(model, as_json):
@@ -106,13 +103,12 @@ def _training_settings(original, arrays, options) -> dict:
 
 
 def _targets(latency_us: float | None, size_kib: float | None, accuracy_drop: float | None) -> dict:
-    """Return the targets as `compress` takes them: seconds, bytes, and a part of 1. Those that are None are left out."""
-    targets = {
+    """Return the targets as `compress` takes them: seconds, bytes, and a part of 1. Those that are not given stay None."""
+    return {
         "target_latency": None if latency_us is None else latency_us / 1e6,
         "target_size": None if size_kib is None else int(size_kib * 1024),
         "max_accuracy_drop": None if accuracy_drop is None else accuracy_drop / 100,
     }
-    return {name: target for name, target in targets.items() if target is not None}
 
 
 def _replaced(original, arrays, options, settings, checkpoint):
@@ -348,9 +344,7 @@ def print_report(report: dict, shown: list, as_json: bool) -> None:
     if as_json:
         _print_json(report)
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_WIDTH)
+    console = wide_console()
     for part in shown:
         console.print(part, highlight=False)
 

@@ -11,12 +11,17 @@ SAMPLE = "fashion_mnist_sample"
 
 @dataclass(frozen=True)
 class Data:
-    """Flattened images in 0 .. 1, float32 (examples, features), and integer labels (examples,) of 10 classes."""
+    """Inputs, for images flattened and in 0 .. 1, float32 (examples, features), and integer labels from 0 on (examples,)."""
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(self.y_train.max()) + 1
 
 
 def load(dataset: str) -> Data:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import tensorflow as tf
@@ -29,8 +29,6 @@ from .wisdom import Candidate, Measurement, Wisdom, WisdomKey
 LoweringKind = Literal["auto", "gather", "slice", "fused", "folded", "dense"]
 Effort = Literal["measure", "quick", "estimate"]
 Objective = Literal["latency", "size"]
-EFFORTS = ("measure", "quick", "estimate")
-OBJECTIVES = ("latency", "size")
 RUNS, WARMUP = 40, 50
 # Latencies up to this many times the fastest count as equal, so that the noise of the machine does not choose the file's size.
 MAX_OVER_FASTEST = 1.05
@@ -68,7 +66,8 @@ class Planner:
     progress: Progress
 
     def __post_init__(self):
-        for name, choices in (("lowering", ("auto", *KINDS)), ("effort", EFFORTS), ("objective", OBJECTIVES)):
+        known = {"lowering": ("auto", *KINDS), "effort": get_args(Effort), "objective": get_args(Objective)}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={getattr(self, name)!r}")
         if not isinstance(self.wisdom, Wisdom):

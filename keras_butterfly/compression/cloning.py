@@ -152,3 +152,10 @@ def remake(layer: Layer) -> Layer:
             f"{reason_of(error)}. Give the class a get_config() that returns its constructor's arguments, or build the model "
             "from inputs to outputs with keras.Model(inputs, outputs)."
         ) from error
+
+
+def config_without(name: str, config):
+    """Return a Keras config without the entries called `name`, at any depth."""
+    if isinstance(config, dict):
+        return {key: config_without(name, value) for key, value in config.items() if key != name}
+    return [config_without(name, value) for value in config] if isinstance(config, list) else config

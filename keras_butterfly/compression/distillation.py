@@ -20,6 +20,7 @@ from ..utils.recording import recorded
 from ..utils.streams import is_stream, read_examples
 from ..utils.validation import integer_up_to, positive_integer, positive_number
 from .checkpoint import Checkpoint, SaveEachEpoch, fingerprint, fingerprint_of_weights, state_of
+from .cloning import config_without
 from .dense_map import KINDS
 
 LEARNING_RATE = 1e-3
@@ -253,14 +254,8 @@ def _optimizer_settings(optimizer) -> dict | None:
         settings = keras.optimizers.serialize(optimizer)["config"]
     except NotImplementedError:  # its learning rate is of a class without get_config
         return None
-    return _without_names(json.loads(json.dumps(settings, default=lambda value: type(value).__name__)))
-
-
-def _without_names(config):
-    """Return `config` without the entries "name", at any depth. A default name counts the optimizers of the process."""
-    if isinstance(config, dict):
-        return {key: _without_names(value) for key, value in config.items() if key != "name"}
-    return [_without_names(value) for value in config] if isinstance(config, list) else config
+    # A default name counts the optimizers of the process.
+    return config_without("name", json.loads(json.dumps(settings, default=lambda value: type(value).__name__)))
 
 
 class _ShowProgress(keras.callbacks.Callback):

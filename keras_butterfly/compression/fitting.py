@@ -45,9 +45,8 @@ class FitProblem:
         only as many rows as the rank of the inputs.
         """
         u, s, vt = np.linalg.svd(inputs, full_matrices=False)
-        kept = max(
-            1, np.count_nonzero(s > s[0] * max(inputs.shape) * np.finfo(s.dtype).eps)
-        )  # smaller ones are rounding errors
+        # Smaller singular values are rounding errors.
+        kept = max(1, np.count_nonzero(s > s[0] * max(inputs.shape) * np.finfo(s.dtype).eps))
         reduced = u[:, :kept].T @ targets
         rest = float(np.sum(np.square(targets, dtype=np.float64)) - np.sum(np.square(reduced, dtype=np.float64)))
         return cls((s[:kept, None] * vt[:kept]).astype(np.float32), reduced.astype(np.float32), max(rest, 0.0))

@@ -9,7 +9,7 @@ from keras import ops
 
 from ..utils.keras_internals import held_variables
 from ..utils.model_walk import named_layers
-from .cloning import is_graph
+from .cloning import config_without, is_graph
 
 # The arguments of layers, by the paths of the layers.
 Arguments = Mapping[str, Mapping[str, int]]
@@ -80,7 +80,7 @@ def remade(model: keras.Model, arguments: Arguments) -> keras.Model | None:
 
     It is None if Keras cannot make such a model, or if its outputs have other shapes.
     """
-    config = _unbuilt(model.get_config())
+    config = config_without("build_config", model.get_config())  # the layers get other shapes
     for path, changed in arguments.items():
         config_of(config, path).update(changed)
     try:
@@ -93,13 +93,6 @@ def remade(model: keras.Model, arguments: Arguments) -> keras.Model | None:
         return None
     # Names are not compared: layers that a layer makes itself, such as the softmax of an attention, have new ones in each copy.
     return new if _types(new) == _types(model) else None
-
-
-def _unbuilt(config):
-    """Return the config of a model without the shapes that its layers were built for, at any depth."""
-    if isinstance(config, dict):
-        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
-    return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
 def config_of(config: dict[str, Any], path: str) -> dict[str, Any]:

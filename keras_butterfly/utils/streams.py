@@ -104,10 +104,8 @@ def _inputs_and_labels(model: keras.Model, element) -> tuple[Any, Any]:
         return element, None
     if len(element) == 1:
         return element[0], None
-    if isinstance(element[0], str) and isinstance(
-        element[1], Mapping
-    ):  # TFLite's form: (name of the signature, inputs by name)
-        x = element[1]
+    if isinstance(element[0], str) and isinstance(element[1], Mapping):
+        x = element[1]  # TFLite's form: (name of the signature, inputs by name)
         alone = len(x) == 1 and len(getattr(model, "inputs", None) or ()) == 1
         return next(iter(x.values())) if alone else x, None
     known = bool(getattr(model, "inputs", None))

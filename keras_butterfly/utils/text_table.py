@@ -29,6 +29,14 @@ class TextGroup(Group):
         return _as_text(self)
 
 
+def wide_console() -> Console:
+    """Return a console for stdout, at least 120 columns wide unless stdout is a terminal."""
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console.width = max(console.width, WIDTH)
+    return console
+
+
 def _as_text(renderable: RenderableType) -> str:
     """Return what rich prints for `renderable`, without colors."""
     console = Console(file=io.StringIO(), width=WIDTH)
