@@ -18,6 +18,7 @@ from keras_butterfly_cli import main
 import keras_butterfly.export.compression.finalists as finalists
 import keras_butterfly.export.compression.harm as harm
 import keras_butterfly.export.compression.narrower as narrower
+import keras_butterfly.export.compression.structured as structured
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import Butterfly, export
 
@@ -173,8 +174,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
     monkeypatch.setattr(finalists, "MOST", 2)
     monkeypatch.setattr(narrower, "FACTORS", (1 / 4,))
-    monkeypatch.setattr(narrower, "BUTTERFLY_FACTORS", (1 / 2,))
-    monkeypatch.setattr(narrower, "BUTTERFLIES", ("radix 4",))
+    for family, kind in structured.KINDS.items():
+        monkeypatch.setitem(structured.KINDS, family, kind._replace(factors=(1 / 2,), choices=kind.choices[:1]))
     monkeypatch.setattr(harm, "STEPS", 5)
     monkeypatch.setattr(finalists, "COMPILED", False)
 
