@@ -375,7 +375,8 @@ def _may_replace(layer: keras.layers.Layer, old: keras.layers.Layer) -> bool:
 
 
 def difference(target, output, of_probabilities: bool, temperature: float):
-    """Return D of `Distiller`, the difference of a student's output and the teacher's, `target`."""
+    """Return D of `Distiller`, the difference of a student's output and the teacher's, `target`, in float32."""
+    target, output = ops.cast(target, "float32"), ops.cast(output, "float32")
     if not of_probabilities:
         return relative_error(target, output)
     # The factor T^2 makes the size of the gradient independent of T.
