@@ -10,13 +10,16 @@ from sklearn.datasets import load_digits
 
 import keras_butterfly.export.compression.costs as costs
 import keras_butterfly.export.compression.finalists as finalists
+import keras_butterfly.export.compression.harm as harm
 import keras_butterfly.export.compression.narrower as narrower
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import LowRank, export
 from keras_butterfly.export.compression.harm import try_layer
-from keras_butterfly.export.compression.imitation import imitate
+from keras_butterfly.export.compression.imitation import Lesson, imitate
 from keras_butterfly.export.compression.memory import FILE
+from keras_butterfly.export.compression.replaceable import replaceable_layers
 from keras_butterfly.export.compression.score import Score
+from keras_butterfly.export.compression.structures import structures_of
 from keras_butterfly.export.convert import to_tflite
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -239,6 +242,18 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, mo
         compress(task, target_size=20_000, folder=tmp_path / "search", epochs=1)
     monkeypatch.setattr(trials, "try_layer", lambda *rest: pytest.fail("tried again"))
     assert compress(task, target_size=25_000, folder=tmp_path / "search", epochs=2).exported.size_bytes <= 25_000
+
+
+@pytest.mark.parametrize("examples", [5, 8, 12])
+def test_a_trial_on_few_examples_has_as_many_steps(examples, monkeypatch):
+    monkeypatch.setattr(
+        harm, "imitate", lambda student, lesson, *, epochs, batch_size, **rest: steps.append((epochs, batch_size))
+    )
+    steps, model = [], keras.Sequential([keras.Input((16,)), layers.Dense(16)])
+    x = np.random.default_rng(0).normal(size=(examples, 16)).astype("float32")
+    lesson, (place,) = Lesson.of(model, x), replaceable_layers(model, x, None, None)
+    try_layer(model, place, structures_of(place.dense)[0], lesson, lesson, 8, 0)
+    assert steps == [(20 if examples <= 8 else 10, 8)]
 
 
 @pytest.fixture
