@@ -14,10 +14,11 @@ from ..model import TFLiteModel
 from ..tflite.parity import Decision
 
 
-def accuracy(labels, outputs) -> float:
+def accuracy(labels, outputs, decision: Decision | None = None) -> float:
     """Return the part of the examples that the outputs classify correctly.
 
-    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2.
+    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2, or
+    above 0 if `decision` is "positive".
 
     Raises:
         ValueError: if the labels are not one integer for each example, or beyond the classes, or if the model has several
@@ -25,9 +26,14 @@ def accuracy(labels, outputs) -> float:
     """
     if isinstance(outputs, list):
         raise ValueError(f"Expected a model of one output, or the argument `metric`. Received: {len(outputs)} outputs")
-    guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    guesses = outputs[..., 0] > border(decision) if outputs.shape[-1] == 1 else outputs.argmax(-1)
     flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
     return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))
+
+
+def border(decision: Decision | None) -> float:
+    """Return the value above which a single output decides for class 1."""
+    return 0.0 if decision == "positive" else 0.5
 
 
 def check_scorable(labels, outputs: list, examples: int) -> None:
@@ -69,7 +75,7 @@ class Score:
         flat = keras.tree.flatten(self.x)
         outputs = exported.predict(flat if len(flat) > 1 else flat[0])
         if self.y is not None:
-            return float((accuracy if self.metric is None else self.metric)(self.y, outputs))
+            return float(accuracy(self.y, outputs, *self.decisions) if self.metric is None else self.metric(self.y, outputs))
         listed = outputs if isinstance(outputs, list) else [outputs]
         pairs = zip(self.expected, map(_as_floats, listed), self.decisions, strict=True)
         return float(np.mean([agreement(*pair) for pair in pairs]))
@@ -84,8 +90,7 @@ def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | Non
     if decision == "largest":
         return float(np.mean(expected.argmax(-1) == output.argmax(-1)))
     if decision is not None:
-        border = 0.5 if decision == "half" else 0.0
-        return float(np.mean((expected > border) == (output > border)))
+        return float(np.mean((expected > border(decision)) == (output > border(decision))))
     return 1.0 - float(np.linalg.norm(output - expected) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import keras
 
 from keras_butterfly.compression.checkpoint import fingerprint, fingerprint_of_weights
-from keras_butterfly.compression.distillation import MAX_EPOCHS
+from keras_butterfly.compression.distillation import MAX_EPOCHS, are_probabilities
 from keras_butterfly.compression.narrowing import Arguments, narrowable_layers
 from keras_butterfly.compression.width_multiplier import hidden_widths
 from keras_butterfly.utils.keras_internals import all_layers
@@ -143,7 +143,7 @@ def compress(
         check_seed(seed),
     )
     examples = Examples.of(model, data, validation_data, training.seed)
-    score = _score(model, examples, metric)
+    score = _score(model, examples, metric, loss)
     lesson = Lesson.of(model, examples.x, examples.y, loss)
     layers = replaceable_layers(model, examples.x, where, min_weights)
     chosen = None if where is None and min_weights is None else {layer.path for layer in layers}
@@ -274,22 +274,25 @@ def _exportable(model: keras.Model, precisions: Sequence[Quantize | None]) -> li
     return usable
 
 
-def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> Score:
+def _score(model: keras.Model, examples: Examples, metric: Callable | None, loss) -> Score:
     """Return the function that scores exported models.
 
     Raises:
         ValueError: if labels and metric do not fit.
     """
-    if examples.held_y is not None:
-        if metric is None:
-            outputs = first_outputs(model, examples.held_x, 1)
-            check_scorable(examples.held_y, outputs, len(keras.tree.flatten(examples.held_x)[0]))
-        return Score(examples.held_x, examples.held_y, metric)
     if metric is not None:
-        raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
-    known = with_inputs(model)
-    decided = tuple(decisions(known, output_names(known)))
-    return Score(examples.held_x, None, None, outputs_of(model, examples.held_x), decided)
+        if examples.held_y is None:
+            raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
+        return Score(examples.held_x, examples.held_y, metric)
+    decided = decisions(model, output_names(with_inputs(model)), loss)
+    if examples.held_y is not None:
+        outputs = first_outputs(model, examples.held_x, 1)
+        check_scorable(examples.held_y, outputs, len(keras.tree.flatten(examples.held_x)[0]))
+        return Score(examples.held_x, examples.held_y, None, decisions=tuple(decided))
+    expected = outputs_of(model, examples.held_x)
+    pairs = zip(decided, expected, strict=True)
+    decided = ["largest" if known is None and are_probabilities(output) else known for known, output in pairs]
+    return Score(examples.held_x, None, None, expected, tuple(decided))
 
 
 def _as_list(rates) -> Sequence:

@@ -9,6 +9,9 @@ from keras_butterfly.export.compression.score import accuracy, agreement
 def test_accuracy():
     assert accuracy([1, 0, 1], np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])) == pytest.approx(2 / 3)
     assert accuracy([[1], [0]], np.array([[0.9], [0.6]])) == 0.5
+    logits = np.array([[0.3], [-0.3]])
+    assert accuracy([1, 0], logits, "positive") == 1
+    assert accuracy([1, 0], logits) == 0.5
     with pytest.raises(ValueError, match="Expected integer labels"):
         accuracy([0.5], np.array([[0.5]]))
     with pytest.raises(ValueError, match="model of one output"):

@@ -126,6 +126,27 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task, tmp_path):
         found.to_json(tmp_path / "found.json")
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_one_output_decides_as_its_loss_says(compiled):
+    model, loss = (
+        keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(1)]),
+        keras.losses.BinaryCrossentropy(True),
+    )
+    if compiled:
+        model.compile("sgd", loss)
+    x = np.random.default_rng(0).normal(size=(200, 16)).astype("float32")
+    y = (model(x).numpy() > 0).astype(int)
+    found = export.compress(model, (x, y), target_latency=1.0, loss=None if compiled else loss, runs=1, progress=False)
+    assert found.points[0].score > 0.99
+
+
+def test_probabilities_decide_about_a_class_without_a_loss():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(200, 16)).astype("float32")
+    found = export.compress(model, x, validation_data=x, target_latency=1.0, quantize="int8", runs=1, progress=False)
+    assert found.points[0].score == np.mean(found.exported.predict(x).argmax(-1) == model(x).numpy().argmax(-1))
+
+
 @pytest.mark.usefixtures("eager")
 def test_a_target_that_nothing_meets(task, monkeypatch):
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
