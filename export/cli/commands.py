@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, training_and_test
 from rich.console import Console
 
@@ -144,12 +145,13 @@ def _decision(model: keras.Model) -> Decision | None:
 
 
 def _scores(name: str, model, arrays, decision: Decision | None) -> dict[str, float]:
-    """Return the accuracy of a Keras model with one output, by `name`. Without labels in the data return nothing."""
+    """Return the accuracy of a Keras model with one output, by `name`. Without labels of classes in the data return nothing."""
     suffix = TEST if arrays is not None and LABELS + TEST in arrays else ""
-    if arrays is None or LABELS + suffix not in arrays or len(model.outputs) != 1:
+    labels = (arrays or {}).get(LABELS + suffix)
+    if labels is None or not np.issubdtype(labels.dtype, np.integer) or len(model.outputs) != 1:
         return {}
     x = check_data(model, inputs_of(arrays, _input_names(model), suffix))
-    return {name: accuracy(arrays[LABELS + suffix], model.predict(x, verbose=0), decision)}
+    return {name: accuracy(labels, model.predict(x, verbose=0), decision)}
 
 
 def _score_lines(scores: dict[str, float], replaced) -> list[str]:
