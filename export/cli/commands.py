@@ -18,7 +18,7 @@ from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.compression.distillation import labels_and_loss
 from keras_butterfly.export import files
-from keras_butterfly.export.compression.score import accuracy, check_scorable
+from keras_butterfly.export.compression.score import accuracy, as_integers, check_scorable
 from keras_butterfly.export.measurement.devices import find
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
@@ -147,11 +147,11 @@ def _decision(model: keras.Model) -> Decision | None:
 def _scores(name: str, model, arrays, decision: Decision | None) -> dict[str, float]:
     """Return the accuracy of a Keras model with one output, by `name`. Without labels of classes in the data return nothing."""
     suffix = TEST if arrays is not None and LABELS + TEST in arrays else ""
-    labels = (arrays or {}).get(LABELS + suffix)
-    if labels is None or not np.issubdtype(labels.dtype, np.integer) or len(model.outputs) != 1:
+    if arrays is None or LABELS + suffix not in arrays or len(model.outputs) != 1:
         return {}
-    x = check_data(model, inputs_of(arrays, _input_names(model), suffix))
-    return {name: accuracy(labels, model.predict(x, verbose=0), decision)}
+    outputs = model.predict(check_data(model, inputs_of(arrays, _input_names(model), suffix)), verbose=0)
+    labels = as_integers(arrays[LABELS + suffix], outputs)
+    return {} if np.issubdtype(labels.dtype, np.floating) else {name: accuracy(labels, outputs, decision)}
 
 
 def _score_lines(scores: dict[str, float], replaced) -> list[str]:

@@ -21,14 +21,29 @@ def accuracy(labels, outputs, decision: Decision | None = None) -> float:
     above 0 if `decision` is "positive".
 
     Raises:
-        ValueError: if the labels are not one integer for each example, or beyond the classes, or if the model has several
-            outputs.
+        ValueError: if the labels are neither one integer for each example nor one-hot, or beyond the classes, or if the model
+            has several outputs.
     """
     if isinstance(outputs, list):
-        raise ValueError(f"Expected a model of one output, or the argument `metric`. Received: {len(outputs)} outputs")
+        raise ValueError(
+            f"Expected a model of one output, the argument `metric`, or no labels. Received: {len(outputs)} outputs and labels."
+        )
+    labels = as_integers(labels, outputs)
+    if np.issubdtype(labels.dtype, np.floating) and np.mod(labels, 1).any():
+        raise ValueError(
+            "Expected labels that are classes, to count the correct outputs. Received numbers that are not whole. Leave the "
+            "labels out, or give the argument `metric`."
+        )
     guesses = outputs[..., 0] > border(decision) if outputs.shape[-1] == 1 else outputs.argmax(-1)
-    flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
+    flat = labels.reshape(-1) if labels.size == guesses.size and labels.ndim else labels
     return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))
+
+
+def as_integers(labels, outputs) -> np.ndarray:
+    """Return labels that are one-hot in the shape of the outputs as integers, and all others as they are."""
+    array = np.asarray(labels)
+    one_hot = array.shape == outputs.shape and array.shape[-1] > 1 and np.isin(array, (0, 1)).all()
+    return array.argmax(-1) if one_hot and (array.sum(-1) == 1).all() else array
 
 
 def border(decision: Decision | None) -> float:

@@ -98,9 +98,9 @@ def compress(
         validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
             10,000 examples, which are not trained on. If the original was trained on `data`, its score on them is too high,
             and drops look larger than they are: then give examples that it has never seen.
-        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
-            Without labels, the part of the examples on which a model's class is the original's; for outputs that decide
-            about no class, 1 minus the relative error in the 2-norm.
+        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for labels that are
+            integers or one-hot. Without labels, the part of the examples on which a model's class is the original's; for
+            outputs that decide about no class, 1 minus the relative error in the 2-norm.
         epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
             each model is trained once with each, and the one with the best score is kept.
         loss: the loss of the labels, as in `distill`.

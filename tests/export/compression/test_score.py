@@ -12,7 +12,10 @@ def test_accuracy():
     logits = np.array([[0.3], [-0.3]])
     assert accuracy([1, 0], logits, "positive") == 1
     assert accuracy([1, 0], logits) == 0.5
+    assert accuracy([[0.0, 1.0], [1.0, 0.0]], np.array([[0.1, 0.9], [0.2, 0.8]])) == 0.5  # one-hot
     with pytest.raises(ValueError, match="Expected integer labels"):
+        accuracy([1.0], np.array([[0.5]]))
+    with pytest.raises(ValueError, match="numbers that are not whole"):
         accuracy([0.5], np.array([[0.5]]))
     with pytest.raises(ValueError, match="model of one output"):
         accuracy([1], [np.ones((1, 2)), np.ones((1, 2))])
