@@ -112,13 +112,13 @@ class Finalists:
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
         """Train the best model of each family that keeps the limits of latency and size.
 
-        If no model of any family does, the nearest of each is trained.
+        If no model of any family does, the nearest of each is trained, the nearest of all first.
         """
-        best = [self._best_within_limits(family) for family in families]
+        best = sorted((self._best_within_limits(family) for family in families), key=lambda each: max(each[1], 1.0))
         for entry, load in best:
             if self._is_over:
                 return
-            if load <= 1 or min(load for _, load in best) > 1:
+            if load <= 1 or best[0][1] > 1:
                 self._train(entry)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:

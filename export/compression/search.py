@@ -250,7 +250,8 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     if not meets:
         raise TargetError(
             f"No model found meets the targets ({task.targets}). The nearest is '{pick.name}': "
-            f"{described(pick, points[0])}. Relax a target, or try another precision, more epochs or more data.",
+            f"{described(pick, points[0])}. Relax a target, or try another precision, more epochs or more data."
+            + (f" {STOPPED}" if task.clock.has_cut else ""),
             result,
         )
     return result

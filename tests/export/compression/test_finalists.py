@@ -66,7 +66,7 @@ def test_a_family_with_a_good_model_is_searched_among_faster_ones_only(trained):
 
 @pytest.mark.parametrize(
     ("loads", "names"),
-    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([1.2, 2.0, 3.0], ["a 0", "b 0", "c 0"])],
+    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([3.0, 1.2, 2.0], ["b 0", "c 0", "a 0"])],
 )
 def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monkeypatch, loads, names):
     families = [family(name, [load], [0.9])[0] for name, load in zip("abc", loads, strict=True)]

@@ -161,6 +161,7 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     assert error.value.exit_code == 1
     assert len(found.points) > 1 and found.pick in found.points
     assert "is the nearest" in found.why[0]
+    assert "The time limit ended the search early" in str(error.value)
     # Only the layer that `where` names is changed.
     assert all(set(point.layers) == {"a"} for point in found.points[1:])
 
