@@ -245,7 +245,8 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
         for name, (made, model, report, exported, score), latency in zip(names, found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
-    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.has_cut else ()))
+    stopped = (STOPPED,) if task.clock.has_cut else ()
+    why = (*reasons(points, pick, task.targets), *pick.exported.notes, *notes, *stopped)
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
     if not meets:
         raise TargetError(

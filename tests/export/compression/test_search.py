@@ -147,6 +147,13 @@ def test_probabilities_decide_about_a_class_without_a_loss():
     assert found.points[0].score == np.mean(found.exported.predict(x).argmax(-1) == model(x).numpy().argmax(-1))
 
 
+def test_the_warnings_of_the_picked_file_are_shown():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(20, 16)).astype("float32")
+    found = export.compress(model, x, target_latency=1.0, quantize="int8", runs=1, progress=False)
+    assert found.exported.notes and set(found.exported.notes) <= set(found.why)
+
+
 @pytest.mark.usefixtures("eager")
 def test_a_target_that_nothing_meets(task, monkeypatch):
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
