@@ -147,6 +147,18 @@ def test_probabilities_decide_about_a_class_without_a_loss():
     assert found.points[0].score == np.mean(found.exported.predict(x).argmax(-1) == model(x).numpy().argmax(-1))
 
 
+def test_a_quantized_original_that_is_wrong_on_the_data_is_refused():
+    """Features of very different scales, whose normalization becomes a part of the weights. Random inputs would not show it."""
+    scale = np.logspace(-3, 4, 64).astype("float32")
+    hidden = layers.Dense(64, bias_initializer="ones")
+    model = keras.Sequential([keras.Input((64,)), layers.BatchNormalization(), hidden, layers.Dense(4, "softmax")])
+    model.layers[0].moving_mean.assign(3 * scale)
+    model.layers[0].moving_variance.assign(scale**2)
+    x = scale * (3 + np.random.default_rng(0).normal(size=(100, 64)).astype("float32"))
+    with pytest.raises(ValueError, match=r"disagrees with Keras .* on the representative data"):
+        export.compress(model, x, target_latency=1.0, quantize="dynamic", runs=1, progress=False)
+
+
 def test_the_warnings_of_the_picked_file_are_shown():
     model = keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(3, "softmax")])
     x = np.random.default_rng(0).normal(size=(20, 16)).astype("float32")
