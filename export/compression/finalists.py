@@ -17,6 +17,7 @@ from .costs import Cost
 from .families import Entry
 from .imitation import imitate
 from .narrowing import StrongestUnits
+from .targets import ROUND_OFF
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
@@ -127,7 +128,7 @@ class Finalists:
         The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
         all families are left out. A model of several families is trained once.
         """
-        least = self.original.score - drop
+        least = self.original.score - drop - ROUND_OFF
         searches = [_Bisection(family) for family in families]
         fastest = float("inf")
         while open_searches := [search for search in searches if search.is_open]:
