@@ -74,6 +74,8 @@ class Blueprint:
     ) -> tuple[keras.Model, ReplacementReport | None]:
         """Return the new model, and the report of the layers that were replaced, or None if none was.
 
+        New layers can be trained, also if those in their places could not.
+
         Args:
             model: the original.
             x: inputs of the model.
@@ -88,6 +90,7 @@ class Blueprint:
         settings = {path: {**structure.settings, "seed": seed_of(path, structure)} for path, structure in self.structures}
         new, report = replace_each(model, settings, data=examples_at(x, slice(1)))
         for path, structure in self.structures:
+            layer_at(new, path).trainable = True
             if (path, structure.name) in starts:
                 layer_at(new, path).set_weights(starts[path, structure.name])
         return new, report
