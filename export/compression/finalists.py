@@ -275,10 +275,10 @@ class Finalists:
             name = self.name(blueprint, precision)
             try:
                 file = task.export(model, blueprint.name)
+                score = task.memory.once(task.scores, key, partial(task.score, file), is_finished=lambda: finished)
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue
-            score = task.memory.once(task.scores, key, partial(task.score, file), is_finished=lambda: finished)
             exported[precision] = Finalist(blueprint, model, report, file, score)
         return exported
 

@@ -29,10 +29,11 @@ def accuracy(labels, outputs, decision: Decision | None = None) -> float:
             f"Expected a model of one output, the argument `metric`, or no labels. Received: {len(outputs)} outputs and labels."
         )
     labels = as_integers(labels, outputs)
-    if np.issubdtype(labels.dtype, np.floating) and np.mod(labels, 1).any():
+    is_fraction = np.issubdtype(labels.dtype, np.floating) and np.mod(labels, 1).any()
+    if is_fraction or (labels.shape == outputs.shape and labels.ndim > 1 and labels.shape[-1] > 1):
         raise ValueError(
-            "Expected labels that are classes, to count the correct outputs. Received numbers that are not whole. Leave the "
-            "labels out, or give the argument `metric`."
+            "Expected labels that are classes, integers or one-hot, to count the correct outputs. Received numbers that are "
+            f"neither, of shape {labels.shape}. Leave the labels out, or give the argument `metric`."
         )
     guesses = outputs[..., 0] > border(decision) if outputs.shape[-1] == 1 else outputs.argmax(-1)
     flat = labels.reshape(-1) if labels.size == guesses.size and labels.ndim else labels
@@ -89,11 +90,26 @@ class Score:
         """Return the score of `exported`."""
         flat = keras.tree.flatten(self.x)
         outputs = exported.predict(flat if len(flat) > 1 else flat[0])
+        if self.metric is not None:
+            return self._by_metric(outputs)
         if self.y is not None:
-            return float(accuracy(self.y, outputs, *self.decisions) if self.metric is None else self.metric(self.y, outputs))
+            return accuracy(self.y, outputs, *self.decisions)
         listed = outputs if isinstance(outputs, list) else [outputs]
         pairs = zip(self.expected, map(_as_floats, listed), self.decisions, strict=True)
         return float(np.mean([agreement(*pair) for pair in pairs]))
+
+    def _by_metric(self, outputs) -> float:
+        """Return the score of outputs by the user's metric.
+
+        Raises:
+            ValueError: if it is not a finite number.
+        """
+        if isinstance(self.metric, keras.metrics.Metric):  # It would count the outputs of the models before too.
+            self.metric.reset_state()
+        value = self.metric(self.y, outputs)  # type: ignore[misc]
+        if np.size(value) != 1 or not np.isfinite(float(value)):
+            raise ValueError(f"Expected a finite number from `metric`. Received: {value!r}")
+        return float(value)
 
 
 def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | None) -> float:

@@ -283,6 +283,8 @@ def _score(model: keras.Model, examples: Examples, metric: Callable | None, loss
         ValueError: if labels and metric do not fit.
     """
     if metric is not None:
+        if not callable(metric):
+            raise ValueError(f"Expected `metric` as a function of (y, outputs). Received: {metric!r}")
         if examples.held_y is None:
             raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
         return Score(examples.held_x, examples.held_y, metric)
