@@ -8,7 +8,7 @@ from backend import JIT
 from keras import layers
 
 from keras_butterfly import distill, replace_dense
-from keras_butterfly.compression.distillation import Distiller, matching_layers
+from keras_butterfly.compression.distillation import Distiller, are_probabilities, matching_layers
 
 pytestmark = pytest.mark.usefixtures("eager")
 QUIET = {"progress": False, "jit_compile": JIT}
@@ -50,10 +50,12 @@ def test_the_loss_of_other_outputs_and_of_layers_is_the_relative_error(rng):
         assert np.isclose(loss, np.mean((given - wanted) ** 2) / np.mean(wanted**2), rtol=1e-4)
 
 
-def test_outputs_in_half_precision_are_compared_in_float32(rng):
-    student, teacher = (classifier(seed, dtype="mixed_float16") for seed in (0, 1))
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_outputs_in_half_precision_are_compared_in_float32(dtype, rng):
+    student, teacher = (classifier(seed, dtype=dtype) for seed in (0, 1))
     x = rng.standard_normal((40, 32)).astype("float32")
-    p, q = (values.astype("float64") for values in arrays(teacher(x), student(x)))
+    p, q = (np.asarray(values, "float32") for values in arrays(teacher(x), student(x)))
+    assert are_probabilities(p) and abs(p.sum(-1) - 1).max() > 5e-4  # by the rounding of each probability
     (loss,) = losses(student, teacher, x)
     assert np.isclose(loss, np.sum(scipy.special.rel_entr(p, q), axis=-1).mean(), rtol=0.01)
     history = distill(student, teacher, x, p.argmax(-1), epochs=1, **QUIET)
