@@ -246,7 +246,9 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     )
     pick, meets = picked(points, points[0], task.targets)
     stopped = (STOPPED,) if task.clock.has_cut else ()
-    why = (*reasons(points, pick, task.targets), *pick.exported.notes, *notes, *stopped)
+    # A search among several precisions has weighed them itself.
+    warnings = pick.exported.notes if len(finalists.tasks) == 1 else ()
+    why = (*reasons(points, pick, task.targets), *warnings, *notes, *stopped)
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
     if not meets:
         raise TargetError(

@@ -166,6 +166,15 @@ def test_the_warnings_of_the_picked_file_are_shown():
     assert found.exported.notes and set(found.exported.notes) <= set(found.why)
 
 
+def test_the_label_of_a_plot_fits_in_it(task):
+    found = compress(task, data=task[1][0], validation_data=None, target_latency=1.0, quantize="any")
+    figure = found.figure()
+    figure.draw_without_rendering()
+    label = figure.axes[0].yaxis.label
+    assert label.get_text() == "agreement with the original\nof the float32 or dynamic or int8 file"
+    assert figure.bbox.y0 <= label.get_window_extent().y0 and label.get_window_extent().y1 <= figure.bbox.y1
+
+
 @pytest.mark.usefixtures("eager")
 def test_a_target_that_nothing_meets(task, monkeypatch):
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
