@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -279,10 +279,12 @@ class _Export:
         precision, keep_float32 = self.planner.precision, any(plan.lowering.keep_float32 for plan in plans.values())
         variables = [variable.value for variable in self.model.variables]
         replaced = override_affine({layer: lower(layer, plan.lowering) for layer, plan in plans.items()})
-        no_loops = precision.name == "int8" or self.specs[0].shape[0] is None
-        with replaced, unrolled(self.model) if no_loops else nullcontext():
-            content = rename_tensors(convert(self.call, self.specs, precision, self.data.calibration, variables, keep_float32))
-            return content, convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
+        with replaced:
+            with self._without_loops(precision):
+                batches = self.data.calibration
+                content = rename_tensors(convert(self.call, self.specs, precision, batches, variables, keep_float32))
+            with self._without_loops(Precision()):
+                return content, convert(self.call, self.specs, variables=variables) if self._weighs_float32 else None
 
     def with_advice(self, error: ParityError) -> ParityError:
         """Return the error of an export that was refused. That of an int8 export is given advice, which takes one more export.
@@ -352,6 +354,10 @@ class _Export:
         expected, actual = runtime.joined(results), runtime.run_all(interpreter, self.data.verification)
         values = [actual[name] for name in expected]
         return compare_outputs(list(expected.values()), values, list(expected), self.data.inputs, self.decisions)
+
+    def _without_loops(self, precision: Precision) -> AbstractContextManager[None]:
+        """Return a context in which recurrent layers are unrolled, if a file of this precision and batch size needs that."""
+        return unrolled(self.model) if precision.name == "int8" or self.specs[0].shape[0] is None else nullcontext()
 
     @property
     def _weighs_float32(self) -> bool:

@@ -136,7 +136,9 @@ def summary(model, as_json):
     "best, which is fit for low-rank layers and fresh for butterflies.",
 )
 @click.option("--steps", type=click.IntRange(0, 1_000_000), help="Gradient steps of each fit. [default: 300]")
-@click.option("--data", type=FILE, help="A .npz with inputs x and labels y. Without labels no accuracies are shown.")
+@click.option(
+    "--data", type=FILE, help="A .npz with inputs x and labels y. Without labels that are classes no accuracies are shown."
+)
 @click.option(
     "--epochs", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Passes of distillation over the data."
 )

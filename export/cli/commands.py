@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras_butterfly_cli.reading import LABELS, TEST, inputs_of, load_arrays, load_model, training_and_test
 
 import keras_butterfly
@@ -16,13 +17,14 @@ from keras_butterfly import export as exporting
 from keras_butterfly.compression.checkpoint import Checkpoint, fingerprint, fingerprint_of_weights
 from keras_butterfly.compression.distillation import labels_and_loss
 from keras_butterfly.export import files
-from keras_butterfly.export.compression.score import accuracy, check_scorable
+from keras_butterfly.export.compression.score import accuracy, as_integers, check_scorable
 from keras_butterfly.export.measurement.devices import find
 from keras_butterfly.export.measurement.plots import check_picture
 from keras_butterfly.export.measurement.timing import check_extent, content_of
 from keras_butterfly.export.model import predict
+from keras_butterfly.export.preparation.exportable import decisions
 from keras_butterfly.export.tflite import runtime
-from keras_butterfly.export.tflite.parity import ParityError, compare_outputs
+from keras_butterfly.export.tflite.parity import Decision, ParityError, compare_outputs
 from keras_butterfly.utils.model_checks import check_finite_weights, check_model
 from keras_butterfly.utils.model_inputs import check_data, example_count, examples_at, first_outputs, sample
 from keras_butterfly.utils.progress import Progress
@@ -118,7 +120,8 @@ def _replaced(original, arrays, options, settings, checkpoint):
     x = None if arrays is None else check_data(original, inputs_of(arrays, _input_names(original)))
     some = None if x is None else sample(x, MAX_FITTED)
     labels = None if arrays is None or not options["epochs"] else arrays.get(LABELS)
-    scores = _scores("original", original, arrays) if options["epochs"] else {}
+    decision = _decision(original)
+    scores = _scores("original", original, arrays, decision) if options["epochs"] else {}
     if labels is not None:
         labels_and_loss(original, x, labels)  # labels that do not fit are found before the long work
     if settings["initialize"] == "auto" and not options["epochs"]:
@@ -126,19 +129,25 @@ def _replaced(original, arrays, options, settings, checkpoint):
     keras.utils.set_random_seed(options["seed"])  # of the shuffling and of dropout, so that a rerun gives the same weights
     new, replaced = keras_butterfly.replace_dense(original, data=some, **settings)
     if options["epochs"]:
-        scores |= _scores("before distillation", new, arrays)
+        scores |= _scores("before distillation", new, arrays, decision)
         keras_butterfly.distill(new, original, x, labels, epochs=options["epochs"], checkpoint=checkpoint)
-        scores |= _scores("after distillation", new, arrays)
+        scores |= _scores("after distillation", new, arrays, decision)
     return new, {**replaced.to_dict(), "accuracies": scores}, [replaced.table(), *_score_lines(scores, replaced)]
 
 
-def _scores(name: str, model, arrays) -> dict[str, float]:
-    """Return the accuracy of a Keras model with one output, by `name`. Without labels in the data return nothing."""
+def _decision(model: keras.Model) -> Decision | None:
+    """Return how the output of a model decides about a class. None if that is not known, or there are several outputs."""
+    return decisions(model, ["output"])[0] if len(getattr(model, "outputs", None) or [None]) == 1 else None
+
+
+def _scores(name: str, model, arrays, decision: Decision | None) -> dict[str, float]:
+    """Return the accuracy of a Keras model with one output, by `name`. Without labels of classes in the data return nothing."""
     suffix = TEST if arrays is not None and LABELS + TEST in arrays else ""
     if arrays is None or LABELS + suffix not in arrays or len(model.outputs) != 1:
         return {}
-    x = check_data(model, inputs_of(arrays, _input_names(model), suffix))
-    return {name: accuracy(arrays[LABELS + suffix], model.predict(x, verbose=0))}
+    outputs = model.predict(check_data(model, inputs_of(arrays, _input_names(model), suffix)), verbose=0)
+    labels = as_integers(arrays[LABELS + suffix], outputs)
+    return {} if np.issubdtype(labels.dtype, np.floating) else {name: accuracy(labels, outputs, decision)}
 
 
 def _score_lines(scores: dict[str, float], replaced) -> list[str]:
@@ -202,7 +211,11 @@ def compare(models, data, threads, runs, quantize, device, plot, overwrite, as_j
     with Progress() as bars:
         contents = {name: _content(loaded[name], quantize, device, arrays) for name in bars.each(loaded, "load and export")}
         if arrays is not None:
-            evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays)
+            # Only a .keras file knows its loss.
+            decision = next(
+                filter(None, (_decision(model) for model in loaded.values() if isinstance(model, keras.Model))), None
+            )
+            evaluated = _evaluated({name: contents[name] for name in bars.each(contents, "run on the data")}, arrays, decision)
     comparison = exporting.compare(contents, threads=threads, runs=runs, device=device)
     if plot is not None:
         comparison.plot(plot, overwrite)
@@ -252,7 +265,7 @@ def _content(model: keras.Model | bytes, quantize: str | None, device: str, arra
     return exporting.to_tflite(model, quantize=quantize, representative_data=data, device=device, progress=False).content
 
 
-def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
+def _evaluated(contents: dict[str, bytes], arrays, decision: Decision | None) -> dict[str, dict]:
     """Return, for each .tflite model, the difference of its outputs to the first model's, and with labels the accuracy."""
     suffix = TEST if LABELS + TEST in arrays else ""
     labels, first, evaluated = arrays.get(LABELS + suffix), None, {}
@@ -261,7 +274,7 @@ def _evaluated(contents: dict[str, bytes], arrays) -> dict[str, dict]:
         first = _listed(outputs) if first is None else first
         evaluated[name] = {"difference": _difference(name, first, _listed(outputs))}
         if labels is not None:
-            evaluated[name]["accuracy"] = accuracy(labels, outputs)
+            evaluated[name]["accuracy"] = accuracy(labels, outputs, decision)
     return evaluated
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_butterfly.utils.npz import read_npz
+from keras_butterfly.utils.validation import reason_of
 
 LABELS = "y"
 TEST = "_test"
@@ -31,8 +32,9 @@ def load_model(path) -> keras.Model:
         except TypeError:  # a loss or metric of the user's own cannot be loaded, and only training needs it
             model = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras, zipfile, h5py and json raise errors of many types
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: {reason}") from error
+        raise ValueError(
+            f"Expected a Keras model in a .keras or .h5 file. '{path}' could not be loaded: {reason_of(error)}."
+        ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a Keras model. '{path}' holds a {type(model).__name__}.")
     return model

@@ -82,6 +82,8 @@ class Blueprint:
     ) -> tuple[keras.Model, ReplacementReport | None]:
         """Return the new model, and the report of the layers that were replaced, or None if none was.
 
+        New layers can be trained, also if those in their places could not.
+
         Args:
             model: the original.
             x: inputs of the model.
@@ -100,6 +102,7 @@ class Blueprint:
         data = sample(x, FITTED) if fitted else examples_at(x, slice(1))
         new, report = replace_each(model, settings, data=data, fitted=fitted)
         for path, structure in self.structures:
+            layer_at(new, path).trainable = True
             if (path, structure.name) in starts:
                 layer_at(new, path).set_weights(starts[path, structure.name])
         return new, report

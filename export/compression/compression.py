@@ -195,7 +195,7 @@ class Compression:
             axis.set(xlabel=AXES[cost][1])
             axis.margins(x=0.1, y=0.1)
             plots.log_scale(axis, "x")
-        axes[0].set(ylabel=f"{self.score_name} of the {' or '.join(precisions)} file")
+        axes[0].set(ylabel=f"{self.score_name}\nof the {' or '.join(precisions)} file")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         for axis, cost in zip(axes, COSTS, strict=True):
             plots.label_points(axis, self._places(cost, points), numbers, plots.along(self._places(cost, self.front(cost))))

@@ -16,7 +16,7 @@ from ..planning.planner import Objective, default_effort
 from ..planning.wisdom import Wisdom
 from ..tflite.quantize import Precision, Quantize
 
-# The largest permitted error in int8 of a file of which only the cost matters, relative to the largest output.
+# The largest permitted error of a quantized file of which only the cost matters, relative to the largest output.
 LOOSE_TOLERANCE = 1.0
 # Timed blocks of each file, where only a prediction depends on them.
 RUNS = 30
@@ -48,7 +48,7 @@ class Exporter:
 
     Attributes:
         quantize: as in `to_tflite`.
-        typical: typical inputs of the model, which calibrate "int8".
+        typical: typical inputs of the model, which calibrate "int8". Quantized files are compared with Keras on them.
         objective: as in `to_tflite`.
         device: the device that measures.
         wisdom: the measurements of lowerings made before, to which new ones are added.
@@ -74,7 +74,7 @@ class Exporter:
         return self._export(model, self.typical, integer_io=False, tolerance=tolerance)
 
     def export_untrained(self, model: keras.Model) -> TFLiteModel:
-        """Return `model`, of which only the cost matters, as a file. In int8 it may be off by as much as its largest output.
+        """Return `model`, of which only the cost matters, as a file. If quantized, it may be off by its largest output.
 
         Its biases and scales become different from each other, as training makes them: a file stores equal ones only once.
 
@@ -89,7 +89,7 @@ class Exporter:
 
         Args:
             model: the model.
-            inputs: typical inputs, which calibrate "int8". None: random ones.
+            inputs: typical inputs, as `typical` is for the model. None: random ones.
             rows: the batch size.
         """
         random = np.random.default_rng(0).standard_normal((64, *model.input_shape[1:])).astype(np.float32)
@@ -100,13 +100,14 @@ class Exporter:
     @property
     def _loose_tolerance(self) -> float | None:
         """The largest permitted error of a file of which only the cost matters. None: the default of the precision."""
-        return LOOSE_TOLERANCE if self.quantize == "int8" else None
+        return None if self.quantize is None else LOOSE_TOLERANCE
 
     def _export(self, model: keras.Model, typical, **settings) -> TFLiteModel:
         return to_tflite(
             model,
             quantize=self.quantize,
-            representative_data=typical if self.quantize == "int8" else None,
+            # In float32 random inputs show whether the file is right. Rounded weights may be wrong on typical inputs only.
+            representative_data=None if self.quantize is None else typical,
             # Few lowerings of each layer are measured, because the search exports many models.
             effort="estimate" if default_effort() == "estimate" else "quick",
             objective=self.objective,

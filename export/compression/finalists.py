@@ -17,6 +17,7 @@ from .costs import Cost
 from .families import Entry
 from .imitation import imitate
 from .narrowing import StrongestUnits
+from .targets import ROUND_OFF
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
 
@@ -112,13 +113,13 @@ class Finalists:
     def train_those_within_limits(self, families: Sequence[Sequence[Entry]]) -> None:
         """Train the best model of each family that keeps the limits of latency and size.
 
-        If no model of any family does, the nearest of each is trained.
+        If no model of any family does, the nearest of each is trained, the nearest of all first.
         """
-        best = [self._best_within_limits(family) for family in families]
+        best = sorted((self._best_within_limits(family) for family in families), key=lambda each: max(each[1], 1.0))
         for entry, load in best:
             if self._is_over:
                 return
-            if load <= 1 or min(load for _, load in best) > 1:
+            if load <= 1 or best[0][1] > 1:
                 self._train(entry)
 
     def train_the_fastest(self, families: Sequence[Sequence[Entry]], drop: float) -> None:
@@ -127,7 +128,7 @@ class Finalists:
         The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
         all families are left out. A model of several families is trained once.
         """
-        least = self.original.score - drop
+        least = self.original.score - drop - ROUND_OFF
         searches = [_Bisection(family) for family in families]
         fastest = float("inf")
         while open_searches := [search for search in searches if search.is_open]:
@@ -274,10 +275,10 @@ class Finalists:
             name = self.name(blueprint, precision)
             try:
                 file = task.export(model, blueprint.name)
+                score = task.memory.once(task.kind_of_scores, key, partial(task.score, file), is_finished=lambda: finished)
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue
-            score = task.memory.once(task.kind_of_scores, key, partial(task.score, file), is_finished=lambda: finished)
             exported[precision] = Finalist(blueprint, model, report, file, score)
         return exported
 

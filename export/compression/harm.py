@@ -63,7 +63,7 @@ def try_layer(
     )
     new = layer_at(student, place.path)
     train_only(student, new)
-    epochs = max(1, round(STEPS * batch_size / len(lesson)))
+    epochs = max(1, round(STEPS / -(-len(lesson) // batch_size)))
     try:
         imitate(student, lesson, epochs=epochs, batch_size=batch_size, learning_rate=LEARNING_RATE, compiled=False)
     except ValueError:  # the training has diverged

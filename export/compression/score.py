@@ -14,20 +14,42 @@ from ..model import TFLiteModel
 from ..tflite.parity import Decision
 
 
-def accuracy(labels, outputs) -> float:
+def accuracy(labels, outputs, decision: Decision | None = None) -> float:
     """Return the part of the examples that the outputs classify correctly.
 
-    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2.
+    The guess is the class of the largest output. A model with a single output guesses class 1 if the output is above 1/2, or
+    above 0 if `decision` is "positive".
 
     Raises:
-        ValueError: if the labels are not one integer for each example, or beyond the classes, or if the model has several
-            outputs.
+        ValueError: if the labels are neither one integer for each example nor one-hot, or beyond the classes, or if the model
+            has several outputs.
     """
     if isinstance(outputs, list):
-        raise ValueError(f"Expected a model of one output, or the argument `metric`. Received: {len(outputs)} outputs")
-    guesses = outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1)
-    flat = np.asarray(labels).reshape(-1) if np.size(labels) == guesses.size and np.ndim(labels) else labels
+        raise ValueError(
+            f"Expected a model of one output, the argument `metric`, or no labels. Received: {len(outputs)} outputs and labels."
+        )
+    labels = as_integers(labels, outputs)
+    is_fraction = np.issubdtype(labels.dtype, np.floating) and np.mod(labels, 1).any()
+    if is_fraction or (labels.shape == outputs.shape and labels.ndim > 1 and labels.shape[-1] > 1):
+        raise ValueError(
+            "Expected labels that are classes, integers or one-hot, to count the correct outputs. Received numbers that are "
+            f"neither, of shape {labels.shape}. Leave the labels out, or give the argument `metric`."
+        )
+    guesses = outputs[..., 0] > border(decision) if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    flat = labels.reshape(-1) if labels.size == guesses.size and labels.ndim else labels
     return float(np.mean(guesses.reshape(-1) == check_labels(flat, guesses.size, max(outputs.shape[-1], 2))))
+
+
+def as_integers(labels, outputs) -> np.ndarray:
+    """Return labels that are one-hot in the shape of the outputs as integers, and all others as they are."""
+    array = np.asarray(labels)
+    one_hot = array.shape == outputs.shape and array.shape[-1] > 1 and np.isin(array, (0, 1)).all()
+    return array.argmax(-1) if one_hot and (array.sum(-1) == 1).all() else array
+
+
+def border(decision: Decision | None) -> float:
+    """Return the value above which a single output decides for class 1."""
+    return 0.0 if decision == "positive" else 0.5
 
 
 def check_scorable(labels, outputs: list, examples: int) -> None:
@@ -68,11 +90,26 @@ class Score:
         """Return the score of `exported`."""
         flat = keras.tree.flatten(self.x)
         outputs = exported.predict(flat if len(flat) > 1 else flat[0])
+        if self.metric is not None:
+            return self._by_metric(outputs)
         if self.y is not None:
-            return float((accuracy if self.metric is None else self.metric)(self.y, outputs))
+            return accuracy(self.y, outputs, *self.decisions)
         listed = outputs if isinstance(outputs, list) else [outputs]
         pairs = zip(self.expected, map(_as_floats, listed), self.decisions, strict=True)
         return float(np.mean([agreement(*pair) for pair in pairs]))
+
+    def _by_metric(self, outputs) -> float:
+        """Return the score of outputs by the user's metric.
+
+        Raises:
+            ValueError: if it is not a finite number.
+        """
+        if isinstance(self.metric, keras.metrics.Metric):  # It would count the outputs of the models before too.
+            self.metric.reset_state()
+        value = self.metric(self.y, outputs)  # type: ignore[misc]
+        if np.size(value) != 1 or not np.isfinite(float(value)):
+            raise ValueError(f"Expected a finite number from `metric`. Received: {value!r}")
+        return float(value)
 
 
 def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | None) -> float:
@@ -84,8 +121,7 @@ def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | Non
     if decision == "largest":
         return float(np.mean(expected.argmax(-1) == output.argmax(-1)))
     if decision is not None:
-        border = 0.5 if decision == "half" else 0.0
-        return float(np.mean((expected > border) == (output > border)))
+        return float(np.mean((expected > border(decision)) == (output > border(decision))))
     return 1.0 - float(np.linalg.norm(output - expected) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
 
 

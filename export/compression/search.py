@@ -7,7 +7,7 @@ from typing import Literal
 import keras
 
 from keras_butterfly.compression.checkpoint import fingerprint, fingerprint_of_weights
-from keras_butterfly.compression.distillation import MAX_EPOCHS
+from keras_butterfly.compression.distillation import MAX_EPOCHS, are_probabilities
 from keras_butterfly.utils.keras_internals import all_layers
 from keras_butterfly.utils.labels import loss_name
 from keras_butterfly.utils.model_checks import check_model
@@ -96,9 +96,9 @@ def compress(
         validation_data: (x, y), or x alone, on which models are scored. None (default): a random fifth of the data, at most
             10,000 examples, which are not trained on. If the original was trained on `data`, its score on them is too high,
             and drops look larger than they are: then give examples that it has never seen.
-        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for integer labels.
-            Without labels, the part of the examples on which a model's class is the original's; for outputs that decide
-            about no class, 1 minus the relative error in the 2-norm.
+        metric: function of (y, outputs) that returns a number, higher is better. None (default): accuracy, for labels that are
+            integers or one-hot. Without labels, the part of the examples on which a model's class is the original's; for
+            outputs that decide about no class, 1 minus the relative error in the 2-norm.
         epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
             each model is trained once with each, and the one with the best score is kept.
         loss: the loss of the labels, as in `distill`.
@@ -142,7 +142,7 @@ def compress(
         check_seed(seed),
     )
     examples = Examples.of(model, data, validation_data, training.seed)
-    score = _score(model, examples, metric)
+    score = _score(model, examples, metric, loss)
     lesson = Lesson.of(model, examples.x, examples.y, loss)
     places = Places.of(model, examples.x, where, min_weights)
     used_wisdom = process_wisdom if wisdom is None else wisdom
@@ -232,12 +232,16 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
         for name, (made, model, report, exported, score), latency in zip(names, found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
-    why = (*reasons(points, pick, task.targets), *notes, *((STOPPED,) if task.clock.has_cut else ()))
+    stopped = (STOPPED,) if task.clock.has_cut else ()
+    # A search among several precisions has weighed them itself.
+    warnings = pick.exported.notes if len(finalists.tasks) == 1 else ()
+    why = (*reasons(points, pick, task.targets), *warnings, *notes, *stopped)
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
     if not meets:
         raise TargetError(
             f"No model found meets the targets ({task.targets}). The nearest is '{pick.name}': "
-            f"{described(pick, points[0])}. Relax a target, or try another precision, more epochs or more data.",
+            f"{described(pick, points[0])}. Relax a target, or try another precision, more epochs or more data."
+            + (f" {STOPPED}" if task.clock.has_cut else ""),
             result,
         )
     return result
@@ -261,22 +265,27 @@ def _exportable(model: keras.Model, precisions: Sequence[Quantize | None]) -> li
     return usable
 
 
-def _score(model: keras.Model, examples: Examples, metric: Callable | None) -> Score:
+def _score(model: keras.Model, examples: Examples, metric: Callable | None, loss) -> Score:
     """Return the function that scores exported models.
 
     Raises:
         ValueError: if labels and metric do not fit.
     """
-    if examples.held_y is not None:
-        if metric is None:
-            outputs = first_outputs(model, examples.held_x, 1)
-            check_scorable(examples.held_y, outputs, example_count(examples.held_x))
-        return Score(examples.held_x, examples.held_y, metric)
     if metric is not None:
-        raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
-    known = with_inputs(model)
-    decided = tuple(decisions(known, output_names(known)))
-    return Score(examples.held_x, None, None, outputs_of(model, examples.held_x), decided)
+        if not callable(metric):
+            raise ValueError(f"Expected `metric` as a function of (y, outputs). Received: {metric!r}")
+        if examples.held_y is None:
+            raise ValueError("Expected labels with `metric`, which compares outputs with them. Received none. Give (x, y).")
+        return Score(examples.held_x, examples.held_y, metric)
+    decided = decisions(model, output_names(with_inputs(model)), loss)
+    if examples.held_y is not None:
+        outputs = first_outputs(model, examples.held_x, 1)
+        check_scorable(examples.held_y, outputs, example_count(examples.held_x))
+        return Score(examples.held_x, examples.held_y, None, decisions=tuple(decided))
+    expected = outputs_of(model, examples.held_x)
+    pairs = zip(decided, expected, strict=True)
+    decided = ["largest" if known is None and are_probabilities(output) else known for known, output in pairs]
+    return Score(examples.held_x, None, None, expected, tuple(decided))
 
 
 def _as_list(rates) -> Sequence:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from keras_butterfly.utils.validation import positive_number
 
+# The largest round-off of the difference of two scores: 1 - 0.99 is a little more than 0.01.
+ROUND_OFF = 1e-9
+
 
 class TargetError(ValueError):
     """The error that no model found meets the targets. The message names the nearest model and its figures.
@@ -74,7 +77,8 @@ class Targets:
         It is the larger of two numbers: the load above 1, and the drop of the score beyond the limit.
         """
         beyond_cost = max(0.0, self.load(seconds, size_bytes) - 1) if self.limits_cost else 0.0
-        return max(beyond_cost, 0.0 if self.drop is None else drop - self.drop)
+        beyond_drop = 0.0 if self.drop is None else drop - self.drop
+        return max(beyond_cost, beyond_drop if beyond_drop > ROUND_OFF else 0.0)
 
     def __str__(self) -> str:
         parts = []

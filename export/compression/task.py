@@ -98,7 +98,7 @@ class Task:
         """Return a model of which only the cost matters as a file, and keep what was measured for it.
 
         Raises:
-            ValueError: as `export`. In int8 the tolerance is larger.
+            ValueError: as `export`. In a quantized file the tolerance is larger.
         """
         return self._exported(self.exporter.export_untrained, model, name)
 

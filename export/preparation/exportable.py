@@ -213,20 +213,21 @@ def unrolled(model: keras.Model) -> Iterator[None]:
             layer.unroll = False
 
 
-def decisions(model: keras.Model, names: Sequence[str]) -> list[Decision | None]:
-    """Return for each output how it decides about a class, by the loss that the model is compiled with or its last activation.
+def decisions(model: keras.Model, names: Sequence[str], loss=None) -> list[Decision | None]:
+    """Return for each output how it decides about a class, by its loss or its last activation.
 
     Args:
         model: the model.
         names: the names of the outputs in the signature, as `output_names` returns them.
+        loss: the loss, as `compile` takes it. None: that with which the model is compiled.
     """
+    loss = model.loss if loss is None and model.compiled else loss
     tensors = list(getattr(model, "outputs", None) or [None] * len(names))
-    return [_decision(model, *pair) for pair in zip(tensors, _losses(model, names), strict=True)]
+    return [_decision(model, *pair) for pair in zip(tensors, _losses(model, names, loss), strict=True)]
 
 
-def _losses(model: keras.Model, names: Sequence[str]) -> list:
-    """Return the loss that the model is compiled with for each output, None if there is none."""
-    loss = getattr(model, "loss", None) if model.compiled else None
+def _losses(model: keras.Model, names: Sequence[str], loss) -> list:
+    """Return the loss for each output, None if there is none."""
     if isinstance(loss, dict):
         if len(loss) == len(names) == 1:
             return list(loss.values())

@@ -43,6 +43,7 @@ def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
     """Return a copy of a Sequential or functional model with narrower `Dense` layers, which keep their strongest units.
 
     A unit is as strong as the norm of its incoming weights. The kernels of the layers that follow keep the rows of these units.
+    Layers of another shape can be trained, also if they could not before.
 
     Args:
         model: a built model.
@@ -58,6 +59,8 @@ def narrow(model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
     for path, old_layer, new_layer in _pairs(model, new):
         old_variables, new_variables = held_variables(old_layer), held_variables(new_layer)
         own = _strongest(old_layer, widths[path]) if path in widths else None
+        if [each.shape for each in old_variables] != [each.shape for each in new_variables]:
+            new_layer.trainable = True
         for old, variable in zip(old_variables, new_variables, strict=True):
             value = ops.convert_to_numpy(old)
             for axis, (before, after) in enumerate(zip(value.shape, variable.shape, strict=True)):

@@ -8,18 +8,17 @@ from backend import JIT
 from keras import layers
 
 from keras_butterfly import distill, replace_dense
-from keras_butterfly.compression.distillation import Distiller, matching_layers
+from keras_butterfly.compression.distillation import Distiller, are_probabilities, matching_layers
 
 pytestmark = pytest.mark.usefixtures("eager")
 QUIET = {"progress": False, "jit_compile": JIT}
 SPARSE = keras.losses.SparseCategoricalCrossentropy()
 
 
-def classifier(seed=0, activation="softmax"):
+def classifier(seed=0, activation="softmax", dtype=None):
     keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [keras.Input((32,)), layers.Dense(32, activation="relu", name="hidden"), layers.Dense(5, activation, name="class")]
-    )
+    hidden = layers.Dense(32, activation="relu", dtype=dtype, name="hidden")
+    return keras.Sequential([keras.Input((32,)), hidden, layers.Dense(5, activation, dtype=dtype, name="class")])
 
 
 def arrays(*tensors):
@@ -49,6 +48,18 @@ def test_the_loss_of_other_outputs_and_of_layers_is_the_relative_error(rng):
         (hidden / 2, arrays(pairs[0][1](x), pairs[0][0](x))),
     ):
         assert np.isclose(loss, np.mean((given - wanted) ** 2) / np.mean(wanted**2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_outputs_in_half_precision_are_compared_in_float32(dtype, rng):
+    student, teacher = (classifier(seed, dtype=dtype) for seed in (0, 1))
+    x = rng.standard_normal((40, 32)).astype("float32")
+    p, q = (np.asarray(values, "float32") for values in arrays(teacher(x), student(x)))
+    assert are_probabilities(p) and abs(p.sum(-1) - 1).max() > 5e-4  # by the rounding of each probability
+    (loss,) = losses(student, teacher, x)
+    assert np.isclose(loss, np.sum(scipy.special.rel_entr(p, q), axis=-1).mean(), rtol=0.01)
+    history = distill(student, teacher, x, p.argmax(-1), epochs=1, **QUIET)
+    assert np.isfinite(history.history["loss"]).all()
 
 
 def test_the_teacher_itself_has_no_loss_and_does_not_learn(rng):

@@ -54,6 +54,14 @@ def test_a_quantized_file_that_is_slower_is_said():
 
 
 @pytest.mark.usefixtures("measured")
+def test_an_unrolled_file_that_is_larger_than_the_loop_in_float32_is_said():
+    model = keras.Sequential([keras.Input((12, 32)), layers.LSTM(32)])
+    data = np.random.default_rng(0).normal(size=(40, 12, 32))
+    notes = export.to_tflite(model, quantize="int8", representative_data=data, device=FakeDevice(lambda *_: 1e-6)).notes
+    assert any('With quantize="int8" the file is larger' in note for note in notes)
+
+
+@pytest.mark.usefixtures("measured")
 def test_the_smallest_of_the_lowerings_about_as_fast_as_the_fastest_is_taken():
     sizes = {}
 

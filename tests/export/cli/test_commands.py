@@ -148,6 +148,35 @@ def test_compare_judges_by_the_data(folder, call):
     assert model["difference"] == 0
 
 
+def test_logits_of_two_classes_are_judged_as_the_loss_says(folder, call, tmp_path):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(64), layers.Dense(1)])
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(200, 64)).astype("float32")
+    np.savez(tmp_path / "data.npz", x=x, y=(model(x).numpy() > 0).astype(int))
+    model.save(tmp_path / "model.keras")
+    export.to_tflite(model).save(tmp_path / "model.tflite")
+    paths = [str(tmp_path / name) for name in ("model.tflite", "model.keras")]
+    done = call("compare", *paths, "--data", tmp_path / "data.npz", "--runs", 1, "--json")
+    assert all(json.loads(done.stdout)["models"][path]["accuracy"] > 0.99 for path in paths)
+    options = ("--data", tmp_path / "data.npz", "--steps", 1, "--epochs", 1, "--json")
+    done = call("replace", paths[1], "-o", tmp_path / "new.keras", *options)
+    assert json.loads(done.stdout)["accuracies"]["original"] > 0.99
+
+
+@pytest.mark.parametrize(("labels", "loss", "part"), [(2, "mse", 3), (4, "categorical_crossentropy", 1)])
+def test_replace_trains_on_labels_that_are_not_integers(labels, loss, part, call, tmp_path):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(64), layers.Dense(labels, None if loss == "mse" else "softmax")])
+    model.compile("sgd", loss)
+    model.save(tmp_path / "model.keras")
+    np.savez(
+        tmp_path / "data.npz", x=np.ones((8, 64), "float32"), y=np.eye(labels, dtype="float32")[np.arange(8) % labels] / part
+    )
+    options = ("--data", tmp_path / "data.npz", "--steps", 1, "--epochs", 1, "--json")
+    done = call("replace", tmp_path / "model.keras", "-o", tmp_path / "new.keras", *options)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["accuracies"]) == (3 if part == 1 else 0)
+
+
 def test_summary(folder, call):
     done = call("summary", "small.keras", "--json")
     assert done.returncode == 0, done.stderr

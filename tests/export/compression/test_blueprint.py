@@ -55,6 +55,21 @@ def test_a_layer_starts_as_its_trial_ended(name, monkeypatch):
     np.testing.assert_allclose(layer_at(new, "second").kernel, layer_at(alone, "second").kernel)
 
 
+def test_new_layers_of_a_frozen_network_can_be_trained():
+    frozen = keras.Sequential(
+        [keras.Input((40,)), keras.layers.Dense(96, name="a"), keras.layers.Dense(96, name="b")], name="frozen"
+    )
+    frozen.trainable = False
+    model = keras.Sequential([frozen, keras.layers.Dense(6, name="head")])
+    structures = {each.name: each for each in structures_of(replaceable_layers(model, X, ["a"], None)[0].dense)}
+    replaced = Blueprint((("frozen/a", structures["radix 4"]),))
+    narrower = Blueprint((("frozen/a", structures["radix 4"]),), StrongestUnits((("frozen/a", 48),)))
+    for blueprint, trained in ((replaced, ["frozen/a", "head"]), (narrower, ["frozen/a", "frozen/b", "head"])):
+        new, _ = blueprint.build(model, X, {}, lambda path, structure: 1)
+        assert [path for path in ("frozen/a", "frozen/b", "head") if layer_at(new, path).trainable_weights] == trained
+        assert len(new.trainable_weights) == sum(len(layer_at(new, path).trainable_weights) for path in trained)
+
+
 def test_every_family_has_a_kind():
     low_rank, butterfly = Structure("low rank 4", LOW_RANK), Structure("two stages", BUTTERFLY)
     pairs = [(low_rank, low_rank), (butterfly, butterfly), (low_rank, butterfly)]

@@ -49,6 +49,11 @@ def test_the_fastest_good_model_of_a_family_is_found(trained):
     assert trained([LOW], 0.1) == ["low 3", "low 1", "low 2"]
 
 
+def test_a_drop_that_just_keeps_the_limit_is_good(trained):
+    assert 1 - 0.18 > 0.82  # by round-off
+    assert trained([family("low", [1, 2, 3], [0.5, 0.82, 0.95])], 0.18) == ["low 1", "low 0"]
+
+
 def test_a_model_of_two_families_is_trained_once(trained):
     assert trained([LOW, LOW], 0.1) == ["low 3", "low 1", "low 2"]
 
@@ -66,7 +71,7 @@ def test_a_family_with_a_good_model_is_searched_among_faster_ones_only(trained):
 
 @pytest.mark.parametrize(
     ("loads", "names"),
-    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([1.2, 2.0, 3.0], ["a 0", "b 0", "c 0"])],
+    [([0.9, 0.5, 1.0], ["a 0", "b 0", "c 0"]), ([1.2, 0.5, 3.0], ["b 0"]), ([3.0, 1.2, 2.0], ["b 0", "c 0", "a 0"])],
 )
 def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monkeypatch, loads, names):
     families = [family(name, [load], [0.9])[0] for name, load in zip("abc", loads, strict=True)]

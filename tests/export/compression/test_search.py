@@ -10,13 +10,16 @@ from sklearn.datasets import load_digits
 
 import keras_butterfly.export.compression.costs as costs
 import keras_butterfly.export.compression.finalists as finalists
+import keras_butterfly.export.compression.harm as harm
 import keras_butterfly.export.compression.narrower as narrower
 import keras_butterfly.export.compression.trials as trials
 from keras_butterfly import LowRank, export
 from keras_butterfly.export.compression.harm import try_layer
-from keras_butterfly.export.compression.imitation import imitate
+from keras_butterfly.export.compression.imitation import Lesson, imitate
 from keras_butterfly.export.compression.memory import FILE
+from keras_butterfly.export.compression.replaceable import replaceable_layers
 from keras_butterfly.export.compression.score import Score
+from keras_butterfly.export.compression.structures import structures_of
 from keras_butterfly.export.convert import to_tflite
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -123,6 +126,55 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task, tmp_path):
         found.to_json(tmp_path / "found.json")
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_one_output_decides_as_its_loss_says(compiled):
+    model, loss = (
+        keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(1)]),
+        keras.losses.BinaryCrossentropy(True),
+    )
+    if compiled:
+        model.compile("sgd", loss)
+    x = np.random.default_rng(0).normal(size=(200, 16)).astype("float32")
+    y = (model(x).numpy() > 0).astype(int)
+    found = export.compress(model, (x, y), target_latency=1.0, loss=None if compiled else loss, runs=1, progress=False)
+    assert found.points[0].score > 0.99
+
+
+def test_probabilities_decide_about_a_class_without_a_loss():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(200, 16)).astype("float32")
+    found = export.compress(model, x, validation_data=x, target_latency=1.0, quantize="int8", runs=1, progress=False)
+    assert found.points[0].score == np.mean(found.exported.predict(x).argmax(-1) == model(x).numpy().argmax(-1))
+
+
+def test_a_quantized_original_that_is_wrong_on_the_data_is_refused():
+    """Features of very different scales, whose normalization becomes a part of the weights. Random inputs would not show it."""
+    scale = np.logspace(-3, 4, 64).astype("float32")
+    hidden = layers.Dense(64, bias_initializer="ones")
+    model = keras.Sequential([keras.Input((64,)), layers.BatchNormalization(), hidden, layers.Dense(4, "softmax")])
+    model.layers[0].moving_mean.assign(3 * scale)
+    model.layers[0].moving_variance.assign(scale**2)
+    x = scale * (3 + np.random.default_rng(0).normal(size=(100, 64)).astype("float32"))
+    with pytest.raises(ValueError, match=r"disagrees with Keras .* on the representative data"):
+        export.compress(model, x, target_latency=1.0, quantize="dynamic", runs=1, progress=False)
+
+
+def test_the_warnings_of_the_picked_file_are_shown():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16), layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(20, 16)).astype("float32")
+    found = export.compress(model, x, target_latency=1.0, quantize="int8", runs=1, progress=False)
+    assert found.exported.notes and set(found.exported.notes) <= set(found.why)
+
+
+def test_the_label_of_a_plot_fits_in_it(task):
+    found = compress(task, data=task[1][0], validation_data=None, target_latency=1.0, quantize="any")
+    figure = found.figure()
+    figure.draw_without_rendering()
+    label = figure.axes[0].yaxis.label
+    assert label.get_text() == "agreement with the original\nof the float32 or dynamic or int8 file"
+    assert figure.bbox.y0 <= label.get_window_extent().y0 and label.get_window_extent().y1 <= figure.bbox.y1
+
+
 @pytest.mark.usefixtures("eager")
 def test_a_target_that_nothing_meets(task, monkeypatch):
     monkeypatch.setattr(trials, "MOST_STRUCTURES", 2)
@@ -137,6 +189,7 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     assert error.value.exit_code == 1
     assert len(found.points) > 1 and found.pick in found.points
     assert "is the nearest" in found.why[0]
+    assert "The time limit ended the search early" in str(error.value)
     # Only the layer that `where` names is changed.
     assert all(set(point.layers) == {"a"} for point in found.points[1:])
 
@@ -241,6 +294,18 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(task, tmp_path, mo
     assert compress(task, target_size=25_000, folder=tmp_path / "search", epochs=2).exported.size_bytes <= 25_000
 
 
+@pytest.mark.parametrize("examples", [5, 8, 12])
+def test_a_trial_on_few_examples_has_as_many_steps(examples, monkeypatch):
+    monkeypatch.setattr(
+        harm, "imitate", lambda student, lesson, *, epochs, batch_size, **rest: steps.append((epochs, batch_size))
+    )
+    steps, model = [], keras.Sequential([keras.Input((16,)), layers.Dense(16)])
+    x = np.random.default_rng(0).normal(size=(examples, 16)).astype("float32")
+    lesson, (place,) = Lesson.of(model, x), replaceable_layers(model, x, None, None)
+    try_layer(model, place, structures_of(place.dense)[0], lesson, lesson, 8, 0)
+    assert steps == [(20 if examples <= 8 else 10, 8)]
+
+
 @pytest.fixture
 def whole(task, kept={}):  # noqa: B006
     """A search that was not stopped. It is run once: the settings of `quick` are those of a test, not of the module."""
@@ -283,6 +348,9 @@ def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
         ({"target_size": 9, "data": np.full((9, 64), np.nan)}, "Expected finite numbers"),
         ({"target_size": 9, "data": X[:, 1:], "validation_data": None}, "of the shapes"),
         ({"target_size": 9, "data": X, "validation_data": None, "metric": max}, "Expected labels with `metric`"),
+        ({"target_size": 9, "metric": "accuracy"}, "Expected `metric` as a function"),
+        ({"target_size": 9, "metric": lambda y, outputs: np.nan}, "Expected a finite number from `metric`. Received: nan"),
+        ({"target_size": 9, "metric": lambda y, outputs: [0.5, 0.6]}, "Expected a finite number from `metric`"),
         ({"target_size": 9, "where": ["nobody"]}, "Expected names of dense layers"),
         ({"target_size": 9, "where": lambda layer: False}, "Expected a layer that can be replaced or made narrower"),
         ({"target_size": 9, "quantize": "int2"}, "quantize"),

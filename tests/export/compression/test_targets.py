@@ -17,6 +17,7 @@ def test_load_and_excess():
     assert alone.costs(1.0, 2.0) == (1.0,)
     assert alone.excess(9.0, 9.0, drop=0.03) == pytest.approx(0.02)
     assert alone.excess(9.0, 9.0, drop=-0.5) == 0
+    assert alone.excess(9.0, 9.0, drop=1 - 0.99) == 0
 
 
 def test_no_drop_at_all_may_be_asked_for():
