@@ -107,9 +107,13 @@ class Score:
         if isinstance(self.metric, keras.metrics.Metric):  # It would count the outputs of the models before too.
             self.metric.reset_state()
         value = self.metric(self.y, outputs)  # type: ignore[misc]
-        if np.size(value) != 1 or not np.isfinite(float(value)):
+        try:
+            number = float(value) if np.size(value) == 1 else np.nan
+        except (TypeError, ValueError):  # None, for example, or a text
+            number = np.nan
+        if not np.isfinite(number):
             raise ValueError(f"Expected a finite number from `metric`. Received: {value!r}")
-        return float(value)
+        return number
 
 
 def agreement(expected: np.ndarray, output: np.ndarray, decision: Decision | None) -> float:

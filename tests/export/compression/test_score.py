@@ -39,3 +39,10 @@ def test_a_metric_of_keras_counts_each_model_alone():
     y, outputs = np.array([0, 1]), [np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])]
     score = Score(np.zeros((2, 3)), y, keras.metrics.SparseCategoricalAccuracy())
     assert [score(SimpleNamespace(predict=lambda x, each=each: each)) for each in outputs] == [1, 0]
+
+
+@pytest.mark.parametrize("value", [None, {}, "good", np.inf, [0.5, 0.6]])
+def test_a_metric_that_gives_no_number_is_reported(value):
+    score = Score(np.zeros((2, 3)), np.zeros(2), lambda y, outputs: value)
+    with pytest.raises(ValueError, match="Expected a finite number from `metric`. Received: "):
+        score(SimpleNamespace(predict=lambda x: x))
