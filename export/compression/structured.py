@@ -94,6 +94,8 @@ def _untrained(
     task: Task, kind: Kind, widths: Mapping[str, int], replaceable: Collection[str]
 ) -> Iterator[tuple[Blueprint, keras.Model]]:
     """Yield the networks, each with the way it is made. One network is held at a time."""
+    if widths.keys().isdisjoint(replaceable):
+        return
     for factor in kind.factors:
         new = narrowed_widths(widths, factor)
         try:
