@@ -44,5 +44,5 @@ def test_a_metric_of_keras_counts_each_model_alone():
 @pytest.mark.parametrize("value", [None, {}, "good", np.inf, [0.5, 0.6]])
 def test_a_metric_that_gives_no_number_is_reported(value):
     score = Score(np.zeros((2, 3)), np.zeros(2), lambda y, outputs: value)
-    with pytest.raises(ValueError, match="Expected a finite number from `metric`. Received: "):
+    with pytest.raises(ValueError, match=r"Expected a finite number from `metric`\. Received: "):
         score(SimpleNamespace(predict=lambda x: x))
