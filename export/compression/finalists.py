@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -285,7 +285,8 @@ class Finalists:
     def _built(self, blueprint: Blueprint, fitted: bool) -> tuple[keras.Model, ReplacementReport | None]:
         """Return a new model, whose layers start from their trials, and the report of what was replaced.
 
-        The layers of a narrower network have had no trials. They start from a fit if `fitted` is True, and else are random.
+        The layers of a narrower network have had no trials. They start from a fit if `fitted` is True, and else are random. The
+        report leaves out how good the fits are: the training changes that, and a search that goes on later has no fits.
         """
         task = self.task
         tried = () if blueprint.narrowing else blueprint.structures
@@ -293,7 +294,11 @@ class Finalists:
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
         task.training.seeded(_key(blueprint))
-        return blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial, fitted)
+        model, report = blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial, fitted)
+        if report is not None:
+            replacements = tuple(replace(each, error=None, fitted_to=None) for each in report.replacements)
+            report = replace(report, replacements=replacements)
+        return model, report
 
 
 @dataclass

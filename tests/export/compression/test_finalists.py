@@ -2,13 +2,17 @@
 
 from types import SimpleNamespace
 
+import keras
+import numpy as np
 import pytest
 
+import keras_butterfly.compression.replace as replace
 from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
 from keras_butterfly.export.compression.families import Entry
 from keras_butterfly.export.compression.finalists import UNCHANGED, Finalist, Finalists
-from keras_butterfly.export.compression.structures import Structure
+from keras_butterfly.export.compression.narrowing import StrongestUnits
+from keras_butterfly.export.compression.structures import LOW_RANK, Structure
 
 
 def family(name, seconds, scores):
@@ -81,6 +85,24 @@ def test_a_family_without_a_model_that_fits_is_left_out_if_another_has_one(monke
     task = SimpleNamespace(clock=SimpleNamespace(is_over=lambda: False))
     Finalists({"float32": task}).train_those_within_limits(families)
     assert found == names
+
+
+def test_a_search_that_goes_on_later_reports_the_same_replacements(monkeypatch):
+    """The layers of a narrower network are fitted before a training, and not if the trained weights are known."""
+    monkeypatch.setattr(replace, "STEPS", 1)
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(32, name="a"), keras.layers.Dense(3)])
+    task = SimpleNamespace(
+        model=model,
+        lesson=SimpleNamespace(x=np.random.default_rng(0).normal(size=(20, 16)).astype("float32")),
+        training=SimpleNamespace(seeded=lambda name: 0),
+        seed_of_trial=lambda path, structure: 0,
+    )
+    blueprint = Blueprint(
+        (("a", Structure("low rank 2", LOW_RANK, (("kind", "low_rank"), ("rank", 2)))),), StrongestUnits((("a", 8),))
+    )
+    (first, report), (second, later) = (Finalists({"float32": task})._built(blueprint, fitted) for fitted in (True, False))
+    assert not np.allclose(first.get_weights()[0], second.get_weights()[0])
+    assert report == later
 
 
 def test_the_best_of_several_learning_rates_is_kept(monkeypatch):
