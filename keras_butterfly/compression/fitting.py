@@ -1,4 +1,4 @@
-"""Fitting all factors of a butterfly layer to a trained kernel, or to the outputs of that kernel on data."""
+"""Fitting all factors of a butterfly or low-rank layer to a trained kernel, or to the outputs of that kernel on data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def fit(
     singular vectors of the outputs. Then `steps` steps of Adam reduce the mean squared error.
 
     Args:
-        layer: a built `Butterfly` or `ButterflyDense` n -> units. Its bias is not changed.
+        layer: a built `Butterfly`, `ButterflyDense` or `LowRank` n -> units. Its bias is not changed.
         kernel: trained kernel (n, units), y = x @ kernel.
         data: inputs of the layer (rows, n), and the outputs that it should have on them (rows, units). None (default): the
             layer is fitted to the kernel.

@@ -149,9 +149,9 @@ def replace_each(
         model: a built model.
         settings: maps the path of a layer to the arguments `kind`, `k`, `rank`, `stacks`, `radix` and `seed` of
             `replace_dense`.
-        data: as in `replace_dense`.
-        fitted: whether the new layers are fitted to the outputs of the old ones on `data`. Otherwise they start from random
-            weights.
+        data: inputs of the model, as arrays in the structure that it takes.
+        fitted: whether the new layers are fitted to the outputs of the old ones on `data`, or without data to their kernels.
+            Otherwise they start from random weights.
 
     Raises:
         ValueError: as `replace_dense`, and if a layer cannot be replaced as its settings say.
