@@ -51,7 +51,7 @@ class Networks(NamedTuple):
     """Networks of one kind.
 
     Attributes:
-        costs: what each costs. Networks that cannot be exported, or for which the time limit leaves no time, have no costs.
+        costs: what each costs. Networks that cannot be exported have no costs.
         weights: the number of weights of each.
     """
 
@@ -60,7 +60,7 @@ class Networks(NamedTuple):
 
 
 def structured_networks(task: Task, kind: Kind, widths: Mapping[str, int], replaceable: Collection[str]) -> Networks:
-    """Export and measure the narrower networks of one kind.
+    """Export and measure the narrower networks of one kind. Those for which the time limit leaves no time are left out.
 
     Args:
         task: the search.
@@ -76,8 +76,10 @@ def structured_networks(task: Task, kind: Kind, widths: Mapping[str, int], repla
         return task.is_over(STRUCTURED_PART, WIDTHS_PART)
 
     for blueprint, model in _untrained(task, kind, widths, replaceable):
+        if not is_known and is_over():
+            break
         weights[blueprint] = model.count_params()
-        if not is_known and not is_over():
+        if not is_known:
             try:
                 exports[blueprint.name] = task.export_untrained(model, blueprint.name)
             except ValueError:  # with random weights the file is off

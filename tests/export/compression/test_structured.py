@@ -68,6 +68,14 @@ def test_no_network_where_no_layer_can_have_a_structure(kind, task, monkeypatch)
     assert structured_networks(task, kind, WIDTHS, set()) == ({}, {})
 
 
+def test_no_more_networks_are_built_once_the_time_is_over(task):
+    exported = []
+    task.export_untrained = lambda model, name: exported.append(name) or model
+    task.is_over = lambda *stage: len(exported) == 2
+    costs, weights = structured_networks(task, FEW_LOW_RANKS, WIDTHS, {"a", "b"})
+    assert [blueprint.name for blueprint in costs] == [blueprint.name for blueprint in weights] == exported
+
+
 def test_the_ranks_are_parts_of_the_narrower_widths(task):
     _, weights = structured_networks(task, FEW_LOW_RANKS, WIDTHS, {"a", "b"})
     assert [blueprint.name for blueprint in weights] == [
