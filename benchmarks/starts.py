@@ -33,7 +33,6 @@ NAMES = ("fashion_mnist", "hapt", "isolet")
 HIDDEN = {"hidden_0": 256, "hidden_1": 256}
 RATES = FULL.rates
 STRUCTURES = {
-    "radix 4": partial(named_structure, name="radix 4"),
     "two stages": partial(named_structure, name="two stages"),
     "low rank 32": partial(low_rank, part=1 / 8),
 }

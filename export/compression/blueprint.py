@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_butterfly.compression.replace import replace_each
 from keras_butterfly.compression.report import ReplacementReport
-from keras_butterfly.utils.model_inputs import examples_at, sample
+from keras_butterfly.utils.model_inputs import example_count, examples_at, fixed_batch_size, sample
 from keras_butterfly.utils.model_walk import layer_at
 
 from .narrowing import NAMED, Narrowing
@@ -91,14 +91,14 @@ class Blueprint:
             seed_of: gives the seed of a layer, by its path and its structure. It has to be that of the layer's start, because
                 the nodes of a `ButterflyDense` depend on it.
             fitted: whether the new layers of a narrower network are fitted to the outputs of the narrower dense ones. Otherwise
-                they are random.
+                they are random, also if `x` has fewer examples than a fixed batch of the model.
         """
         if self.narrowing:
             model = self.narrowing.narrowed(model)
         if not self.structures:
             return model, None
         settings = {path: {**structure.settings, "seed": seed_of(path, structure)} for path, structure in self.structures}
-        fitted = fitted and self.narrowing is not None
+        fitted = fitted and self.narrowing is not None and example_count(x) >= (fixed_batch_size(model) or 1)
         data = sample(x, FITTED) if fitted else examples_at(x, slice(1))
         new, report = replace_each(model, settings, data=data, fitted=fitted)
         for path, structure in self.structures:

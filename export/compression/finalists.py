@@ -231,7 +231,7 @@ class Finalists:
         task, key = self.task, f"{_key(blueprint)} at {rate:g}"
         known = task.memory.known("finalists", key)
         try:
-            new, report = self._built(blueprint, fitted=not known)
+            new, report = self._built(blueprint, fitted=not known and not task.clock.is_over())
             finished = known or self._imitates(new, blueprint, rate)
             if not finished and not is_needed:
                 raise ValueError("the time limit ended its training")

@@ -33,6 +33,7 @@ from .memory import Memory
 from .narrower import by_multiplier, by_widths
 from .places import Places
 from .score import Score, check_scorable
+from .structured import KINDS
 from .survey import Survey
 from .targets import TargetError, Targets
 from .task import Task, Training
@@ -194,8 +195,9 @@ def _finalists(tasks: Mapping[str, Task], places: Places) -> Finalists:
         for precision, survey in surveys.items()
     ):
         return finalists
-    for survey in surveys.values():
-        survey.measure_structured()
+    for family in KINDS:
+        for survey in surveys.values():
+            survey.measure_structured(family)
     for survey in surveys.values():
         survey.measure_layers()
     for survey in surveys.values():

@@ -18,8 +18,9 @@ from .narrowing import StrongestUnits
 from .structures import BUTTERFLY, LOW_RANK, Structure, low_rank, named_structure
 from .task import Task
 
-# The part of the time limit after which no more of these networks are measured.
+# The part of the time limit after which no more of these networks are measured. Each kind has half of the time for them.
 STRUCTURED_PART = 0.15
+_HALF = (WIDTHS_PART + STRUCTURED_PART) / 2
 
 
 class Kind(NamedTuple):
@@ -29,20 +30,26 @@ class Kind(NamedTuple):
         name: the name under which their costs are kept.
         factors: the factors on the widths of their hidden layers.
         choices: what the hidden layers become. Each takes a dense layer and returns its structure, or None if it has none.
+        stage: the parts of the time limit between which they are measured.
     """
 
     name: str
     factors: tuple[float, ...]
     choices: tuple[Callable[[DenseMap], Structure | None], ...]
+    stage: tuple[float, float]
 
 
 BUTTERFLIES = Kind(
     "narrower butterflies",
     (0.75, 0.5, 0.25),
     tuple(partial(named_structure, name=name) for name in ("radix 4", "three stages", "two stages")),
+    (WIDTHS_PART, _HALF),
 )
 LOW_RANKS = Kind(
-    "narrower low-rank layers", (0.5, 0.25, 0.125), tuple(partial(low_rank, part=part) for part in (1 / 16, 1 / 8, 1 / 4))
+    "narrower low-rank layers",
+    (0.5, 0.25, 0.125),
+    tuple(partial(low_rank, part=part) for part in (1 / 16, 1 / 8, 1 / 4)),
+    (_HALF, STRUCTURED_PART),
 )
 KINDS = {BUTTERFLY: BUTTERFLIES, LOW_RANK: LOW_RANKS}
 
@@ -73,7 +80,8 @@ def structured_networks(task: Task, kind: Kind, widths: Mapping[str, int], repla
     exports: dict[str, TFLiteModel] = {}
 
     def is_over() -> bool:
-        return task.is_over(STRUCTURED_PART, WIDTHS_PART)
+        begin, end = kind.stage
+        return task.is_over(end, begin)
 
     for blueprint, model in _untrained(task, kind, widths, replaceable):
         if not is_known and is_over():

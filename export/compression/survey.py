@@ -54,14 +54,13 @@ class Survey:
             self.by_factor[name] = costs_by_factor(self.task, blueprint_at, self.original, name)
             self.task.clock.finish(work)
 
-    def measure_structured(self) -> None:
-        """Measure what narrower networks cost whose hidden layers are butterflies or low-rank layers."""
-        replaceable = {layer.path for layer in self.places.layers}
-        work = {family: len(kind.factors) * len(kind.choices) * EXPORT_WORK for family, kind in KINDS.items()}
-        self.task.clock.expect(sum(work.values()))
-        for family, kind in KINDS.items():
-            self.structured[family] = structured_networks(self.task, kind, self.places.widths, replaceable)
-            self.task.clock.finish(work[family])
+    def measure_structured(self, family: str) -> None:
+        """Measure what narrower networks cost whose hidden layers are of one family, a key of `KINDS`."""
+        kind, replaceable = KINDS[family], {layer.path for layer in self.places.layers}
+        work = len(kind.factors) * len(kind.choices) * EXPORT_WORK
+        self.task.clock.expect(work)
+        self.structured[family] = structured_networks(self.task, kind, self.places.widths, replaceable)
+        self.task.clock.finish(work)
 
     def measure_layers(self) -> None:
         """Measure what each layer costs alone as each structure, and keep the structures that are worth a trial."""

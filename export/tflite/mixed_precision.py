@@ -47,7 +47,8 @@ def with_float32_layers(content: bytes, precision: Precision, exact: bytes | Non
         # In "dynamic" the sums of a head are in float32 anyway.
         heads = [product for product, _ in _heads(graph)] if precision.name == "int8" else []
         layers = [operator for operator in graph.operators if _is_in(operator, graph, SCOPES["arithmetic"])]
-        in_float32 = ids([*heads, *layers, *before]) - ids(sums)
+        exact_weights = [each for each in sums if graph.tensors[each.inputs[1]].type == schema.TensorType.FLOAT32]
+        in_float32 = ids([*heads, *layers, *before]) - ids(exact_weights)
         store_in_int8(graph, [each for each in graph.operators if id(each) in in_float32 and _has_rounded_weights(each, graph)])
     return packed(model)
 
