@@ -12,11 +12,12 @@ import keras
 from keras_butterfly.compression.report import ReplacementReport
 
 from ..model import TFLiteModel
-from .blueprint import Blueprint
+from .blueprint import NARROWER_WITH, Blueprint
 from .costs import Cost
 from .families import Entry
 from .imitation import imitate
 from .narrowing import StrongestUnits
+from .structures import LOW_RANK
 from .targets import ROUND_OFF
 from .task import Task, trial_name
 from .trials import EXPORT_WORK
@@ -32,6 +33,8 @@ CORRECTIONS = 4
 # If a model is fast enough, families without such a model are searched up to this multiple of its seconds, so that the result
 # says what the other families cost.
 SLOWER = 2
+# Narrower networks of these families start from a fit. Butterflies are as accurate from random weights.
+FITTED_FAMILIES = (NARROWER_WITH[LOW_RANK],)
 # The original is made by changing nothing.
 UNCHANGED = Blueprint()
 # Whether XLA compiles the step of a final training, which pays after some hundred steps.
@@ -231,7 +234,8 @@ class Finalists:
         task, key = self.task, f"{_key(blueprint)} at {rate:g}"
         known = task.memory.known("finalists", key)
         try:
-            new, report = self._built(blueprint, fitted=not known and not task.clock.is_over())
+            fitted = blueprint.family in FITTED_FAMILIES and not known and not task.clock.is_over()
+            new, report = self._built(blueprint, fitted)
             finished = known or self._imitates(new, blueprint, rate)
             if not finished and not is_needed:
                 raise ValueError("the time limit ended its training")
