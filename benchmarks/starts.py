@@ -19,6 +19,7 @@ import click
 import keras
 import numpy as np
 from fronts import FULL, TASKS, Task, examples_of, halves, trained
+from fronts_page import NAMES as TITLES
 from keras_butterfly_cli.datasets import Data
 from results import Results
 
@@ -68,7 +69,7 @@ def row(results: Results, name: str, structure: str, seeds: int) -> str:
         start: np.array([max(_of_rates(results, name, seed, structure, start))[1] for seed in range(seeds)]) for start in STARTS
     }
     gain = best["fitted"] - best["random"]
-    return f"| {name} | {structure} | " + " | ".join(map(_mean, (*best.values(), gain))) + " |"
+    return f"| {TITLES[name]} | {structure} | " + " | ".join(map(_mean, (*best.values(), gain))) + " |"
 
 
 def _of_rates(results: Results, name: str, seed: int, structure: str, start: str) -> list[list[float]]:

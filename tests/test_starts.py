@@ -52,7 +52,7 @@ def test_the_best_rate_of_one_half_is_reported_on_the_other(tmp_path):
             for rate, score, other in (("0.001", 0.5, unseen + gain), ("0.003", 0.4, 0.99)):
                 results.once(("hapt", f"seed {seed}", "radix 4", start, rate), lambda pair=(score, other): list(pair))
     row = starts.row(results, "hapt", "radix 4", 2)
-    assert row == "| hapt | radix 4 | 65.00 ± 5.00 | 75.00 ± 5.00 | 10.00 ± 0.00 |"
+    assert row == "| HAPT | radix 4 | 65.00 ± 5.00 | 75.00 ± 5.00 | 10.00 ± 0.00 |"
 
 
 def test_the_table_of_the_page_is_that_of_the_results():
