@@ -31,7 +31,7 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, model: keras.Model, x, where, min_weights: int | None) -> "Places":
-        """Return the places that the arguments `where` and `min_weights` of `compress` permit.
+        """Return the layers of `model` that the arguments `where` and `min_weights` of `compress` let a search change.
 
         Raises:
             ValueError: as `replaceable_layers`, and if there are no places.

@@ -41,18 +41,18 @@ def logarithms(graph: Graph) -> list[Logarithm]:
     """
     found = [operator for operator in graph.operators if graph.code(operator) == CODES.LOG]
     wide = [each for each in found if graph.step(each.inputs[0]) > _MAX_RELATIVE_STEP * graph.range(each.inputs[0])[0]]
-    return [logarithm for logarithm in (_with_what_is_before(each, graph) for each in wide) if logarithm.sums]
+    makers = graph.makers()
+    return [logarithm for logarithm in (_with_what_is_before(each, graph, makers) for each in wide) if logarithm.sums]
 
 
-def exact_sums(graph: Graph) -> list:
-    """Return the products before logarithms whose weights stay in float32. They are few enough for that."""
-    sums = [each for logarithm in logarithms(graph) for each in logarithm.sums]
+def exact_sums(found: list[Logarithm], graph: Graph) -> list:
+    """Return those sums of the logarithms `found` in `graph` whose weights stay in float32, because they are few enough."""
+    sums = [each for logarithm in found for each in logarithm.sums]
     return [each for each in sums if np.prod(graph.tensors[each.inputs[1]].shape) <= _MOST_EXACT_WEIGHTS]
 
 
-def _with_what_is_before(logarithm, graph: Graph) -> Logarithm:
-    """Return the logarithm that the operator `logarithm` computes."""
-    makers = graph.makers()
+def _with_what_is_before(logarithm, graph: Graph, makers: dict) -> Logarithm:
+    """Return an operator LOG with the operators before it, which are found through `makers`, those of `graph.makers()`."""
     reached = {id(logarithm): (logarithm, 0)}  # operators, and behind how few products each is
     waiting = [logarithm]
     while waiting:

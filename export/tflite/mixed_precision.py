@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from ..lowering import SCOPES
 from .graph import CODES, Graph, graphs, ids, packed, read_model, schema
-from .logarithms import exact_sums, logarithms
+from .logarithms import Logarithm, exact_sums, logarithms
 from .operators import tensor_names
 from .quantize import Precision
 from .stored_weights import restore, store_in_int8
@@ -39,10 +39,12 @@ def with_float32_layers(content: bytes, precision: Precision, exact: bytes | Non
         exact: the same model in float32. Without it, the sums before a logarithm have rounded weights in "dynamic".
     """
     model = read_model(_quantize_other_layers(content, precision) if precision.name == "int8" else content)
+    exact_model = None if exact is None else read_model(exact)
     for graph in graphs(model):
-        sums, before = exact_sums(graph), _before_logarithms(graph)
-        if exact is not None:
-            restore(graph, sums, read_model(exact))
+        found = logarithms(graph)
+        sums, before = exact_sums(found, graph), _operators_of(found)
+        if exact_model is not None:
+            restore(graph, sums, exact_model)
         _split_in_float32(graph, before)
         # In "dynamic" the sums of a head are in float32 anyway.
         heads = [product for product, _ in _heads(graph)] if precision.name == "int8" else []
@@ -69,7 +71,7 @@ def _quantize_other_layers(calibrated: bytes, precision: Precision) -> bytes:
     kept = [name for name in tensor_names(calibrated) if _is_within(name, scopes)]
     for graph in graphs(read_model(calibrated)):
         operators = [operator for operator in graph.operators if _is_in(operator, graph, *scopes)]
-        operators += [*_wide_heads(graph, precision), *_before_logarithms(graph)]
+        operators += [*_wide_heads(graph, precision), *_operators_of(logarithms(graph))]
         kept += [graph.name(operator.outputs[0]) for operator in operators]
     return quantize_calibrated(calibrated, precision.integer_io, kept)
 
@@ -91,9 +93,9 @@ def _wide_heads(graph: Graph, precision: Precision) -> list:
     return [operator for head in _heads(graph) if graph.step(head[0].outputs[0]) > MAX_STEP for operator in head]
 
 
-def _before_logarithms(graph: Graph) -> list:
-    """Return the operators that compute in float32 because of a logarithm."""
-    return [operator for logarithm in logarithms(graph) for operator in logarithm.operators]
+def _operators_of(found: list[Logarithm]) -> list:
+    """Return the operators of logarithms, with those before them. All of them compute in float32."""
+    return [operator for logarithm in found for operator in logarithm.operators]
 
 
 def _split_in_float32(graph: Graph, operators: list) -> None:
