@@ -456,7 +456,7 @@ def results_of(recipe="gpu", **scores):
     tree = {"settings": {"recipe": recipe, "model": "preact_resnet18"}}
     names = {"dense": DENSE, "paper": PAPER, "butterfly": BUTTERFLY, "low_rank": LOW_RANK}
     for name, (weights, tests) in scores.items():
-        run = {"weights": 1000 + weights, "final weights": weights, "steps": 10}
+        run = {"weights": 1000 + weights, "final weights": weights, "steps": 10, "loss": [1.0, 0.5, 0.25]}
         run |= {"seconds": [9.0, 1.0, 1.0], "processor seconds": [9.0, 2.0, 2.0]}
         tree[names[name]] = {
             "rate 0.1": {
@@ -493,6 +493,9 @@ def test_the_page_says_no_where_the_answer_is_no():
     assert page.step_of({"settings": {"recipe": "cpu"}}, page.finished(tree)[DENSE]) == 0.2
     assert "one seed: -10.00 points" in page.claim_table(results_of(dense=(9, (0.9,)), paper=(8, (0.8,))))
     assert page.export_table({}) == page.NOT_MEASURED
+    tree[PAPER]["rate 0.1"]["seed 1"]["loss"] = [1.0, float("nan"), float("nan")]
+    assert "| **no**: diverged with 1 of 3 seeds |" in page.claim_table(tree).splitlines()[2]
+    assert "91.00 ± 1.05 (89.90 to 92.00), diverged: 1 |" in page.score_table(tree)
     shared = page.claim_table({**tree, "shared": True}).splitlines()
     assert shared[6] == "| faster training step | not measured | not measured |"
     text = page.with_tables("# Title\n<!-- scores cpu -->\nold\n<!-- end -->\nprose\n", {"cpu": tree})

@@ -166,7 +166,7 @@ def test_the_best_rate_is_that_of_most_seeds_and_the_best_choice():
     assert (found.rate, found.weights, found.mean, found.deviation) == (1e-3, 100, pytest.approx(62), pytest.approx(2))
     assert str(found) == "62.00 ± 2.00 (60.00 to 64.00)"
     tree["vgg"]["dense"] = {"rate 0.001": runs(0.7, 0.6), "rate 0.002": runs(0.8, 0.5)}
-    assert str(wide_tables.runs_of(tree, "vgg", "dense")) == "50.00 ± 0.00 (50.00 to 50.00), seeds: 1"
+    assert str(wide_tables.runs_of(tree, "vgg", "dense")) == "50.00, one seed"
     assert wide_tables.runs_of(tree, "mixer", "dense") is None
 
 

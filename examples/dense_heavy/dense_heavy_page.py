@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[dict[str, dict]], str]] = {
     "wide": lambda trees: wide_tables.accuracy_table(trees["wide"]),
     "wide-gpu": lambda trees: wide_tables.accuracy_table(trees["wide_gpu"]),
     "wide-claims": lambda trees: wide_tables.claim_table(trees["wide"], trees["latency"]),
+    "wide-gpu-claims": lambda trees: wide_tables.claim_table(trees["wide_gpu"], trees["latency"]),
 }
 
 

@@ -36,6 +36,8 @@ class Runs:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
     def __str__(self) -> str:
+        if len(self.accuracies) == 1:
+            return f"{self.mean:.2f}, one seed"
         shown = f"{self.mean:.2f} ± {self.deviation:.2f} ({min(self.accuracies):.2f} to {max(self.accuracies):.2f})"
         return shown if len(self.accuracies) == SEEDS else f"{shown}, seeds: {len(self.accuracies)}"
 

@@ -74,7 +74,7 @@ class Recipe:
 
 RECIPES = {
     "paper": Recipe(1.0, None, 128, 200, (1e-3,), 0.0, False, "float32", 5),
-    "gpu": Recipe(1.0, None, 256, 12, (0.1,), 0.2, True, "mixed_bfloat16", 4),
+    "gpu": Recipe(1.0, None, 256, 12, (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4), 0.2, True, "mixed_bfloat16", 4),
     "cpu": Recipe(0.25, 5_000, 64, 6, (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4), 0.2, True, "float32", 1),
     "quick": Recipe(0.125, None, 20, 4, (0.05,), 0.2, True, "float32", 1),
 }

@@ -53,6 +53,11 @@ def tests_of(runs: list[dict]) -> np.ndarray:
     return 100 * np.array([run["test"] for run in runs])
 
 
+def diverged(runs: list[dict]) -> int:
+    """Return how many of some runs ended with a loss that is not a number."""
+    return sum(not np.isfinite(run["loss"][-1]) for run in runs)
+
+
 def deviation(values: np.ndarray) -> float:
     """Return the standard deviation of some values, and not a number for a single one."""
     return float(values.std(ddof=1)) if len(values) > 1 else np.nan
@@ -95,6 +100,8 @@ def score_table(tree: dict) -> str:
         shown = f"{tests.mean():.2f}"
         if len(tests) > 1:
             shown += f" ± {deviation(tests):.2f} ({tests.min():.2f} to {tests.max():.2f})"
+        if failed := diverged(runs):
+            shown += f", diverged: {failed}"
         epochs = (epochs_to(runs, goal_of(tree)) or "not reached") if DENSE in done else ""
         cells = [kind, f"{runs[0]['final weights']:,}", f"{runs[0]['weights']:,}", len(runs), shown, gap, epochs]
         step = step_of(tree, runs)
@@ -129,6 +136,8 @@ def gap_of(done: dict, kind: str, other: str) -> tuple[float, float]:
 
 
 def same_accuracy(done: dict, kind: str) -> str:
+    if failed := diverged(done[kind]):
+        return f"**no**: diverged with {failed} of {len(done[kind])} seeds"
     gap, noise = gap_of(done, kind, DENSE)
     if np.isnan(noise):
         return f"one seed: {gap:+.2f} points"
@@ -140,6 +149,8 @@ def same_accuracy(done: dict, kind: str) -> str:
 
 
 def against_rivals(done: dict, kind: str) -> str:
+    if diverged(done[kind]):
+        return "**no**"
     found = []
     for rival in RIVALS[kind]:
         if rival in done:
