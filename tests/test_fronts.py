@@ -10,6 +10,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+import rates
 from click.testing import CliRunner
 from fronts_page import GROUPS, INT4, KEYS, group_of, limit_of, limits_of, plot_fronts, results_in, winners_table, with_tables
 
@@ -242,3 +243,26 @@ def test_the_plot_has_two_panels_for_each_task(trees):
     known = [any(limit.groups for limit in limits_of({name: tree}, cost)) for name, tree in trees.items() for cost in KEYS]
     assert [axis.has_data() and axis.get_visible() for axis in figure.axes] == known
     assert any(known)
+
+
+def test_gains_of_a_learning_rate_by_kind(tmp_path):
+    """A model that was trained with one of the rates only counts for nothing."""
+    models = {
+        '[{"a": "low rank 4", "b": "radix 4"}, {}]': "low rank 4: a; radix 4: b",
+        '[{"a": "dense, 8 units"}, {"a": 8}]': "narrower, 8 units",
+        '[{"a": "low rank 2, 8 units"}, {"a": 8}]': "narrower, 8 units; low rank 2: a",
+        '[{"conv": "filters 4"}, {}]': "all layers narrower, width multiplier 0.5",
+    }
+    scores = {f"{key} at {rate}": 0.5 + 10 * rate for key in models for rate in (0.001, 0.003)}
+    del scores['[{"a": "low rank 2, 8 units"}, {"a": 8}] at 0.003']
+    scores['[{"a": "two stages"}, {}] at 0.001'] = 0.9
+    scores['[{"a": "two stages"}, {}] at 0.003'] = 0.8
+    results = {
+        "finalists": {f"{key} at {rate}": name for key, name in models.items() for rate in (0.001, 0.003)},
+        "scores of float32 files for size": {"original": 0.9, **scores},
+    }
+    results["finalists"]['[{"a": "two stages"}, {}] at 0.001'] = "two stages: a"
+    (tmp_path / "compression.json").write_text(json.dumps({"results": results}))
+    found = rates.gains(tmp_path / "compression.json")
+    expected = {"several kinds": 2, "narrow dense": 2, "width multiplier": 2, "butterfly": -10}
+    assert dict(found) == {kind: [pytest.approx(gain)] for kind, gain in expected.items()}

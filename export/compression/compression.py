@@ -37,6 +37,7 @@ class Point:
         exported: the exported model, whose score and latency are given.
         score: accuracy, or the caller's metric, of the exported model on the examples that were held back. Higher is better.
         latency: the latency of the exported model. All points were measured in turns.
+        learning_rate: the learning rate with which the model was trained. None for the original.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Point:
     exported: TFLiteModel
     score: float
     latency: Latency
+    learning_rate: float | None = None
 
     @property
     def weights(self) -> int:
@@ -74,6 +76,7 @@ class Point:
             "weights": self.weights,
             "size_bytes": self.size_bytes,
             "median_seconds": self.latency.median,
+            "learning_rate": self.learning_rate,
             "replacements": [asdict(each) for each in self.report.replacements] if self.report else [],
         }
 

@@ -42,13 +42,14 @@ COMPILED = True
 
 
 class Finalist(NamedTuple):
-    """A model that was trained, and its exported file in one precision."""
+    """A model that was trained with a learning rate, and its exported file in one precision. The original has no rate."""
 
     blueprint: Blueprint
     model: keras.Model
     report: ReplacementReport | None
     exported: TFLiteModel
     score: float
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Finalists:
     @property
     def work(self) -> float:
         """The expected work, in training steps."""
-        return (FAMILIES if self.task.targets.limits_cost else MOST) * self._work_of_each
+        rates = len(self.task.training.learning_rates)
+        trainings = FAMILIES * rates if self.task.targets.limits_cost else MOST + FAMILIES * (rates - 1)
+        return trainings * self._work_of_each
 
     def add_originals(self) -> None:
         """Export and score the original in each precision, and add the files.
@@ -129,7 +132,8 @@ class Finalists:
         """Find in each family the fastest model whose score drops by at most `drop`, by bisection over its models.
 
         The families take turns. Once a family has such a model, its models that are predicted to be slower than the fastest of
-        all families are left out. A model of several families is trained once.
+        all families are left out. A model of several families is trained once. The first model of a family is trained with each
+        learning rate, and the others with the rate that was best for it.
         """
         least = self.original.score - drop - ROUND_OFF
         searches = [_Bisection(family) for family in families]
@@ -139,9 +143,11 @@ class Finalists:
                 if len(self.tried) > MOST or self._is_over:
                     return
                 entry = search.middle
-                trained = self._train(entry)
-                if trained is not None and trained.score >= least:
-                    fastest = min(fastest, entry.cost.seconds)
+                trained = self._train(entry, search.rate)
+                if trained is not None:
+                    search.rate = search.rate or trained.rate
+                    if trained.score >= least:
+                        fastest = min(fastest, entry.cost.seconds)
                 # In a precision other than the cheapest one the same model may be good enough.
                 search.halve(any(each.score >= least for each in self._files_of(entry.blueprint).values()))
             for search in searches:
@@ -159,8 +165,8 @@ class Finalists:
 
     @property
     def _work_of_each(self) -> float:
-        epochs, batch_size, rates, _ = self.task.training
-        return len(rates) * (epochs * -(-len(self.task.lesson) // batch_size) + 3 * EXPORT_WORK * len(self.tasks))
+        epochs, batch_size, *_ = self.task.training
+        return epochs * -(-len(self.task.lesson) // batch_size) + 3 * EXPORT_WORK * len(self.tasks)
 
     def _best_within_limits(self, family: Sequence[Entry]) -> tuple[Entry, float]:
         """Return the best model of a family that keeps the limits as measured, or the nearest, and its measured load.
@@ -196,23 +202,24 @@ class Finalists:
 
         return Cost(*task.memory.once(task.kind_of_costs, f"untrained {_key(blueprint)}", measured))
 
-    def _train(self, entry: Entry) -> Finalist | None:
+    def _train(self, entry: Entry, rate: float | None = None) -> Finalist | None:
         """Train a model to imitate the original, and return it in the precision of the entry. In others it is added too.
 
-        Of the models of all learning rates the best is kept. The result is None if there is none, see `_trained`.
+        It is trained with the learning rate `rate`. If there is none, or the training fails, it is trained with all others too,
+        and the best is kept. The result is None if there is none, see `_trained`.
         """
         if entry.blueprint not in self.tried:
             self.task.clock.show(f"train model {len(self.tried)}: {entry.blueprint.name}")
             self.tried.add(entry.blueprint)
-            self._train_at_all_rates(entry.blueprint)
+            self._train_at_rates(entry.blueprint, rate)
         return self.found.get((entry.blueprint, entry.precision))
 
-    def _train_at_all_rates(self, blueprint: Blueprint) -> None:
-        """Train a model once with each learning rate, and add the best one of each precision."""
+    def _train_at_rates(self, blueprint: Blueprint, first: float | None) -> None:
+        """Train a model with the learning rate `first`, or with each if there is none, and add the best of each precision."""
         is_needed = not self._has_trained
-        for rate in self.task.training.learning_rates:
+        for rate in sorted(self.task.training.learning_rates, key=lambda each: each != first):
             best = self._files_of(blueprint)
-            if best and self.task.clock.is_over():
+            if best and (first is not None or self.task.clock.is_over()):
                 break
             for precision, trained in self._trained(blueprint, rate, is_needed and not best).items():
                 if precision not in best or trained.score > best[precision].score:
@@ -247,8 +254,9 @@ class Finalists:
         elif finished:
             task.memory.keep_arrays("finalist", key, new.get_weights())
             task.memory.once("finalists", key, lambda: blueprint.name)
-        (task.clock.skip if known else task.clock.finish)(self._work_of_each / len(task.training.learning_rates))
-        return self._exported(blueprint, new, report, key, finished)
+        (task.clock.skip if known else task.clock.finish)(self._work_of_each)
+        files = self._exported(blueprint, new, report, key, finished)
+        return {precision: file._replace(rate=rate) for precision, file in files.items()}
 
     def _imitates(self, model: keras.Model, blueprint: Blueprint, rate: float) -> bool:
         """Train a new model to imitate the original, and return whether the time limit has left time for all epochs."""
@@ -314,12 +322,14 @@ class _Bisection:
         bad: the index of the most expensive model that is known to be bad, or -1.
         good: the index of the cheapest model that is known to be good or is not wanted.
         has_good: whether a model is known to be good.
+        rate: the learning rate that was best for the first model that was trained. None: none was.
     """
 
     family: Sequence[Entry]
     bad: int = -1
     good: int = field(init=False)
     has_good: bool = False
+    rate: float | None = None
 
     def __post_init__(self):
         self.good = len(self.family)

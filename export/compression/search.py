@@ -60,7 +60,7 @@ def compress(
     metric: Callable | None = None,
     epochs: int = 6,
     batch_size: int = 128,
-    learning_rate: float | Sequence[float] = 1e-3,
+    learning_rate: float | Sequence[float] = (1e-3, 3e-3),
     loss=None,
     where=None,
     min_weights: int | None = None,
@@ -101,7 +101,8 @@ def compress(
             integers or one-hot. Without labels, the part of the examples on which a model's class is the original's; for
             outputs that decide about no class, 1 minus the relative error in the 2-norm.
         epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
-            each model is trained once with each, and the one with the best score is kept.
+            each model is trained once with each, and the one with the best score is kept. If only `max_accuracy_drop` is given,
+            the first model of each kind shows which rate is best, and the others of its kind are trained with that.
         loss: the loss of the labels, as in `distill`.
         where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`. If either is given, no width
             multiplier is tried, because it changes all layers.
@@ -230,8 +231,8 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     latencies = measure_all(files, runs=runs, device=task.exporter.device).values()
     names = [finalists.name(*key) for key in finalists.found]
     points = tuple(
-        Point(name, made.layers, made.family, model, report, exported, score, latency)  # type: ignore[arg-type]
-        for name, (made, model, report, exported, score), latency in zip(names, found, latencies, strict=True)
+        Point(name, made.layers, made.family, model, report, exported, score, latency, rate)  # type: ignore[arg-type]
+        for name, (made, model, report, exported, score, rate), latency in zip(names, found, latencies, strict=True)
     )
     pick, meets = picked(points, points[0], task.targets)
     stopped = (STOPPED,) if task.clock.has_cut else ()

@@ -18,7 +18,7 @@ from .targets import Targets
 
 
 class Training(NamedTuple):
-    """The settings of the final training of each model, which is trained once with each learning rate."""
+    """The settings of the final training of each model, and the learning rates of which it gets the best."""
 
     epochs: int
     batch_size: int

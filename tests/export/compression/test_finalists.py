@@ -29,7 +29,7 @@ def trained(monkeypatch):
     """The names of the models that are trained, and a function (families, drop) that looks for the fastest."""
     names, scores = [], {}
 
-    def train(self, blueprint):
+    def train(self, blueprint, rate):
         names.append(blueprint.name)
         self.found[blueprint, "float32"] = Finalist(blueprint, None, None, None, scores[blueprint])
 
@@ -42,7 +42,7 @@ def trained(monkeypatch):
         finalists.train_the_fastest([entries for entries, _ in families], drop)
         return [name.split(":")[0] for name in names]
 
-    monkeypatch.setattr(Finalists, "_train_at_all_rates", train)
+    monkeypatch.setattr(Finalists, "_train_at_rates", train)
     return find
 
 
@@ -105,19 +105,41 @@ def test_a_search_that_goes_on_later_reports_the_same_replacements(monkeypatch):
     assert report == later
 
 
+class Rates:
+    """Trainings that are imitated: how good a model becomes with each learning rate, None if it diverges."""
+
+    def __init__(self, monkeypatch, scores):
+        self.scores, self.tried = scores, []
+        clock = SimpleNamespace(is_over=lambda: False, show=lambda text: None)
+        training = SimpleNamespace(learning_rates=tuple(scores))
+        self.finalists = Finalists({"float32": SimpleNamespace(clock=clock, training=training)})
+        monkeypatch.setattr(Finalists, "_trained", self.trained)
+
+    def trained(self, blueprint, rate, is_needed):
+        self.tried.append(rate)
+        score = self.scores[rate]
+        return {} if score is None else {"float32": Finalist(blueprint, None, None, None, score, rate)}
+
+
 def test_the_best_of_several_learning_rates_is_kept(monkeypatch):
-    entry, scores = family("butterfly", [1], [0])[0][0], {1e-3: 0.7, 2e-3: 0.9, 4e-3: None, 8e-3: 0.8}
-    clock = SimpleNamespace(is_over=lambda: False, show=lambda text: None)
-    training = SimpleNamespace(learning_rates=tuple(scores))
+    rates, entry = Rates(monkeypatch, {1e-3: 0.7, 2e-3: 0.9, 4e-3: None, 8e-3: 0.8}), family("butterfly", [1], [0])[0][0]
+    assert rates.finalists._train(entry).score == 0.9
+    assert rates.finalists.found[entry.blueprint, "float32"].rate == 2e-3
+    assert rates.finalists._train(entry).score == 0.9 and rates.tried == [1e-3, 2e-3, 4e-3, 8e-3]  # It is not trained again.
 
-    def train(self, blueprint, rate, is_needed):
-        return {} if scores[rate] is None else {"float32": Finalist(blueprint, None, None, None, scores[rate])}
 
-    monkeypatch.setattr(Finalists, "_trained", train)
-    finalists = Finalists({"float32": SimpleNamespace(clock=clock, training=training)})
-    assert finalists._train(entry).score == 0.9
-    assert finalists.found[entry.blueprint, "float32"].score == 0.9
-    assert finalists._train(entry).score == 0.9  # It is not trained again.
+def test_a_known_learning_rate_is_tried_alone_unless_it_fails(monkeypatch):
+    rates, (first, second) = Rates(monkeypatch, {1e-3: 0.7, 2e-3: 0.9, 4e-3: None}), family("butterfly", [1, 2], [0, 0])[0]
+    assert rates.finalists._train(first, 1e-3).score == 0.7 and rates.tried == [1e-3]
+    assert rates.finalists._train(second, 4e-3).score == 0.7 and rates.tried[1:] == [4e-3, 1e-3]
+
+
+def test_the_first_model_of_a_family_shows_its_learning_rate(monkeypatch):
+    rates = Rates(monkeypatch, {1e-3: 0.7, 2e-3: 0.9})
+    rates.finalists.found[UNCHANGED, "float32"] = Finalist(UNCHANGED, None, None, None, 1.0)
+    families = [family("low", [1, 3, 4], [0] * 3)[0], family("butterfly", [0.5, 2, 4], [0] * 3)[0]]
+    rates.finalists.train_the_fastest(families, 0.2)
+    assert rates.tried == [1e-3, 2e-3, 1e-3, 2e-3, 2e-3, 2e-3]
 
 
 def test_each_precision_keeps_the_learning_rate_that_is_best_in_it(monkeypatch):

@@ -1,0 +1,64 @@
+"""Which of two learning rates `export.compress` should train small models with, from the searches of `fronts.py`.
+
+    python benchmarks/rates.py FOLDER
+
+FOLDER is that of `python benchmarks/fronts.py FOLDER`, whose searches train each model with 1e-3 and with 3e-3. This prints a
+table in Markdown: by how many points the models of each kind are more accurate with 3e-3, as float32 files, on the examples
+that the search scores on. The number of models is in brackets.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import numpy as np
+from fronts_page import NAMES
+
+LOW, HIGH = " at 0.001", " at 0.003"
+KINDS = ("width multiplier", "narrow dense", "low rank", "butterfly", "several kinds")
+
+
+def kind_of(layers: dict[str, str], units: dict[str, int], name: str) -> str:
+    """Return the kind of a model, from what each changed layer becomes, the units of narrower layers, and the model's name."""
+    if name.startswith("all layers narrower"):
+        return "width multiplier"
+    structures = {structure.split(",")[0] for structure in layers.values()} - {"dense"}
+    has_low_rank = {structure.startswith("low rank") for structure in structures}
+    if len(has_low_rank) == 2:
+        return "several kinds"
+    return {frozenset(): "narrow dense", frozenset({True}): "low rank"}.get(frozenset(has_low_rank), "butterfly")
+
+
+def gains(path: Path) -> dict[str, list[float]]:
+    """Return for each kind by how many points each model of a search is more accurate with the higher rate."""
+    results = json.loads(path.read_text())["results"]
+    scores = {key: score for objective in ("size", "latency") for key, score in scores_for(results, objective).items()}
+    found = defaultdict(list)
+    for key, score in scores.items():
+        if key.endswith(LOW) and (other := scores.get(key.removesuffix(LOW) + HIGH)) is not None:
+            kind = kind_of(*json.loads(key.removesuffix(LOW)), results["finalists"][key])
+            found[kind].append(100 * (other - score))
+    return found
+
+
+def scores_for(results: dict, objective: str) -> dict[str, float]:
+    """Return the scores of the models in float32, from searches for a size or for a latency."""
+    return results.get(f"scores of float32 files for {objective}", {})
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(folder):
+    click.echo(f"| data | {' | '.join(KINDS)} |\n|{'---|' * (1 + len(KINDS))}")
+    for task, title in NAMES.items():
+        found = defaultdict(list)
+        for path in sorted(folder.glob(f"{task}-[0-9]*/compression.json")):
+            for kind, values in gains(path).items():
+                found[kind] += values
+        cells = [f"{np.mean(found[kind]):+.1f} ({len(found[kind])})" if found[kind] else "" for kind in KINDS]
+        click.echo(f"| {title} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
