@@ -36,9 +36,14 @@ def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]
     trained = len({tuple(point.layers.items()) for point in points if point.layers})
     each = f", in up to {precisions} precisions" if precisions > 1 else ""
     among = f"of {trained} trained models and the original{each}"
-    first = f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
-    if not meets:
-        first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
+    if trained:
+        first = f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
+        if not meets:
+            first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
+    elif meets:
+        first = f"'{pick.name}' meets the targets ({targets}), so no smaller model was trained."
+    else:
+        first = f"No model meets the targets ({targets}), and no smaller model could be trained."
     sentences = [first, f"'{pick.name}': {described(pick, original)}."]
     families = dict.fromkeys(point.family for point in points if point.family not in (ORIGINAL, pick.family))
     for family in families:

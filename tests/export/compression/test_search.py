@@ -121,6 +121,7 @@ def test_the_original_is_picked_where_it_keeps_the_limits(task, tmp_path):
     found = compress(task, target_latency=1.0)
     assert [point.name for point in found.points] == ["original"]
     assert found.pick is found.points[0]
+    assert found.why[0] == "'original' meets the targets (at most 1,000,000.0 us), so no smaller model was trained."
     report = json.loads(found.to_json(tmp_path / "found.json").read_text())
     assert (report["pick"]["name"], report["pick"]["weights"]) == ("original", task[0].count_params())
     assert report["fronts"] == {"latency": ["original"], "size": ["original"]}
