@@ -297,16 +297,23 @@ class Finalists:
     def _built(self, blueprint: Blueprint, fitted: bool) -> tuple[keras.Model, ReplacementReport | None]:
         """Return a new model, whose layers start from their trials, and the report of what was replaced.
 
-        The layers of a narrower network have had no trials. They start from a fit if `fitted` is True, and else are random. The
-        report leaves out how good the fits are: the training changes that, and a search that goes on later has no fits.
+        The layers of a narrower network have had no trials. They start from a fit if `fitted` is True, which is computed once,
+        and else are random. The report leaves out how good the fits are: the training changes that, and a search that goes on
+        later has no fits.
         """
-        task = self.task
+        task, key = self.task, _key(blueprint)
         tried = () if blueprint.narrowing else blueprint.structures
         starts = {
             (path, structure.name): task.memory.arrays_of("layer", trial_name(path, structure)) for path, structure in tried
         }
-        task.training.seeded(_key(blueprint))
-        model, report = blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial, fitted)
+        is_known = fitted and task.memory.known("fits", key)
+        task.training.seeded(key)
+        model, report = blueprint.build(task.model, task.lesson.x, starts, task.seed_of_trial, fitted and not is_known)
+        if is_known:
+            model.set_weights(task.memory.arrays_of("fit", key))
+        elif fitted:
+            task.memory.keep_arrays("fit", key, model.get_weights())
+            task.memory.once("fits", key, lambda: blueprint.name)
         if report is not None:
             replacements = tuple(replace(each, error=None, fitted_to=None) for each in report.replacements)
             report = replace(report, replacements=replacements)

@@ -11,6 +11,7 @@ from keras_butterfly.export.compression.blueprint import Blueprint
 from keras_butterfly.export.compression.costs import Cost
 from keras_butterfly.export.compression.families import Entry
 from keras_butterfly.export.compression.finalists import UNCHANGED, Finalist, Finalists
+from keras_butterfly.export.compression.memory import Memory
 from keras_butterfly.export.compression.narrowing import StrongestUnits
 from keras_butterfly.export.compression.structures import LOW_RANK, Structure
 
@@ -96,6 +97,7 @@ def test_a_search_that_goes_on_later_reports_the_same_replacements(monkeypatch):
         lesson=SimpleNamespace(x=np.random.default_rng(0).normal(size=(20, 16)).astype("float32")),
         training=SimpleNamespace(seeded=lambda name: 0),
         seed_of_trial=lambda path, structure: 0,
+        memory=Memory(None, {}),
     )
     blueprint = Blueprint(
         (("a", Structure("low rank 2", LOW_RANK, (("kind", "low_rank"), ("rank", 2)))),), StrongestUnits((("a", 8),))
@@ -103,6 +105,9 @@ def test_a_search_that_goes_on_later_reports_the_same_replacements(monkeypatch):
     (first, report), (second, later) = (Finalists({"float32": task})._built(blueprint, fitted) for fitted in (True, False))
     assert not np.allclose(first.get_weights()[0], second.get_weights()[0])
     assert report == later
+    monkeypatch.setattr(replace, "fit", None)  # A fit is computed once.
+    third, _ = Finalists({"float32": task})._built(blueprint, True)
+    assert all(map(np.array_equal, third.get_weights(), first.get_weights()))
 
 
 class Rates:
