@@ -1,10 +1,10 @@
-"""Which of two learning rates `export.compress` should train small models with, from the searches of `fronts.py`.
+"""Compare the two learning rates with which `export.compress` trains its models, from the searches of `fronts.py`.
 
     python benchmarks/rates.py FOLDER
 
 FOLDER is that of `python benchmarks/fronts.py FOLDER`, whose searches train each model with 1e-3 and with 3e-3. This prints a
-table in Markdown: by how many points the models of each kind are more accurate with 3e-3, as float32 files, on the examples
-that the search scores on. The number of models is in brackets.
+table in Markdown: by how many points the models of each kind are more accurate with 3e-3, on average. The accuracies are those
+of float32 files on the examples that the search scores on. The number of models is in brackets.
 """
 
 import json
@@ -19,15 +19,17 @@ LOW, HIGH = " at 0.001", " at 0.003"
 KINDS = ("width multiplier", "narrow dense", "low rank", "butterfly", "several kinds")
 
 
-def kind_of(layers: dict[str, str], units: dict[str, int], name: str) -> str:
-    """Return the kind of a model, from what each changed layer becomes, the units of narrower layers, and the model's name."""
+def kind_of(layers: dict[str, str], name: str) -> str:
+    """Return the kind of a model, from what each changed layer becomes and the model's name."""
     if name.startswith("all layers narrower"):
         return "width multiplier"
     structures = {structure.split(",")[0] for structure in layers.values()} - {"dense"}
-    has_low_rank = {structure.startswith("low rank") for structure in structures}
-    if len(has_low_rank) == 2:
-        return "several kinds"
-    return {frozenset(): "narrow dense", frozenset({True}): "low rank"}.get(frozenset(has_low_rank), "butterfly")
+    if not structures:
+        return "narrow dense"
+    are_low_rank = [structure.startswith("low rank") for structure in structures]
+    if all(are_low_rank):
+        return "low rank"
+    return "several kinds" if any(are_low_rank) else "butterfly"
 
 
 def gains(path: Path) -> dict[str, list[float]]:
@@ -37,8 +39,8 @@ def gains(path: Path) -> dict[str, list[float]]:
     found = defaultdict(list)
     for key, score in scores.items():
         if key.endswith(LOW) and (other := scores.get(key.removesuffix(LOW) + HIGH)) is not None:
-            kind = kind_of(*json.loads(key.removesuffix(LOW)), results["finalists"][key])
-            found[kind].append(100 * (other - score))
+            layers, _ = json.loads(key.removesuffix(LOW))
+            found[kind_of(layers, results["finalists"][key])].append(100 * (other - score))
     return found
 
 

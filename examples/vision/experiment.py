@@ -11,8 +11,8 @@ On a GPU, PreActResNet18 and EfficientNet-B0 with three kinds of final layers an
 Training needs no TensorFlow. DATA is a folder that holds cifar10/cifar10_residual.npz, see cifar.py. Without it, Keras
 downloads the images. SE-ResNet152 is trained on CIFAR-100, which is always downloaded.
 
-Kinds of final layers: see `classifier` in classifier.py. Recipes: "paper" is that of the paper, "gpu" the same in fewer epochs
-and at a larger rate, "cpu" a narrower network and fewer images. See `RECIPES`.
+Kinds of final layers: see `classifier` in classifier.py. Recipes: "paper" is that of the paper, "gpu" has fewer epochs
+and larger rates, "cpu" a narrower network and fewer images. See `RECIPES`.
 
 Training: the last tenth of the training images is held out. The best rate of a kind is the one with the best accuracy on the
 held-out images after the last epoch, with seed 0. The search begins in the middle of the rates and ends in each direction at a

@@ -188,7 +188,7 @@ def replace(**options):
     "--learning-rate",
     type=POSITIVE,
     multiple=True,
-    default=(1e-3,),
+    default=(1e-3, 3e-3),
     show_default=True,
     help="Repeatable: each model is trained once with each rate, and the best is kept.",
 )

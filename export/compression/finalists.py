@@ -56,7 +56,7 @@ class Finalist(NamedTuple):
 class Finalists:
     """The models that were trained so far. The first is the original.
 
-    Each model is trained once, and exported in each precision of the search.
+    One training of a model serves all precisions of the search: the model is exported in each.
 
     Attributes:
         tasks: the search that they are a part of, once for each precision, by the names of the precisions.
@@ -205,8 +205,8 @@ class Finalists:
     def _train(self, entry: Entry, rate: float | None = None) -> Finalist | None:
         """Train a model to imitate the original, and return it in the precision of the entry. In others it is added too.
 
-        It is trained with the learning rate `rate`. If there is none, or the training fails, it is trained with all others too,
-        and the best is kept. The result is None if there is none, see `_trained`.
+        With `rate` None it is trained with each learning rate, and the best model is kept. Otherwise it is trained with `rate`,
+        and with the others only if this fails. The result is None if no training succeeds, see `_trained`.
         """
         if entry.blueprint not in self.tried:
             self.task.clock.show(f"train model {len(self.tried)}: {entry.blueprint.name}")
@@ -215,7 +215,10 @@ class Finalists:
         return self.found.get((entry.blueprint, entry.precision))
 
     def _train_at_rates(self, blueprint: Blueprint, first: float | None) -> None:
-        """Train a model with the learning rate `first`, or with each if there is none, and add the best of each precision."""
+        """Train a model with the learning rate `first`, or with each if it is None, and add the best of each precision.
+
+        If the training with `first` fails, the other rates are tried until one succeeds.
+        """
         is_needed = not self._has_trained
         for rate in sorted(self.task.training.learning_rates, key=lambda each: each != first):
             best = self._files_of(blueprint)
@@ -329,7 +332,7 @@ class _Bisection:
         bad: the index of the most expensive model that is known to be bad, or -1.
         good: the index of the cheapest model that is known to be good or is not wanted.
         has_good: whether a model is known to be good.
-        rate: the learning rate that was best for the first model that was trained. None: none was.
+        rate: the learning rate that was best for the first model of the family, or None if no model has been trained.
     """
 
     family: Sequence[Entry]

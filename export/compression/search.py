@@ -102,7 +102,7 @@ def compress(
             outputs that decide about no class, 1 minus the relative error in the 2-norm.
         epochs, batch_size, learning_rate: of the final training of each model, as in `distill`. With several learning rates
             each model is trained once with each, and the one with the best score is kept. If only `max_accuracy_drop` is given,
-            the first model of each kind shows which rate is best, and the others of its kind are trained with that.
+            the first model of each kind shows which rate is best, and the others of its kind are trained with that rate.
         loss: the loss of the labels, as in `distill`.
         where, min_weights: which layers may be replaced or made narrower, as in `replace_dense`. If either is given, no width
             multiplier is tried, because it changes all layers.

@@ -18,7 +18,7 @@ from .targets import Targets
 
 
 class Training(NamedTuple):
-    """The settings of the final training of each model, and the learning rates of which it gets the best."""
+    """The settings of the final training of each model. Of the models that the learning rates give, the best is kept."""
 
     epochs: int
     batch_size: int
