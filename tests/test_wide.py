@@ -191,6 +191,9 @@ def test_claims_are_answered_against_the_noise():
     assert cells["faster inference, int8"] == ["yes: 8.0x", "**no**: 0.9x"]
     assert cells["beyond the paper: more accurate than low rank"] == ["yes: +9.97", "no difference: -1.00"]
     assert cells["beyond the paper: more accurate than pruned dense"] == ["not run", "not run"]
+    tree["vgg"]["dense"] = kind(0.85, weights=1000)
+    lines = wide_tables.claim_table(tree, {"vgg": dict.fromkeys(wide_tables.PRECISIONS, files)}).splitlines()
+    assert lines[2] == "| as accurate as dense | one seed: -4.03 | one seed: -15.00 |"
 
 
 def test_the_plot_has_a_point_for_every_kind():

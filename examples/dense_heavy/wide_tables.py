@@ -130,18 +130,23 @@ def noise(one: Runs, other: Runs) -> float:
     return max(POINTS, one.deviation, other.deviation)
 
 
+def is_single(*compared: Runs) -> bool:
+    """Return whether one of some kinds has one seed only, so that the noise is not known."""
+    return any(len(runs.accuracies) == 1 for runs in compared)
+
+
 def as_accurate(found: dict[str, Runs], kind: str) -> str:
-    gap = found[kind].mean - found[DENSE].mean
-    answer = "**no**" if gap < -noise(found[kind], found[DENSE]) else ("undecided" if gap < -POINTS else "yes")
-    return f"{answer}: {gap:+.2f}"
+    gap, own, dense = found[kind].mean - found[DENSE].mean, found[kind], found[DENSE]
+    answer = "**no**" if gap < -noise(own, dense) else ("undecided" if gap < -POINTS else "yes")
+    return f"{'one seed' if is_single(own, dense) else answer}: {gap:+.2f}"
 
 
 def more_accurate(found: dict[str, Runs], kind: str, rival: str) -> str:
     if rival not in found:
         return "not run"
-    gap, limit = found[kind].mean - found[rival].mean, noise(found[kind], found[rival])
-    answer = "no difference" if abs(gap) <= limit else ("yes" if gap > 0 else "**no**")
-    return f"{answer}: {gap:+.2f}"
+    gap, own, other = found[kind].mean - found[rival].mean, found[kind], found[rival]
+    answer = "no difference" if abs(gap) <= noise(own, other) else ("yes" if gap > 0 else "**no**")
+    return f"{'one seed' if is_single(own, other) else answer}: {gap:+.2f}"
 
 
 def fewer_weights(found: dict[str, Runs], kind: str) -> str:

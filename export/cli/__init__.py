@@ -190,7 +190,7 @@ def replace(**options):
     multiple=True,
     default=(1e-3, 3e-3),
     show_default=True,
-    help="Repeatable: each model is trained once with each rate, and the best is kept.",
+    help="Repeatable: the rate that is best is kept. With --max-accuracy-drop alone the first model of each kind decides.",
 )
 @click.option(
     "--where",

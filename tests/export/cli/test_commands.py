@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import inspect
 import json
 import resource
 import subprocess
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_butterfly_cli import main
+from keras_butterfly_cli import cli, main
 
 import keras_butterfly.export.compression.finalists as finalists
 import keras_butterfly.export.compression.harm as harm
@@ -327,3 +328,10 @@ def test_help(command, call):
     done = call(command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_compress_has_the_defaults_of_the_function():
+    of_function = inspect.signature(export.compress).parameters
+    of_command = {option.name: option.default for option in cli.commands["compress"].params}
+    for name in ("epochs", "batch_size", "learning_rate", "seed"):
+        assert of_command[name] == of_function[name].default
