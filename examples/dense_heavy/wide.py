@@ -3,8 +3,10 @@
     python examples/dense_heavy/wide.py FOLDER [--data DATA] [--recipe gpu|cpu|quick] [--model NAME ...] [--kind NAME ...]
         [--seeds 3]
 
-On a GPU, all at once, each kind in a process of its own. What is done after 450 seconds is merged to wide.json:
+On a GPU, all at once, each kind in a process of its own. `nvidia-cuda-mps-control` lets the processes compute at the same time.
+What is done after 450 seconds is merged to wide.json:
 
+    nvidia-cuda-mps-control -d
     export KERAS_BACKEND=jax XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_COMPILATION_CACHE_DIR=/tmp/jax PYTHONPATH=.
     for model in vgg mixer transformer; do
         for kind in dense "radix 4" "two stages" "low rank" "narrow dense" "pruned dense" "narrow dense, equal latency"; do
