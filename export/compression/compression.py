@@ -92,6 +92,7 @@ class Compression:
         score_name: what the scores are: "accuracy", "agreement with the original" or "score", that of the caller's metric.
         skipped: maps the name of each model that could not be exported, or is off by more than the tolerance, to the reason.
         seconds: how long the search took.
+        meets: whether the pick meets the targets. Otherwise it is the nearest.
     """
 
     points: tuple[Point, ...]
@@ -100,6 +101,7 @@ class Compression:
     score_name: str = "accuracy"
     skipped: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    meets: bool = True
 
     @property
     def model(self) -> keras.Model:
@@ -139,7 +141,7 @@ class Compression:
         for point in sorted(self.points, key=lambda point: -point.latency.median):
             part, speedup = base.weights / point.weights, base.latency.median / point.latency.median
             cells = (f"{point.score:.4f}", f"{point.weights:,}", f"1/{part:.1f}", f"{point.size_bytes / 1024:,.0f}")
-            name = f"{point.name} (picked)" if point is self.pick else point.name
+            name = f"{point.name} ({'picked' if self.meets else 'nearest'})" if point is self.pick else point.name
             table.add_row(name, *cells, f"{point.latency.median * 1e6:,.1f}", f"{speedup:.1f}x")
         if self.skipped:
             table.caption = Text("\n".join(f"{name} is left out: {reason}" for name, reason in self.skipped.items()))

@@ -44,5 +44,8 @@ class Places(NamedTuple):
             arguments = {}
         places = cls(layers, widths, arguments)
         if not places.paths:
-            raise ValueError("Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`.")
+            raise ValueError(
+                "Expected a layer that can be replaced or made narrower. Found none. Choose others by `where`, or lower "
+                "`min_weights`."
+            )
         return places

@@ -21,7 +21,7 @@ from ..planning.planner import Objective
 from ..planning.wisdom import Wisdom
 from ..planning.wisdom import wisdom as process_wisdom
 from ..preparation.exportable import check_exportable, decisions, output_names, with_inputs
-from ..tflite.quantize import Precision, Quantize
+from ..tflite.quantize import TOLERANCES, Precision, Quantize
 from .clock import Clock
 from .compression import Compression, Point, described
 from .costs import Exporter
@@ -127,7 +127,14 @@ def compress(
         >>> found.exported.size_bytes <= 12_000
         True
     """
+    if quantize not in (choices := (*TOLERANCES, "any")):
+        raise ValueError(f"`quantize` must be one of {choices}. Received: quantize={quantize!r}")
     targets = Targets(target_latency, target_size, max_accuracy_drop)
+    if metric is None and max_accuracy_drop is not None and max_accuracy_drop > 1:
+        raise ValueError(
+            "Expected `max_accuracy_drop` of at most 1, which is 100 percentage points: 0.005 is half a point. "
+            f"Received: max_accuracy_drop={max_accuracy_drop}"
+        )
     clock = Clock(None if time_limit is None else positive_number(time_limit, "time_limit"))
     check_model(model)
     precisions = _exportable(model, ANY if quantize == "any" else (quantize,))
@@ -239,7 +246,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     # A search among several precisions has weighed them itself.
     warnings = pick.exported.notes if len(finalists.tasks) == 1 else ()
     why = (*reasons(points, pick, task.targets), *warnings, *notes, *stopped)
-    result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds)
+    result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds, meets)
     if not meets:
         raise TargetError(
             f"No model found meets the targets ({task.targets}). The nearest is '{pick.name}': "

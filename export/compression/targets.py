@@ -83,9 +83,14 @@ class Targets:
     def __str__(self) -> str:
         parts = []
         if self.latency is not None:
-            parts.append(f"at most {self.latency * 1e6:,.1f} us")
+            parts.append(f"at most {_shown(self.latency * 1e6)} us")
         if self.size is not None:
-            parts.append(f"at most {self.size / 1024:,.1f} KiB")
+            parts.append(f"at most {_shown(self.size / 1024)} KiB")
         if self.drop is not None:
             parts.append(f"at most {self.drop:g} below the original")
         return ", ".join(parts)
+
+
+def _shown(limit: float) -> str:
+    """Return a limit with one decimal, or with as many as a tiny one needs."""
+    return f"{limit:,.1f}" if limit >= 0.1 else f"{limit:.2g}"

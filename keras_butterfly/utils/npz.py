@@ -27,6 +27,8 @@ _DAMAGED = (
     struct.error,
     tokenize.TokenError,
 )
+# The first bytes of a .npz file, which is a ZIP archive, and of a .npy file.
+_BEGINNINGS = (b"PK", b"\x93NUMPY")
 
 
 def read_npz(path) -> dict[str, np.ndarray]:
@@ -39,6 +41,9 @@ def read_npz(path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise ValueError("it is not a file" if Path(path).exists() else "there is no such file")
     try:
+        with open(path, "rb") as file:
+            if not file.read(6).startswith(_BEGINNINGS):
+                raise ValueError("it is no .npz file, which numpy.savez writes")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}

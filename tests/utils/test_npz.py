@@ -41,5 +41,8 @@ def test_bytes_changed_at_random_never_give_another_error(tmp_path):
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no such file"):
         read_npz(tmp_path / "missing.npz")
+    (tmp_path / "text.npz").write_text("x, y")
+    with pytest.raises(ValueError, match=r"it is no \.npz file"):
+        read_npz(tmp_path / "text.npz")
     with pytest.raises(ValueError, match="it is not a file"):
         read_npz(tmp_path)

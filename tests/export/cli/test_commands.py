@@ -236,7 +236,7 @@ def test_a_target_that_nothing_meets_is_exit_code_1(folder, call):
     )
     assert done.returncode == 1
     message = done.stderr.splitlines()[-1]
-    assert "No model found meets the targets (at most 0.0 us). The nearest is '" in message
+    assert "No model found meets the targets (at most 0.001 us). The nearest is '" in message
     assert " KiB, score 0." in message
     assert sorted(entry.name for entry in folder.iterdir()) == before
 

@@ -72,7 +72,7 @@ def test_a_size(task, tmp_path):
     assert report["pick"]["name"] == found.pick.name
     assert [point["weights"] for point in report["points"]] == [point.weights for point in found.points]
     assert found.table().row_count == len(found.points)
-    assert "(picked)" in str(found.table())
+    assert found.meets and "(picked)" in str(found.table())
     assert found.plot(tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="exists"):
         found.plot(tmp_path / "found.png")
@@ -184,7 +184,7 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     monkeypatch.setattr(narrower, "FACTORS", (1 / 4,))
     (x, y), validation_data = task[1], tuple(part[:200] for part in task[2])
     with pytest.raises(
-        export.TargetError, match=r"No model found meets the targets \(at most 0.0 us\). The nearest is '"
+        export.TargetError, match=r"No model found meets the targets \(at most 0.001 us\). The nearest is '"
     ) as error:
         settings = {"validation_data": validation_data, "epochs": 1, "time_limit": 1e-3}  # One model is trained.
         compress(task, data=(x[:300], y[:300]), target_latency=1e-9, where=["a"], **settings)
@@ -192,6 +192,7 @@ def test_a_target_that_nothing_meets(task, monkeypatch):
     assert error.value.exit_code == 1
     assert len(found.points) > 1 and found.pick in found.points
     assert "is the nearest" in found.why[0]
+    assert not found.meets and "(nearest)" in str(found.table())
     assert "The time limit ended the search early" in str(error.value)
     # Only the layer that `where` names is changed.
     assert all(set(point.layers) == {"a"} for point in found.points[1:])
@@ -356,7 +357,8 @@ def test_a_time_limit_holds_in_every_stage(task, tmp_path, monkeypatch):
         ({"target_size": 9, "metric": lambda y, outputs: [0.5, 0.6]}, "Expected a finite number from `metric`"),
         ({"target_size": 9, "where": ["nobody"]}, "Expected names of dense layers"),
         ({"target_size": 9, "where": lambda layer: False}, "Expected a layer that can be replaced or made narrower"),
-        ({"target_size": 9, "quantize": "int2"}, "quantize"),
+        ({"target_size": 9, "quantize": "int2"}, r"`quantize` must be one of .*'any'"),
+        ({"max_accuracy_drop": 50}, "Expected `max_accuracy_drop` of at most 1"),
         ({"target_size": 9, "device": "toaster"}, "`device` must be one of"),
     ],
 )
