@@ -20,7 +20,7 @@ KINDS = ("width multiplier", "narrow dense", "low rank", "butterfly", "several k
 
 
 def kind_of(layers: dict[str, str], name: str) -> str:
-    """Return the kind of a model, from what each changed layer becomes and the model's name."""
+    """Return the kind of a model, one of `KINDS`, from what its changed layers become and from its name."""
     if name.startswith("all layers narrower"):
         return "width multiplier"
     structures = {structure.split(",")[0] for structure in layers.values()} - {"dense"}
@@ -33,20 +33,16 @@ def kind_of(layers: dict[str, str], name: str) -> str:
 
 
 def gains(path: Path) -> dict[str, list[float]]:
-    """Return for each kind by how many points each model of a search is more accurate with the higher rate."""
+    """Return what the higher rate gains in the search kept in the file `path`: percentage points of each model, by its kind."""
     results = json.loads(path.read_text())["results"]
-    scores = {key: score for objective in ("size", "latency") for key, score in scores_for(results, objective).items()}
-    found = defaultdict(list)
-    for key, score in scores.items():
-        if key.endswith(LOW) and (other := scores.get(key.removesuffix(LOW) + HIGH)) is not None:
-            layers, _ = json.loads(key.removesuffix(LOW))
-            found[kind_of(layers, results["finalists"][key])].append(100 * (other - score))
+    of_size, of_latency = (results.get(f"scores of float32 files for {objective}", {}) for objective in ("size", "latency"))
+    scores, found = of_size | of_latency, defaultdict(list)
+    for key in scores:
+        model = key.removesuffix(LOW)
+        if key != model and model + HIGH in scores:
+            layers, _ = json.loads(model)
+            found[kind_of(layers, results["finalists"][key])].append(100 * (scores[model + HIGH] - scores[key]))
     return found
-
-
-def scores_for(results: dict, objective: str) -> dict[str, float]:
-    """Return the scores of the models in float32, from searches for a size or for a latency."""
-    return results.get(f"scores of float32 files for {objective}", {})
 
 
 @click.command()

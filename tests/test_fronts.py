@@ -246,7 +246,7 @@ def test_the_plot_has_two_panels_for_each_task(trees):
 
 
 def test_gains_of_a_learning_rate_by_kind(tmp_path):
-    """A model that was trained with one of the rates only counts for nothing."""
+    """Compare the rates in each kind, and leave out a model that was trained with one rate only."""
     models = {
         '[{"a": "low rank 4", "b": "radix 4"}, {}]': "low rank 4: a; radix 4: b",
         '[{"a": "dense, 8 units"}, {"a": 8}]': "narrower, 8 units",

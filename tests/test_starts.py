@@ -21,7 +21,7 @@ TASK = Task("hapt", 128, 2, 32, 1e-3)
 
 @pytest.fixture
 def small(monkeypatch):
-    """Let the benchmark have one small task, three classes told apart by their means, and hidden layers of 64 units."""
+    """Replace the tasks of the benchmark by a small one: three classes told apart by their means, hidden layers of 64 units."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 256)
     x = (2 * rng.normal(size=(3, 48))[y] + rng.normal(size=(256, 48))).astype("float32")

@@ -130,23 +130,26 @@ def noise(one: Runs, other: Runs) -> float:
     return max(POINTS, one.deviation, other.deviation)
 
 
-def is_single(*compared: Runs) -> bool:
-    """Return whether one of some kinds has one seed only, so that the noise is not known."""
-    return any(len(runs.accuracies) == 1 for runs in compared)
+def compared(answer: str, own: Runs, other: Runs) -> str:
+    """Return `answer` with the difference of two means. With one seed the noise is not known, so there is no answer."""
+    has_one_seed = 1 in (len(own.accuracies), len(other.accuracies))
+    return f"{'one seed' if has_one_seed else answer}: {own.mean - other.mean:+.2f}"
 
 
 def as_accurate(found: dict[str, Runs], kind: str) -> str:
-    gap, own, dense = found[kind].mean - found[DENSE].mean, found[kind], found[DENSE]
+    own, dense = found[kind], found[DENSE]
+    gap = own.mean - dense.mean
     answer = "**no**" if gap < -noise(own, dense) else ("undecided" if gap < -POINTS else "yes")
-    return f"{'one seed' if is_single(own, dense) else answer}: {gap:+.2f}"
+    return compared(answer, own, dense)
 
 
 def more_accurate(found: dict[str, Runs], kind: str, rival: str) -> str:
     if rival not in found:
         return "not run"
-    gap, own, other = found[kind].mean - found[rival].mean, found[kind], found[rival]
+    own, other = found[kind], found[rival]
+    gap = own.mean - other.mean
     answer = "no difference" if abs(gap) <= noise(own, other) else ("yes" if gap > 0 else "**no**")
-    return f"{'one seed' if is_single(own, other) else answer}: {gap:+.2f}"
+    return compared(answer, own, other)
 
 
 def fewer_weights(found: dict[str, Runs], kind: str) -> str:

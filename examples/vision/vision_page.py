@@ -54,7 +54,7 @@ def tests_of(runs: list[dict]) -> np.ndarray:
 
 
 def diverged(runs: list[dict]) -> int:
-    """Return how many of some runs ended with a loss that is not a number."""
+    """Return how many of `runs` ended with a loss that is not a number."""
     return sum(not np.isfinite(run["loss"][-1]) for run in runs)
 
 

@@ -42,7 +42,7 @@ COMPILED = True
 
 
 class Finalist(NamedTuple):
-    """A model that was trained with a learning rate, and its exported file in one precision. The original has no rate."""
+    """A trained model, its exported file in one precision, and the learning rate. The original has no rate."""
 
     blueprint: Blueprint
     model: keras.Model
@@ -241,7 +241,7 @@ class Finalists:
         The result is empty if the training diverges, or if the time limit ends it and the model is not needed. A precision in
         which the export fails is left out.
         """
-        task, key = self.task, f"{_key(blueprint)} at {rate:g}"
+        task, key = self.task, _training_key(blueprint, rate)
         known = task.memory.known("finalists", key)
         try:
             fitted = blueprint.family in FITTED_FAMILIES and not known and not task.clock.is_over()
@@ -258,8 +258,7 @@ class Finalists:
             task.memory.keep_arrays("finalist", key, new.get_weights())
             task.memory.once("finalists", key, lambda: blueprint.name)
         (task.clock.skip if known else task.clock.finish)(self._work_of_each)
-        files = self._exported(blueprint, new, report, key, finished)
-        return {precision: file._replace(rate=rate) for precision, file in files.items()}
+        return self._exported(blueprint, new, report, rate, finished)
 
     def _imitates(self, model: keras.Model, blueprint: Blueprint, rate: float) -> bool:
         """Train a new model to imitate the original, and return whether the time limit has left time for all epochs."""
@@ -276,16 +275,17 @@ class Finalists:
         )
 
     def _exported(
-        self, blueprint: Blueprint, model: keras.Model, report: ReplacementReport | None, key: str, finished: bool
+        self, blueprint: Blueprint, model: keras.Model, report: ReplacementReport | None, rate: float, finished: bool
     ) -> dict[str, Finalist]:
         """Export and score a trained model in each precision, and return the files, by the names of the precisions.
 
         Args:
             blueprint, model, report: how the model was made, the model, and what was replaced in it.
-            key: the name under which its scores are kept.
+            rate: the learning rate with which it was trained.
             finished: whether its training was finished. Otherwise the scores serve this search only.
         """
         exported: dict[str, Finalist] = {}
+        key = _training_key(blueprint, rate)
         for precision, task in self.tasks.items():
             name = self.name(blueprint, precision)
             try:
@@ -294,7 +294,7 @@ class Finalists:
             except ValueError as error:
                 self.skipped[name] = str(error)
                 continue
-            exported[precision] = Finalist(blueprint, model, report, file, score)
+            exported[precision] = Finalist(blueprint, model, report, file, score, rate)
         return exported
 
     def _built(self, blueprint: Blueprint, fitted: bool) -> tuple[keras.Model, ReplacementReport | None]:
@@ -370,3 +370,8 @@ def _key(blueprint: Blueprint) -> str:
     """Return a text that tells blueprints apart. Their names leave out some layers."""
     narrowing = blueprint.narrowing
     return json.dumps([blueprint.layers, narrowing.units if isinstance(narrowing, StrongestUnits) else {}])
+
+
+def _training_key(blueprint: Blueprint, rate: float) -> str:
+    """Return the text under which the results of a training of a blueprint with a learning rate are kept."""
+    return f"{_key(blueprint)} at {rate:g}"

@@ -21,7 +21,7 @@ from ..planning.planner import Objective
 from ..planning.wisdom import Wisdom
 from ..planning.wisdom import wisdom as process_wisdom
 from ..preparation.exportable import check_exportable, decisions, output_names, with_inputs
-from ..tflite.quantize import TOLERANCES, Precision, Quantize
+from ..tflite.quantize import TOLERANCES, Precision, Quantize, check_quantize
 from .clock import Clock
 from .compression import Compression, Point, described
 from .costs import Exporter
@@ -127,8 +127,7 @@ def compress(
         >>> found.exported.size_bytes <= 12_000
         True
     """
-    if quantize not in (choices := (*TOLERANCES, "any")):
-        raise ValueError(f"`quantize` must be one of {choices}. Received: quantize={quantize!r}")
+    check_quantize(quantize, (*TOLERANCES, "any"))
     targets = Targets(target_latency, target_size, max_accuracy_drop)
     if metric is None and max_accuracy_drop is not None and max_accuracy_drop > 1:
         raise ValueError(
@@ -245,7 +244,7 @@ def _result(finalists: Finalists, runs: int, notes: tuple[str, ...]) -> Compress
     stopped = (STOPPED,) if task.clock.has_cut else ()
     # A search among several precisions has weighed them itself.
     warnings = pick.exported.notes if len(finalists.tasks) == 1 else ()
-    why = (*reasons(points, pick, task.targets), *warnings, *notes, *stopped)
+    why = (*reasons(points, pick, meets, task.targets), *warnings, *notes, *stopped)
     result = Compression(points, pick, why, task.score.name, finalists.skipped, task.clock.seconds, meets)
     if not meets:
         raise TargetError(

@@ -92,5 +92,5 @@ class Targets:
 
 
 def _shown(limit: float) -> str:
-    """Return a limit with one decimal, or with as many as a tiny one needs."""
+    """Return a limit as a text: with one decimal, or below 0.1 with two digits."""
     return f"{limit:,.1f}" if limit >= 0.1 else f"{limit:.2g}"

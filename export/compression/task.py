@@ -18,7 +18,7 @@ from .targets import Targets
 
 
 class Training(NamedTuple):
-    """The settings of the final training of each model. Of the models that the learning rates give, the best is kept."""
+    """How each model is trained in the end: for how long, in which batches, with which learning rates, and with which seed."""
 
     epochs: int
     batch_size: int

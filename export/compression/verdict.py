@@ -28,29 +28,37 @@ def picked(points: Sequence[Point], original: Point, targets: Targets) -> tuple[
     return min(meeting, key=lambda point: point.latency.median), True
 
 
-def reasons(points: Sequence[Point], pick: Point, targets: Targets) -> list[str]:
-    """Return sentences that say why `pick` was picked, and how the best models of other kinds compare with it."""
-    original, meets = points[0], _excess(pick, points[0], targets) <= 0
-    wanted = "most accurate" if targets.limits_cost else "fastest"
-    precisions = len({point.precision for point in points})
-    trained = len({tuple(point.layers.items()) for point in points if point.layers})
-    each = f", in up to {precisions} precisions" if precisions > 1 else ""
-    among = f"of {trained} trained models and the original{each}"
-    if trained:
-        first = f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
-        if not meets:
-            first = f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
-    elif meets:
-        first = f"'{pick.name}' meets the targets ({targets}), so no smaller model was trained."
-    else:
-        first = f"No model meets the targets ({targets}), and no smaller model could be trained."
-    sentences = [first, f"'{pick.name}': {described(pick, original)}."]
+def reasons(points: Sequence[Point], pick: Point, meets: bool, targets: Targets) -> list[str]:
+    """Return sentences that say why `pick` was picked, and how the best models of other kinds compare with it.
+
+    Args:
+        points: all models, the original first.
+        pick, meets: the pick, and whether it meets the targets, as `picked` returns them.
+        targets: the targets.
+    """
+    original = points[0]
+    sentences = [_choice(points, pick, meets, targets), f"'{pick.name}': {described(pick, original)}."]
     families = dict.fromkeys(point.family for point in points if point.family not in (ORIGINAL, pick.family))
     for family in families:
         alike = [point for point in points if point.family == family]
         best, _ = picked(alike, original, targets)
         sentences.append(f"The best of the kind {family} is '{best.name}': {described(best, original)}.")
     return sentences
+
+
+def _choice(points: Sequence[Point], pick: Point, meets: bool, targets: Targets) -> str:
+    """Return a sentence that says what was picked, and among how many models."""
+    trained = len({tuple(point.layers.items()) for point in points if point.layers})
+    if not trained and meets:
+        return f"'{pick.name}' meets the targets ({targets}), so no smaller model was trained."
+    if not trained:
+        return f"No model meets the targets ({targets}), and no smaller model could be trained."
+    precisions = len({point.precision for point in points})
+    among = f"of {trained} trained models and the original" + (f", in up to {precisions} precisions" if precisions > 1 else "")
+    if not meets:
+        return f"No model meets the targets ({targets}). '{pick.name}' is the nearest {among}."
+    wanted = "most accurate" if targets.limits_cost else "fastest"
+    return f"'{pick.name}' is the {wanted} that meets the targets ({targets}), {among}."
 
 
 def _excess(point: Point, original: Point, targets: Targets) -> float:

@@ -46,13 +46,13 @@ def logarithms(graph: Graph) -> list[Logarithm]:
 
 
 def exact_sums(found: list[Logarithm], graph: Graph) -> list:
-    """Return those sums of the logarithms `found` in `graph` whose weights stay in float32, because they are few enough."""
+    """Return the sums before the logarithms `found` in `graph` that have so few weights that these stay in float32."""
     sums = [each for logarithm in found for each in logarithm.sums]
     return [each for each in sums if np.prod(graph.tensors[each.inputs[1]].shape) <= _MOST_EXACT_WEIGHTS]
 
 
 def _with_what_is_before(logarithm, graph: Graph, makers: dict) -> Logarithm:
-    """Return an operator LOG with the operators before it, which are found through `makers`, those of `graph.makers()`."""
+    """Return the `Logarithm` of an operator LOG: it and the operators before it. `makers` is what `graph.makers()` returns."""
     reached = {id(logarithm): (logarithm, 0)}  # operators, and behind how few products each is
     waiting = [logarithm]
     while waiting:

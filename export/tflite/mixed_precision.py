@@ -94,7 +94,7 @@ def _wide_heads(graph: Graph, precision: Precision) -> list:
 
 
 def _operators_of(found: list[Logarithm]) -> list:
-    """Return the operators of logarithms, with those before them. All of them compute in float32."""
+    """Return the operators of the logarithms `found` and those before them, which all compute in float32."""
     return [operator for logarithm in found for operator in logarithm.operators]
 
 

@@ -19,6 +19,16 @@ TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.25}
 SIGNATURE = "serving_default"
 
 
+def check_quantize(name: str | None, choices: tuple[str | None, ...]) -> None:
+    """Check that `name`, the argument `quantize` of a function, is one of `choices`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if name not in choices:
+        raise ValueError(f"`quantize` must be one of {choices}. Received: quantize={name!r}")
+
+
 @dataclass(frozen=True)
 class Precision:
     """A precision: how weights and activations are stored.
@@ -33,8 +43,7 @@ class Precision:
     integer_io: bool = False
 
     def __post_init__(self):
-        if self.name not in TOLERANCES:
-            raise ValueError(f"`quantize` must be one of {tuple(TOLERANCES)}. Received: quantize={self.name!r}")
+        check_quantize(self.name, tuple(TOLERANCES))
         if self.integer_io and self.name != "int8":
             raise ValueError(f'`integer_io` needs quantize="int8". Received: quantize={self.name!r}')
 

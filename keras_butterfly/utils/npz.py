@@ -42,13 +42,13 @@ def read_npz(path) -> dict[str, np.ndarray]:
         raise ValueError("it is not a file" if Path(path).exists() else "there is no such file")
     try:
         with open(path, "rb") as file:
-            if not file.read(6).startswith(_BEGINNINGS):
+            if not file.peek(6).startswith(_BEGINNINGS):
                 raise ValueError("it is no .npz file, which numpy.savez writes")
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"x": loaded}
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except _DAMAGED as error:
         too_large = isinstance(error, MemoryError | OverflowError)
         raise ValueError("its header claims more than fits into memory" if too_large else str(error)) from error

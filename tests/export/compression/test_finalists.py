@@ -111,7 +111,7 @@ def test_a_search_that_goes_on_later_reports_the_same_replacements(monkeypatch):
 
 
 class Rates:
-    """Trainings that are imitated: how good a model becomes with each learning rate, None if it diverges."""
+    """Finalists whose trainings only return known scores, one for each learning rate. None: the training diverges."""
 
     def __init__(self, monkeypatch, scores):
         self.scores, self.tried = scores, []
